@@ -1,0 +1,102 @@
+"""Communication schemes of the example: how the gradients of a DDP model are averaged."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+from torch.nn.parallel import DistributedDataParallel
+
+SCHEMES = ("fp32", "bf16", "powersgd", "gct")
+_SWITCH = {"auto": "auto", "on": True, "off": False}
+
+
+def add_comm_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--comm`` and the options of its schemes; what is not given is left to the scheme."""
+    parser.add_argument("--comm", choices=SCHEMES, default="gct", help="default: gct")
+    own = parser.add_argument_group("gct (defaults are the library's)")
+    own.add_argument("--bits", type=float, help="target bits per element, headers counted")
+    own.add_argument("--snr-db", type=float, help="target signal-to-noise ratio instead of bits")
+    own.add_argument("--quantizer-step", type=float, help="fixed quantizer step instead of bits")
+    own.add_argument("--codec", help="gg, eg, fixed or raw")
+    own.add_argument("--allocation", type=_number_or_word, help="auto, mse, relative or 0..1")
+    own.add_argument("--rounding", help="deterministic or stochastic")
+    own.add_argument("--error-feedback", choices=tuple(_SWITCH))
+    own.add_argument("--start-step", type=int, help="first compressed step")
+    own.add_argument(
+        "--gct-option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other argument of gct.GCTState; the value is JSON or a word; repeatable",
+    )
+    other = parser.add_argument_group("powersgd")
+    other.add_argument("--powersgd-rank", type=int, default=4)
+    other.add_argument("--powersgd-start", type=int, default=10, help="first compressed step")
+
+
+def register_comm(model: DistributedDataParallel, args: argparse.Namespace) -> Any:
+    """Install the hook that ``args.comm`` names; return gct's state, or None for the others."""
+    if args.comm == "bf16":
+        # Torch's own hook: casts, and Gloo sums in bfloat16 (present in torch 2.13).
+        model.register_comm_hook(None, default_hooks.bf16_compress_hook)
+    elif args.comm == "powersgd":
+        state = powerSGD_hook.PowerSGDState(
+            process_group=None,
+            matrix_approximation_rank=args.powersgd_rank,
+            start_powerSGD_iter=args.powersgd_start,
+        )
+        model.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+    elif args.comm == "gct":
+        return _register_gct(model, gct_options(args))
+    return None  # fp32: DDP's own all-reduce
+
+
+def gct_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the keyword arguments for gct.GCTState that the command line gave."""
+    named = {
+        "bits": args.bits,
+        "snr_db": args.snr_db,
+        "step": args.quantizer_step,
+        "codec": args.codec,
+        "allocation": args.allocation,
+        "rounding": args.rounding,
+        "error_feedback": _SWITCH.get(args.error_feedback),
+        "start_step": args.start_step,
+    }
+    options = {name: value for name, value in named.items() if value is not None}
+    for item in args.gct_option:
+        name, equals, value = item.partition("=")
+        if not equals or not name.isidentifier():
+            raise SystemExit(f"--gct-option: expected NAME=VALUE, got {item!r}")
+        options[name] = _json_or_word(value)
+    return options
+
+
+def _register_gct(model: DistributedDataParallel, options: dict[str, Any]) -> Any:
+    try:
+        import gct
+    except ImportError as error:
+        raise SystemExit(
+            f"--comm gct needs the package gct, which can't be imported ({error}). "
+            "Run 'pip install .' in the repository, or choose another --comm."
+        ) from error
+    state = gct.GCTState(**options)
+    model.register_comm_hook(state, gct.hook)
+    return state
+
+
+def _number_or_word(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _json_or_word(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

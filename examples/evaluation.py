@@ -1,0 +1,40 @@
+"""Held-out loss: the same windows in every run, shared out over the ranks."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn as nn
+from model import loss_per_byte
+
+
+class HeldOut:
+    """Consecutive windows of the held-out text, without overlap."""
+
+    def __init__(self, text: torch.Tensor, context: int, batch_size: int = 64) -> None:
+        count = (len(text) - 1) // context
+        if count < 1:
+            raise ValueError(f"expected more than {context} held-out bytes, got {len(text)}")
+        self._inputs = text[: count * context].view(count, context)
+        self._targets = text[1 : count * context + 1].view(count, context)
+        self._batch_size = batch_size
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    @torch.no_grad()
+    def loss(self, model: nn.Module, limit: int = 0) -> float:
+        """Return nats per byte over all windows, or over ``limit`` evenly spaced ones.
+
+        A collective call: rank r takes every W-th window, the sums are added over ranks.
+        """
+        count = min(limit, len(self)) if limit else len(self)
+        chosen = torch.linspace(0, len(self) - 1, count).round().long()
+        mine = chosen[dist.get_rank() :: dist.get_world_size()]
+        total = torch.zeros(2, dtype=torch.float64)
+        for rows in mine.split(self._batch_size):
+            inputs, targets = self._inputs[rows].long(), self._targets[rows].long()
+            total[0] += loss_per_byte(model(inputs), targets).double() * len(rows)
+            total[1] += len(rows)
+        dist.all_reduce(total)
+        return float(total[0] / total[1])
