@@ -1,0 +1,10 @@
+"""Compressed-gradient communication for PyTorch DDP."""
+
+import torch  # noqa: F401  its libraries have to be loaded before the extension that needs them
+
+from gct._build import load_extension as _load_extension
+from gct._version import __version__
+
+_load_extension()
+
+__all__ = ["__version__"]

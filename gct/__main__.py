@@ -1,0 +1,74 @@
+"""The command line: `python -m gct info`."""
+
+import argparse
+import platform
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+import gct
+from gct import _C
+
+# Instruction sets that the codec's implementations ask for.
+_CPU_FEATURES = ("avx2", "bmi2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_vbmi2", "asimd")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m gct", description=gct.__doc__)
+    parser.add_argument("--version", action="version", version=f"gct {gct.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    _add_info(commands)
+    arguments = parser.parse_args(argv)
+    return int(arguments.run(arguments))
+
+
+def _add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    info = commands.add_parser("info", help="print versions, build facts and what this machine has")
+    info.set_defaults(run=_info)
+
+
+def _info(_: argparse.Namespace) -> int:
+    for name, value in _facts().items():
+        print(f"{name:<16}{value}")
+    return 0
+
+
+def _facts() -> dict[str, str]:
+    build = _C.build_info()
+    sanitized = ", sanitized" if build["sanitize"] else ""
+    return {
+        "gct": gct.__version__,
+        "built for torch": build["torch"],
+        "built with": f"{build['compiler']}, {build['build_type']}{sanitized}",
+        "CUDA kernels": f"nvcc {build['cuda']}" if build["cuda"] else "not compiled",
+        "torch": torch.__version__,
+        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "Python": platform.python_version(),
+        "codec": _implementation(),
+        "CPU features": " ".join(_cpu_features()) or "unknown",
+    }
+
+
+def _implementation() -> str:
+    """The codec implementation in use, and those that this machine could run."""
+    if not hasattr(_C, "implementation"):
+        return "none in this build"
+    return f"{_C.implementation()} (of {', '.join(_C.implementations())})"
+
+
+def _cpu_features() -> list[str]:
+    """Those of _CPU_FEATURES that the first processor has, where the system tells."""
+    try:
+        cpuinfo = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return []
+    flags = re.search(r"(?m)^(?:flags|Features)\s*:(.*)$", cpuinfo)
+    present = set(flags[1].split()) if flags else set()
+    return [feature for feature in _CPU_FEATURES if feature in present]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
