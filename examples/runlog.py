@@ -11,15 +11,16 @@ class RunLog:
     """Append lines to a file, or do nothing without a path (ranks other than 0)."""
 
     def __init__(self, path: Path | None) -> None:
-        self._file = None
+        self._path = path
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("w")
+            path.write_text("")
 
     def write(self, kind: str, **fields: Any) -> None:
-        if self._file is not None:
-            # Flushed at once: a killed run keeps what it had measured.
-            print(json.dumps({"kind": kind, **fields}), file=self._file, flush=True)
+        if self._path is not None:
+            # Opened for each line: a killed run keeps what it had measured.
+            with self._path.open("a") as file:
+                print(json.dumps({"kind": kind, **fields}), file=file)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

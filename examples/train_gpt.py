@@ -60,8 +60,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("--log-every", type=int, default=10, help="steps between log lines")
     run.add_argument("--eval-every", type=int, default=100, help="steps between evaluations")
     run.add_argument(
-        "--eval-windows", type=int, default=256, help="windows on the way; the end uses all"
+        "--eval-windows", type=int, default=256, help="held-out windows used on the way"
     )
+    run.add_argument("--final-windows", type=int, default=0, help="at the end; 0 (default): all")
     run.add_argument("--name", help="name of the run in the progress bar; default: --comm")
     add_comm_arguments(parser)
     args = parser.parse_args(argv)
@@ -159,11 +160,11 @@ class Run:
         self.measurement.resume()
 
     def _summarize(self) -> dict[str, Any]:
-        """A collective call: final held-out loss on all windows, means over ranks."""
-        loss = self.held_out.loss(self.model.module)
+        """A collective call: final held-out loss, means over ranks."""
+        windows = self.args.final_windows or len(self.held_out)
         summary: dict[str, Any] = {
-            "held_out_loss": loss,
-            "held_out_windows": len(self.held_out),
+            "held_out_loss": self.held_out.loss(self.model.module, windows),
+            "held_out_windows": min(windows, len(self.held_out)),
             **self.measurement.summary(),
             "replicas_identical": replicas_identical(self.model),
         }
