@@ -1,11 +1,13 @@
 """Communication schemes of the example: how the gradients of a DDP model are averaged."""
 
-from __future__ import annotations
+# No "from __future__ import annotations": DDP compares a hook's annotations with the types.
 
 import argparse
 import json
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
@@ -40,8 +42,7 @@ def add_comm_arguments(parser: argparse.ArgumentParser) -> None:
 def register_comm(model: DistributedDataParallel, args: argparse.Namespace) -> Any:
     """Install the hook that ``args.comm`` names; return gct's state, or None for the others."""
     if args.comm == "bf16":
-        # Torch's own hook: casts, and Gloo sums in bfloat16 (present in torch 2.13).
-        model.register_comm_hook(None, default_hooks.bf16_compress_hook)
+        model.register_comm_hook(None, cast_to_bf16)
     elif args.comm == "powersgd":
         state = powerSGD_hook.PowerSGDState(
             process_group=None,
@@ -52,6 +53,17 @@ def register_comm(model: DistributedDataParallel, args: argparse.Namespace) -> A
     elif args.comm == "gct":
         return _register_gct(model, gct_options(args))
     return None  # fp32: DDP's own all-reduce
+
+
+def cast_to_bf16(
+    state: Any,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
+) -> torch.futures.Future[torch.Tensor]:
+    """Torch's bf16_compress_hook, under a name that DDP does not tie to CUDA and NCCL.
+
+    DDP refuses that hook by its name on other backends, although Gloo sums bfloat16 (torch 2.13).
+    """
+    return default_hooks.bf16_compress_hook(state, bucket)
 
 
 def gct_options(args: argparse.Namespace) -> dict[str, Any]:

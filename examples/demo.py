@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# About 0.9 M parameters. 2 processes on 2 cores need about 2 minutes for a run.
+# About 0.9 M parameters. Two processes on two cores need less than 2 minutes for a run.
 DEMO_SETTINGS = {
     "width": 128,
     "layers": 4,
     "heads": 4,
     "context": 64,
     "batch-size": 16,
-    "steps": 1000,
+    "steps": 800,
     "lr": 2e-3,
     "warmup": 50,
     "eval-every": 50,

@@ -31,7 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 from training import Batches, learning_rate, make_optimizer, set_learning_rate
 
 try:
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped]
 except ImportError:
     sys.exit("The example needs tqdm: pip install 'gct[examples]' (or: pip install tqdm).")
 
@@ -78,7 +78,8 @@ def process_group() -> Iterator[None]:
     if "RANK" in os.environ:
         dist.init_process_group("gloo")
     else:
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         yield
     finally:
