@@ -54,9 +54,11 @@ def _facts() -> dict[str, str]:
 
 def _implementation() -> str:
     """The codec implementation in use, and those that this machine could run."""
-    if not hasattr(_C, "implementation"):
+    chosen = getattr(_C, "implementation", None)
+    offered = getattr(_C, "implementations", None)
+    if chosen is None or offered is None:
         return "none in this build"
-    return f"{_C.implementation()} (of {', '.join(_C.implementations())})"
+    return f"{chosen()} (of {', '.join(offered())})"
 
 
 def _cpu_features() -> list[str]:

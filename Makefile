@@ -1,0 +1,89 @@
+# `make test` on a fresh machine sets up .venv, builds, and runs every check; `make help` lists the targets.
+#
+#   PYTHON       the Python that makes .venv (python3)
+#   TORCH        what pip installs as torch where .venv has none (torch==2.13.0)
+#   VENV_ARGS    further arguments for python -m venv; --system-site-packages uses the machine's torch
+#   PYTEST_ARGS  further arguments for pytest, such as "-m long"
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV_ARGS ?=
+PYTEST_ARGS ?=
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+SOURCES := $(shell find csrc cmake -type f) CMakeLists.txt setup.py pyproject.toml gct/_version.py
+CLANG_FORMATTED := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+PIP := pip --quiet --disable-pip-version-check
+INSTALL := GCT_DEV=1 GCT_BUILD_DIR=build/ext $(PIP) install --no-build-isolation --editable
+
+.PHONY: help test build lint format cpp-test sanitize py-test dist-test demo clean
+
+help:
+	@echo 'make test       lint, cpp-test, sanitize and py-test, from nothing'
+	@echo 'make build      .venv with torch, the tools and gct in editable form'
+	@echo 'make lint       ruff, clang-format, mypy'
+	@echo 'make cpp-test   C++ tests of the codec, built without torch'
+	@echo 'make sanitize   C++ tests and malformed-wire tests under ASan and UBSan'
+	@echo 'make py-test    pytest'
+	@echo 'make dist-test  sdist and wheel, installed in fresh environments'
+	@echo 'make format     rewrite the files the way lint wants them'
+	@echo 'make demo       train with and without compression and compare'
+	@echo 'make clean      remove what was built; .venv stays'
+
+test: lint cpp-test sanitize py-test
+
+# ---- environment and build; stamps make the second call quick
+
+build: build/.built
+
+.venv/.tools:
+	test -x .venv/bin/python || $(PYTHON) -m venv $(VENV_ARGS) .venv
+	python -c 'import torch' 2> /dev/null || $(PIP) install '$(TORCH)'
+	$(PIP) install 'setuptools>=77' 'pybind11>=3' ninja 'cmake>=3.20'
+	touch $@
+
+build/.built: .venv/.tools $(SOURCES)
+	$(INSTALL) '.[dev]'
+	touch $@
+
+.venv/.examples: build/.built
+	$(INSTALL) '.[dev,examples]'
+	touch $@
+
+# ---- checks
+
+lint: build
+	ruff check .
+	ruff format --check .
+	clang-format --dry-run -Werror $(CLANG_FORMATTED)
+	mypy
+
+format: build
+	ruff check --fix .
+	ruff format .
+	clang-format -i $(CLANG_FORMATTED)
+
+cpp-test: .venv/.tools
+	tools/cpp_test.sh build/cpp -DGCT_DEV=ON
+
+sanitize: build
+	tools/cpp_test.sh build/cpp-sanitize -DGCT_DEV=ON -DGCT_SANITIZE=ON
+	tools/sanitized_pytest.sh tests/test_malformed.py
+
+py-test: build
+	pytest -q $(PYTEST_ARGS)
+
+dist-test: build
+	TORCH='$(TORCH)' tools/dist_test.sh
+
+# ---- the rest
+
+demo: .venv/.examples
+	.venv/bin/python examples/demo.py
+
+clean:
+	rm -rf build dist *.egg-info gct/*.so .mypy_cache .pytest_cache .ruff_cache
