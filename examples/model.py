@@ -47,7 +47,8 @@ class Attention(nn.Module):
         qkv = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         y = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(y.transpose(1, 2).reshape(batch, length, width))
+        merged: torch.Tensor = self.out(y.transpose(1, 2).reshape(batch, length, width))
+        return merged
 
 
 class Block(nn.Module):
@@ -61,7 +62,8 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.attention(self.norm1(x))
-        return x + self.down(functional.gelu(self.up(self.norm2(x))))
+        changed: torch.Tensor = self.down(functional.gelu(self.up(self.norm2(x))))
+        return x + changed
 
 
 class GPT(nn.Module):
@@ -96,7 +98,8 @@ class GPT(nn.Module):
         x = self.token(tokens) + self.position(positions)
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x))
+        logits: torch.Tensor = self.head(self.norm(x))
+        return logits
 
 
 def loss_per_byte(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

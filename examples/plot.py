@@ -13,7 +13,7 @@ try:
     matplotlib.use("Agg")  # no display needed
     from matplotlib import pyplot
     from matplotlib.axes import Axes
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 except ImportError as error:
     raise SystemExit(
         "The plot needs matplotlib: pip install 'gct[examples]' (or: pip install matplotlib)."
@@ -48,8 +48,10 @@ def plot_runs(logs: dict[str, Path], path: Path, title: str) -> None:
     _decorate(by_step, "step", "held-out loss (nats per byte)")
     _decorate(by_bytes, "bytes sent by each rank (log scale)", "")
     by_bytes.set_xscale("log")
+    by_bytes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    by_bytes.xaxis.set_minor_formatter(NullFormatter())
     by_bytes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: human_bytes(value)))
-    by_step.legend(frameon=False)
+    by_step.legend(frameon=False, title="loss on all held-out text at the end")
     figure.suptitle(title)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
@@ -58,7 +60,7 @@ def plot_runs(logs: dict[str, Path], path: Path, title: str) -> None:
 
 def _legend(label: str, lines: list[dict[str, Any]]) -> str:
     final = [line["held_out_loss"] for line in lines if line["kind"] == "summary"]
-    return f"{label}: {final[0]:.3f} at the end" if final else f"{label} (unfinished)"
+    return f"{label}: {final[0]:.3f}" if final else f"{label} (unfinished)"
 
 
 def _decorate(axes: Axes, xlabel: str, ylabel: str) -> None:

@@ -179,8 +179,9 @@ class Run:
 
 def steady_from(args: argparse.Namespace) -> int:
     """First step of the steady state: after bucket rebuild and after compression has begun."""
-    start = {"powersgd": args.powersgd_start, "gct": args.start_step or 0}.get(args.comm, 0)
-    return min(max(5, start + 2), args.steps // 2)
+    starts: dict[str, int] = {"powersgd": args.powersgd_start, "gct": args.start_step or 0}
+    start = starts.get(args.comm, 0)
+    return min(max(5, start + 2), int(args.steps) // 2)
 
 
 def replicas_identical(model: torch.nn.Module) -> bool:
