@@ -32,7 +32,7 @@ def _add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def _info(_: argparse.Namespace) -> int:
     for name, value in _facts().items():
-        print(f"{name:<16}{value}")
+        print(f"{name:<18}{value}")
     return 0
 
 

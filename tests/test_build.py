@@ -173,7 +173,8 @@ def test_old_torch_is_refused_by_version(setup_py, nowhere, version):
 
 @pytest.mark.parametrize("version", ["2.6.0+cu124", "2.10.0", "3.0.0"])
 def test_newer_torch_is_accepted(setup_py, nowhere, version):
-    assert setup_py.find_torch() == fake_torch(nowhere, version)
+    folder = fake_torch(nowhere, version)
+    assert setup_py.find_torch() == folder
 
 
 def test_explicit_folder_wins_and_must_be_a_torch(setup_py, nowhere, monkeypatch, tmp_path):

@@ -4,7 +4,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 package=$PWD/build/sanitize
 
-GCT_SANITIZE=1 GCT_DEV=1 GCT_CUDA=0 GCT_BUILD_DIR=build/ext-sanitize python setup.py -q build --build-lib "$package"
+log=build/sanitize.log
+GCT_SANITIZE=1 GCT_DEV=1 GCT_CUDA=0 GCT_BUILD_DIR=build/ext-sanitize \
+  python setup.py --quiet build --build-lib "$package" > "$log" 2>&1 || { tail -n 60 "$log"; exit 1; }
 
 # Python itself is not instrumented, so the runtime has to be there before it; libstdc++ too, or exceptions are not seen.
 export LD_PRELOAD="$("${CXX:-c++}" -print-file-name=libasan.so) $("${CXX:-c++}" -print-file-name=libstdc++.so)"
