@@ -5,6 +5,7 @@
 // stretch of elements with its own step and shape: a parameter, or the part of it that a chunk holds.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -57,7 +58,8 @@ struct EncodeStats {
   int64_t coded_numel = 0;   // elements in runs of mode `coded`
   int64_t nonfinite_runs = 0;  // runs replaced by NaN since they held NaN or Inf
   int64_t attempts = 0;      // encodings tried until the size fitted the target
-  double model_bits = 0;     // ideal code length of symbols and classes under the tables' model
+  bool want_model_bits = false;  // in: also add up model_bits (costs time)
+  double model_bits = 0;         // ideal code length of symbols, classes and escapes under the tables
 };
 
 // Statistics of one run as the encoder saw it; `shape` is 0 where there was nothing to fit.
@@ -66,17 +68,29 @@ struct RunStats {
   float shape = 0;  // of block-normalized values, the table grid's nearest
 };
 
-class ThreadPool;  // csrc/cpu/thread_pool.h
+class ThreadPool;    // csrc/cpu/thread_pool.h
+struct PieceOutput;  // csrc/cpu/pieces.h
 
 // Reused scratch. Grows to the largest request and stays; one per thread of control.
-struct Workspace {
-  std::vector<uint8_t> bytes;   // symbols and piece outputs
-  std::vector<int16_t> classes;
-  std::vector<float> block_mean, block_square;
-  std::vector<RunStats> run_stats;  // filled by encode(), one an input run
+class Workspace {
+ public:
+  Workspace();
+  ~Workspace();
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
   ThreadPool* pool = nullptr;       // not owned; null = the calling thread alone
+  std::vector<RunStats> run_stats;  // filled by encode(), one an input run
 
   size_t capacity_bytes() const;  // memory held
+
+  // For the codec: by block of the coded runs, and pieces under way.
+  std::vector<int16_t> classes;
+  std::vector<float> block_mean, block_square;
+  std::vector<PieceOutput>& outputs();
+
+ private:
+  std::unique_ptr<std::vector<PieceOutput>> outputs_;
 };
 
 // Upper bound of encode()'s output for this input, whatever the values are.

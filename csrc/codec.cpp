@@ -1,0 +1,111 @@
+// Choice of implementation, messages, and the Workspace.
+#include "codec.h"
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+
+#include "cpu/kernels.h"
+#include "cpu/pieces.h"
+
+namespace gct {
+namespace {
+
+std::atomic<const Kernels*> chosen{nullptr};
+
+const Kernels* find_kernels(const std::string& name) {
+  int count;
+  const Kernels* const* all = usable_kernels(&count);
+  for (int i = 0; i < count; ++i) {
+    if (name == all[i]->name) return all[i];
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+const Kernels* const* usable_kernels(int* count) {
+  struct List {
+    const Kernels* entries[2];
+    int count = 0;
+    List() {
+      if (avx512_kernels() != nullptr) entries[count++] = avx512_kernels();
+      entries[count++] = scalar_kernels();
+    }
+  };
+  static const List list;
+  *count = list.count;
+  return list.entries;
+}
+
+const Kernels& kernels() {
+  const Kernels* k = chosen.load(std::memory_order_relaxed);
+  if (k == nullptr) {
+    int count;
+    k = usable_kernels(&count)[0];
+    chosen.store(k, std::memory_order_relaxed);
+  }
+  return *k;
+}
+
+std::vector<std::string> implementations() {
+  int count;
+  const Kernels* const* all = usable_kernels(&count);
+  std::vector<std::string> names;
+  for (int i = 0; i < count; ++i) names.emplace_back(all[i]->name);
+  return names;
+}
+
+std::string implementation() { return kernels().name; }
+
+bool set_implementation(const std::string& name) {
+  const Kernels* k = find_kernels(name);
+  if (k != nullptr) chosen.store(k, std::memory_order_relaxed);
+  return k != nullptr;
+}
+
+const char* status_message(Status status) {
+  switch (status) {
+    case Status::kOk:
+      return "no error";
+    case Status::kBadArgument:
+      return "codec parameters or input out of range";
+    case Status::kTooSmall:
+      return "the output buffer is too small for the encoded segment";
+    case Status::kBadMagic:
+      return "these bytes are not a gct segment: expected it to begin with 'GCT1'";
+    case Status::kBadVersion:
+      return "segment of another wire version: expected version 1; install the same gct version on all ranks";
+    case Status::kBadTables:
+      return "segment written with other code tables: install the same gct version on all ranks";
+    case Status::kBadHeader:
+      return "segment header out of range or contradicting itself: the bytes were altered on the way";
+    case Status::kTruncated:
+      return "segment ends before the size in its header: expected all bytes of the message";
+    case Status::kCorrupt:
+      return "segment payload does not decode to the announced elements: the bytes were altered on the way";
+    case Status::kSizeMismatch:
+      return "segment holds another number of elements than expected: all ranks must pass tensors of one size";
+  }
+  return "unknown status";
+}
+
+Workspace::Workspace() = default;
+Workspace::~Workspace() = default;
+
+std::vector<PieceOutput>& Workspace::outputs() {
+  if (outputs_ == nullptr) outputs_ = std::make_unique<std::vector<PieceOutput>>();
+  return *outputs_;
+}
+
+size_t Workspace::capacity_bytes() const {
+  size_t total = classes.capacity() * sizeof(int16_t) +
+                 (block_mean.capacity() + block_square.capacity()) * sizeof(float) +
+                 run_stats.capacity() * sizeof(RunStats);
+  if (outputs_ == nullptr) return total;
+  for (const PieceOutput& p : *outputs_)
+    total += p.words.capacity() * 2 + p.extra.capacity() + p.symbols.capacity() + sizeof(PieceOutput);
+  return total;
+}
+
+}  // namespace gct

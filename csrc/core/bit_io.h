@@ -1,0 +1,105 @@
+// Bits, least significant first, and exp-Golomb codes on them. The reader never passes its end: it returns zeros and
+// remembers.
+#pragma once
+
+#include <vector>
+
+#include "core/common.h"
+
+namespace gct {
+
+class BitWriter {
+ public:
+  explicit BitWriter(std::vector<uint8_t>* bytes) : bytes_(bytes) {}
+
+  // The low `count` bits of value, count <= 32.
+  void put(uint32_t value, int count) {
+    if (count == 0) return;
+    pending_ |= static_cast<uint64_t>(value & (0xffffffffu >> (32 - count))) << filled_;
+    filled_ += count;
+    while (filled_ >= 8) {
+      bytes_->push_back(static_cast<uint8_t>(pending_));
+      pending_ >>= 8;
+      filled_ -= 8;
+    }
+  }
+
+  void finish() {
+    if (filled_ > 0) bytes_->push_back(static_cast<uint8_t>(pending_));
+    pending_ = 0;
+    filled_ = 0;
+  }
+
+ private:
+  std::vector<uint8_t>* bytes_;
+  uint64_t pending_ = 0;
+  int filled_ = 0;
+};
+
+class BitReader {
+ public:
+  BitReader(const uint8_t* data, size_t size) : data_(data), end_(data + size) {}
+
+  uint32_t get(int count) {
+    while (filled_ < count) {
+      if (data_ == end_) {
+        overrun_ = true;
+        return 0;
+      }
+      pending_ |= static_cast<uint64_t>(*data_++) << filled_;
+      filled_ += 8;
+    }
+    if (count == 0) return 0;
+    const uint32_t value = static_cast<uint32_t>(pending_) & (0xffffffffu >> (32 - count));
+    pending_ >>= count;
+    filled_ -= count;
+    return value;
+  }
+
+  bool overrun() const { return overrun_; }
+  // Whether only the last byte's padding, all zeros, is left.
+  bool exhausted() const { return data_ == end_ && filled_ < 8 && pending_ == 0; }
+
+ private:
+  const uint8_t* data_;
+  const uint8_t* end_;
+  uint64_t pending_ = 0;
+  int filled_ = 0;
+  bool overrun_ = false;
+};
+
+// Exp-Golomb code of order k (Teuhola 1978): v + 2^k in n + 1 bits, after n - k zeros.
+// Written from the low end: n - k zero bits, a one bit, then the n low bits of v + 2^k.
+inline int golomb_bits(uint32_t value, int order) {
+  const uint64_t v = static_cast<uint64_t>(value) + (1ull << order);
+  int n = order;
+  while (v >> (n + 1)) ++n;
+  return 2 * n + 1 - order;
+}
+
+inline void put_golomb(BitWriter* out, uint32_t value, int order) {
+  const uint64_t v = static_cast<uint64_t>(value) + (1ull << order);
+  int n = order;
+  while (v >> (n + 1)) ++n;
+  out->put(0, n - order);
+  out->put(1, 1);
+  out->put(static_cast<uint32_t>(v & ((1ull << n) - 1)), n);
+}
+
+// False on a prefix that no 31-bit value has or at the end of the bits.
+inline bool get_golomb(BitReader* in, int order, uint32_t* value) {
+  int n = order;
+  while (in->get(1) == 0) {
+    if (in->overrun() || ++n > 31) return false;
+  }
+  const uint64_t v = (1ull << n) | in->get(n);
+  *value = static_cast<uint32_t>(v - (1ull << order));
+  return !in->overrun();
+}
+
+inline uint32_t zigzag(int32_t v) { return (static_cast<uint32_t>(v) << 1) ^ static_cast<uint32_t>(v >> 31); }
+inline int32_t unzigzag(uint32_t u) {
+  return static_cast<int32_t>(u >> 1) ^ -static_cast<int32_t>(u & 1);
+}
+
+}  // namespace gct

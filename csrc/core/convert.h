@@ -1,0 +1,25 @@
+// Half-width floats to float32, exactly, and back by round-to-nearest-even.
+#pragma once
+
+#include "core/common.h"
+
+namespace gct {
+
+GCT_HD inline float bfloat16_to_float(uint16_t h) { return bits_float(static_cast<uint32_t>(h) << 16); }
+
+GCT_HD inline uint16_t float_to_bfloat16(float f) {
+  const uint32_t u = float_bits(f);
+  if ((u & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((u >> 16) | 0x40u);
+  return static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+}
+
+GCT_HD inline float float16_to_float(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
+  const uint32_t magnitude = h & 0x7fffu;
+  if (magnitude >= 0x7c00u) return bits_float(sign | 0x7f800000u | ((magnitude & 0x3ffu) << 13));
+  if (magnitude >= 0x400u) return bits_float(sign | ((magnitude << 13) + ((127 - 15) << 23)));
+  const float subnormal = static_cast<float>(magnitude) * (1.0f / 16777216.0f);
+  return bits_float(sign | float_bits(subnormal));
+}
+
+}  // namespace gct

@@ -1,0 +1,42 @@
+// The generated numbers of the generalized Gaussian model (tools/generate_tables.py) and plain accessors to them.
+#pragma once
+
+#include "core/common.h"
+
+namespace gct {
+namespace tables {
+#include "core/gg_tables.inc"
+}  // namespace tables
+
+constexpr int kProbBits = 12;
+constexpr uint32_t kProbTotal = 1u << kProbBits;
+constexpr int kNumTables = tables::kNumShapes * tables::kTablesPerShape;
+// Largest alphabet: zero, both signs of kMaxMagnitude magnitudes, the escape.
+constexpr int kMaxSymbols = 2 * tables::kMaxMagnitude + 2;
+static_assert(kMaxSymbols <= 128, "symbols must fit 7 bits of a decoding entry");
+
+inline int table_index(int shape, int t) { return shape * tables::kTablesPerShape + t - tables::kTableMin; }
+
+// Largest magnitude with its own symbol in a table.
+inline int table_magnitudes(int table) {
+  return tables::kTableStart[table + 1] - tables::kTableStart[table] - 2;
+}
+
+inline const uint16_t* table_freqs(int table) { return tables::kFreqs + tables::kTableStart[table]; }
+
+inline const int16_t* table_offsets(int table) {
+  return tables::kCentroidOffsets + tables::kTableStart[table];
+}
+
+// Symbols are magnitudes with the sign interleaved: 0, +1, -1, +2, -2, ...; the escape comes last.
+inline int symbol_magnitude(int symbol) { return (symbol + 1) >> 1; }
+inline bool symbol_negative(int symbol) { return symbol != 0 && (symbol & 1) == 0; }
+inline int escape_symbol(int magnitudes) { return 2 * magnitudes + 1; }
+
+// Levels of the `fixed` codebook: 2^(bits-1) magnitudes in units of mean |x|, ascending, as 1/65536.
+inline const uint32_t* fixed_levels(int shape, int bits) {
+  constexpr int kPerShape = 255;
+  return tables::kFixedLevels + shape * kPerShape + (1 << (bits - 1)) - 1;
+}
+
+}  // namespace gct

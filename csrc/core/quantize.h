@@ -1,0 +1,117 @@
+// From values to integers and back. Everything that decides a byte or a decoded value is here and uses only IEEE
+// operations in a stated order (no libm, no contraction), so that every implementation agrees bit for bit.
+//
+// Ties: k = trunc(|x| * (1 / step) + bias) in float32, one rounding after the product and one after the sum.
+// Non-finite values never get here: a run that holds one is sent as a marker and decodes to NaN.
+#pragma once
+
+#include "core/gg_tables.h"
+
+namespace gct {
+
+// Class of a block whose values all quantize to zero; it has no symbols.
+constexpr int16_t kZeroClass = INT16_MIN;
+// Block means under 2^-100 count as zero and over 2^124 as not finite: steps and their reciprocals must stay normal
+// float32 numbers.
+constexpr int kMinClass = -200;
+constexpr int kMaxClass = 248;
+// Low bits sent aside for blocks far above the table grid; beyond it a run is sent raw.
+constexpr int kMaxShift = 18;
+
+// Scale class of a block: round(2 log2(mean |x|)), half-octave steps, from the float's bits.
+GCT_HD inline int scale_class(float mean) {
+  const uint32_t bits = float_bits(mean);
+  const int exponent = static_cast<int>(bits >> 23) - 127;
+  const uint32_t mantissa = bits & 0x7fffffu;
+  constexpr uint32_t kQuarter = 0x1837f0u;       // 2^(1/4)
+  constexpr uint32_t kThreeQuarters = 0x5744fdu;  // 2^(3/4)
+  return 2 * exponent + (mantissa >= kQuarter) + (mantissa >= kThreeQuarters);
+}
+
+// x * 2^(sixteenths / 16); false if the power or the result leaves the normal floats.
+inline bool scale_by_sixteenths(float x, int sixteenths, float* result) {
+  const int octaves = sixteenths >> 4;
+  if (octaves < -126 || octaves > 126) return false;
+  const float power = bits_float(static_cast<uint32_t>(octaves + 127) << 23);
+  *result = (x * tables::kExp2Sixteenths[sixteenths & 15]) * power;
+  const uint32_t biased = (float_bits(*result) >> 23) & 0xffu;
+  return biased != 0 && biased != 0xffu;
+}
+
+// Which table a block uses and how far its integers are shifted before it.
+struct BlockCode {
+  float step = 0;
+  int table = 0;
+  int shift = 0;
+};
+
+// The part of a run's header that decides how its blocks are coded.
+struct RunCode {
+  float step = 0;         // step of a block of class 0
+  int16_t log2_ratio = 0;  // log2(mean |x| of class 0 / step), in 1/16
+  uint8_t shape = 0;
+  uint8_t allocation8 = 0;
+};
+
+// log2(mean |x| / step) of a class, in 1/16: the step grows with the class by allocation8 / 8.
+GCT_HD inline int class_ratio(const RunCode& run, int scale_class) {
+  return run.log2_ratio + (8 - run.allocation8) * scale_class;
+}
+
+// False if the class can't be coded with this run's step (corrupt on the decoder's side).
+inline bool block_code(const RunCode& run, int scale_class, BlockCode* code) {
+  int t = (class_ratio(run, scale_class) + 2) >> 2;
+  code->shift = 0;
+  if (t > tables::kTableMax) {
+    code->shift = (t - tables::kTableMax + 3) >> 2;
+    t -= 4 * code->shift;
+  }
+  if (t < tables::kTableMin) t = tables::kTableMin;
+  code->table = table_index(run.shape, t);
+  return code->shift <= kMaxShift && scale_by_sixteenths(run.step, run.allocation8 * scale_class, &code->step);
+}
+
+// Random bits from (seed, position) alone (SplitMix64's finalizer), never from the order of execution.
+GCT_HD inline float uniform_unit(uint64_t seed, uint64_t position) {
+  uint64_t z = seed + (position + 1) * 0x9e3779b97f4a7c15ull;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+  z ^= z >> 31;
+  return static_cast<float>(z >> 40) * (1.0f / 16777216.0f);
+}
+
+// What quantizing one block needs.
+struct Quantizer {
+  float inverse_step = 0;
+  float bias = 0.5f;  // 1/2 - deadzone
+  int magnitudes = 0;
+  bool stochastic = false;
+  uint64_t seed = 0;
+  uint64_t position = 0;  // of the block's first element
+};
+
+// Values are bounded before the conversion to an integer; larger ones can't occur in a block that has a code.
+constexpr float kMagnitudeLimit = 1073741824.0f;  // 2^30
+
+GCT_HD inline int32_t quantize_magnitude(float x, const Quantizer& q, int i) {
+  const float bias = q.stochastic ? uniform_unit(q.seed, q.position + static_cast<uint64_t>(i)) : q.bias;
+  const float magnitude = bits_float(float_bits(x) & 0x7fffffffu) * q.inverse_step + bias;
+  return static_cast<int32_t>(magnitude < kMagnitudeLimit ? magnitude : kMagnitudeLimit);
+}
+
+// Decoded magnitude of symbol magnitude k: the centroid of its bin, or k itself after stochastic rounding.
+inline float level(int table, int k, bool stochastic) {
+  if (k == 0) return 0.0f;
+  if (stochastic) return static_cast<float>(k);
+  const int m = table_magnitudes(table);
+  const int offset = table_offsets(table)[k <= m ? k : m + 1];
+  return static_cast<float>(k) - static_cast<float>(offset) * (1.0f / 4096.0f);
+}
+
+// Order of the exp-Golomb code of a magnitude beyond the table: the tail is as long as the scale over the step.
+inline int escape_order(int table) {
+  const int t = table % tables::kTablesPerShape + tables::kTableMin;
+  return t > 0 ? t >> 2 : 0;
+}
+
+}  // namespace gct

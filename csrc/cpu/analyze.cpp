@@ -1,0 +1,152 @@
+#include "cpu/analyze.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/convert.h"
+
+namespace gct {
+namespace {
+
+// Sums over a run's blocks, each block divided by the scale of its class.
+struct ShapeMoments {
+  double numel = 0, abs = 0, square = 0;
+
+  void add(int n, int scale_class, const BlockMoments& m) {
+    const double half = (scale_class & 1) != 0 ? 0.70710678118654752 : 1.0;
+    const double inverse = std::ldexp(half, -(scale_class >> 1));
+    if (!(m.sum_square >= 1e-30f && m.sum_square <= 1e37f)) return;
+    numel += n;
+    abs += m.sum_abs * inverse;
+    square += m.sum_square * (inverse * inverse);
+  }
+
+  // Index of the table grid's shape with the nearest E x^2 / (E|x|)^2 (Mallat 1989).
+  uint8_t shape_index() const {
+    if (numel == 0) return tables::kNumShapes - 1;
+    const double rho = square * numel / (abs * abs);
+    int i = 0;
+    while (i < tables::kNumShapes - 1 && rho < static_cast<double>(tables::kRhoLimits[i])) ++i;
+    return static_cast<uint8_t>(i);
+  }
+};
+
+// Mean |x| where the plain sum overflowed; false if a value isn't finite.
+bool mean_of_large(const float* x, int n, float* mean) {
+  double sum = 0;
+  for (int i = 0; i < n; ++i) sum += std::fabs(static_cast<double>(x[i]));
+  *mean = static_cast<float>(sum / n);
+  return std::isfinite(sum);
+}
+
+// Mode, shape and base class of one run; block means and squares from ws.block_mean[first_block] on.
+class RunAnalyzer {
+ public:
+  RunAnalyzer(const EncodeInput& input, Workspace& ws) : input_(input), ws_(ws) {}
+
+  void operator()(const Run& run, RunPlan* plan, double* signal) {
+    ShapeMoments shape;
+    double sum_abs = 0, class_sum = 0, square = 0;
+    int64_t live_blocks = 0;
+    RunHeader& h = plan->header;
+    for (int64_t b = 0; b < num_blocks(h.numel); ++b) {
+      const int n = static_cast<int>(std::min<int64_t>(kBlock, h.numel - b * kBlock));
+      const float* x = load_floats(run, input_.dtype, b * kBlock, n, scratch_);
+      const BlockMoments m = kernels().moments(x, n);
+      float mean = m.sum_abs / static_cast<float>(n);
+      if (!std::isfinite(mean) && !mean_of_large(x, n, &mean)) mean = 3.4e38f;
+      const int c = scale_class(mean);
+      if (c > kMaxClass) {
+        h.mode = RunMode::kNonFinite;
+        return;
+      }
+      const size_t at = static_cast<size_t>(plan->first_block + b);
+      ws_.block_mean[at] = mean;
+      ws_.block_square[at] = m.sum_square;
+      if (c < kMinClass) continue;
+      ++live_blocks;
+      class_sum += c;
+      sum_abs += static_cast<double>(mean) * n;
+      square += m.sum_square;
+      shape.add(n, c, m);
+    }
+    if (live_blocks == 0) {
+      h.mode = RunMode::kZero;
+      return;
+    }
+    h.mode = RunMode::kCoded;
+    h.base_class = static_cast<int16_t>(std::lround(class_sum / static_cast<double>(live_blocks)));
+    h.code.shape = shape.shape_index();
+    *signal += square;
+    mean_abs_ = static_cast<float>(sum_abs / static_cast<double>(h.numel));
+  }
+
+  float mean_abs() const { return mean_abs_; }
+
+ private:
+  const EncodeInput& input_;
+  Workspace& ws_;
+  float mean_abs_ = 0;
+  float scratch_[kBlock];
+};
+
+}  // namespace
+
+const float* load_floats(const Run& run, DType dtype, int64_t offset, int n, float* scratch) {
+  if (dtype == DType::kFloat32) return static_cast<const float*>(run.data) + offset;
+  if (dtype == DType::kFloat64) {
+    const double* x = static_cast<const double*>(run.data) + offset;
+    for (int i = 0; i < n; ++i) scratch[i] = static_cast<float>(x[i]);
+    return scratch;
+  }
+  const uint16_t* h = static_cast<const uint16_t*>(run.data) + offset;
+  if (dtype == DType::kBFloat16) {
+    for (int i = 0; i < n; ++i) scratch[i] = bfloat16_to_float(h[i]);
+  } else {
+    for (int i = 0; i < n; ++i) scratch[i] = float16_to_float(h[i]);
+  }
+  return scratch;
+}
+
+void analyze(const CodecParams& params, const EncodeInput& input, Workspace& ws, EncodePlan* plan) {
+  plan->params = &params;
+  plan->input = &input;
+  plan->ws = &ws;
+  plan->runs.assign(static_cast<size_t>(input.num_runs), RunPlan());
+  ws.run_stats.assign(static_cast<size_t>(input.num_runs), RunStats());
+  RunAnalyzer analyzer(input, ws);
+  for (int64_t i = 0; i < input.num_runs; ++i) {
+    const Run& run = input.runs[i];
+    RunPlan& p = plan->runs[static_cast<size_t>(i)];
+    p.header.numel = run.numel;
+    p.first_block = plan->coded_blocks;
+    if (run.raw || params.kind == Kind::kRaw) {
+      p.header.mode = RunMode::kRaw;
+      plan->raw_numel += run.numel;
+      continue;
+    }
+    const size_t needed = static_cast<size_t>(p.first_block + num_blocks(run.numel));
+    if (ws.block_mean.size() < needed) {
+      ws.block_mean.resize(needed);
+      ws.block_square.resize(needed);
+    }
+    analyzer(run, &p, &plan->signal);
+    p.header.code.allocation8 = static_cast<uint8_t>(params.allocation8);
+    plan->nonfinite_runs += p.header.mode == RunMode::kNonFinite ? 1 : 0;
+    if (p.header.mode != RunMode::kCoded) continue;
+    plan->coded_blocks = p.first_block + num_blocks(run.numel);
+    ws.run_stats[static_cast<size_t>(i)] = {analyzer.mean_abs(), tables::kShapes[p.header.code.shape]};
+  }
+  ws.classes.resize(static_cast<size_t>(plan->coded_blocks));
+  assign_classes(plan);
+}
+
+void assign_classes(EncodePlan* plan) {
+  Workspace& ws = *plan->ws;
+  for (size_t b = 0; b < static_cast<size_t>(plan->coded_blocks); ++b) {
+    const int c = scale_class(ws.block_mean[b]);
+    ws.classes[b] = c < kMinClass ? kZeroClass : static_cast<int16_t>(c);
+  }
+}
+
+}  // namespace gct

@@ -1,0 +1,53 @@
+// The encoder's one pass over the input and what it leaves behind: a plan for the segment.
+#pragma once
+
+#include <vector>
+
+#include "codec.h"
+#include "core/wire.h"
+#include "cpu/kernels.h"
+
+namespace gct {
+
+struct RunPlan {
+  RunHeader header;
+  int64_t first_block = 0;  // in the sequence of coded blocks
+};
+
+// The plan of one segment. Blocks of all coded runs form one sequence; classes, means and squares are indexed by it
+// and live in the Workspace.
+struct EncodePlan {
+  const CodecParams* params = nullptr;
+  const EncodeInput* input = nullptr;
+  Workspace* ws = nullptr;
+  std::vector<RunPlan> runs;  // one an input run
+  int64_t coded_blocks = 0;
+  int64_t raw_numel = 0;
+  int64_t nonfinite_runs = 0;
+  double signal = 0;  // sum of squares over the coded runs
+};
+
+// Elements [offset, offset + n) of a run as float32: in place where they are, else converted into scratch.
+const float* load_floats(const Run& run, DType dtype, int64_t offset, int n, float* scratch);
+
+// Fills the plan: mode, shape and base class of each run, mean and sum of squares of each block.
+void analyze(const CodecParams& params, const EncodeInput& input, Workspace& ws, EncodePlan* plan);
+
+// Sets each block's class from its mean (again: skipping blocks overwrites them).
+void assign_classes(EncodePlan* plan);
+
+// Walks blocks [begin, end) of the plan's sequence: f(run index, block in run, elements in block, block index).
+template <typename F>
+void for_each_block(const EncodePlan& plan, int64_t begin, int64_t end, F f) {
+  size_t r = 0;
+  const auto coded = [&](size_t i) { return plan.runs[i].header.mode == RunMode::kCoded; };
+  const auto past = [&](size_t i) { return plan.runs[i].first_block + num_blocks(plan.runs[i].header.numel); };
+  for (int64_t b = begin; b < end; ++b) {
+    while (!coded(r) || past(r) <= b) ++r;
+    const int64_t local = b - plan.runs[r].first_block;
+    const int64_t left = plan.runs[r].header.numel - local * kBlock;
+    f(r, local, static_cast<int>(left < kBlock ? left : kBlock), b);
+  }
+}
+
+}  // namespace gct

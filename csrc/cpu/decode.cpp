@@ -1,0 +1,126 @@
+// From a segment to values. Nothing in a segment is trusted: headers are checked before use, every read has an end.
+#include <algorithm>
+#include <atomic>
+#include <limits>
+
+#include "codec.h"
+#include "core/convert.h"
+#include "cpu/fixed.h"
+#include "cpu/pieces.h"
+#include "cpu/thread_pool.h"
+
+namespace gct {
+namespace {
+
+void fill(float value, int64_t numel, bool accumulate, float* out) {
+  for (int64_t i = 0; i < numel; ++i) out[i] = accumulate ? out[i] + value : value;
+}
+
+void decode_raw_run(const uint8_t* data, RawType type, int64_t numel, bool accumulate, float* out) {
+  for (int64_t i = 0; i < numel; ++i) {
+    float value;
+    if (type == RawType::kFloat32) {
+      value = bits_float(load_le<uint32_t>(data + 4 * i));
+    } else {
+      const uint16_t h = load_le<uint16_t>(data + 2 * i);
+      value = type == RawType::kBFloat16 ? bfloat16_to_float(h) : float16_to_float(h);
+    }
+    out[i] = accumulate ? out[i] + value : value;
+  }
+}
+
+// Runs without pieces are decoded at once; the places of the others are collected.
+std::vector<RunPlace> decode_simple_runs(const uint8_t* wire, const SegmentLayout& layout, bool accumulate, float* out) {
+  std::vector<RunPlace> coded;
+  const SegmentHeader& h = layout.header;
+  const uint8_t* raw = wire + layout.raw_offset;
+  const uint8_t* fixed = wire + layout.payload_offset;
+  int64_t first_block = 0;
+  for (const RunHeader& run : layout.runs) {
+    if (run.mode == RunMode::kZero && !accumulate) fill(0.0f, run.numel, false, out);
+    if (run.mode == RunMode::kNonFinite) fill(std::numeric_limits<float>::quiet_NaN(), run.numel, accumulate, out);
+    if (run.mode == RunMode::kRaw) {
+      decode_raw_run(raw, h.raw_type, run.numel, accumulate, out);
+      raw += run.numel * raw_type_bytes(h.raw_type);
+    }
+    if (run.mode == RunMode::kCoded && h.kind == WireKind::kFixed) {
+      decode_fixed_run(run, h.fixed_bits, fixed, accumulate, out);
+      fixed += fixed_run_bytes(run.numel, h.fixed_bits);
+    } else if (run.mode == RunMode::kCoded && run.numel > 0) {
+      coded.push_back({&run, first_block, out});
+      first_block += num_blocks(run.numel);
+    }
+    out += run.numel;
+  }
+  return coded;
+}
+
+// Where each piece lies; kBadHeader unless the pieces fill the payload exactly.
+Status locate_pieces(const uint8_t* wire, const SegmentLayout& layout, std::vector<PieceInput>* pieces) {
+  const SegmentHeader& h = layout.header;
+  const uint8_t* entry = wire + layout.payload_offset;
+  size_t at = layout.payload_offset + kPieceEntryBytes * size_t{h.num_pieces};
+  const size_t lanes = h.kind == WireKind::kGG ? kLaneBytes : 0;
+  for (uint32_t i = 0; i < h.num_pieces; ++i, entry += kPieceEntryBytes) {
+    PieceInput p;
+    p.data = wire + at;
+    p.num_words = load_le<uint32_t>(entry);
+    p.extra_bytes = load_le<uint32_t>(entry + 4);
+    p.begin = static_cast<int64_t>(i) << h.piece_blocks_log2;
+    p.end = std::min(p.begin + (int64_t{1} << h.piece_blocks_log2), layout.coded_blocks);
+    const size_t size = lanes + 2 * size_t{p.num_words} + p.extra_bytes;
+    if (size > layout.raw_offset - at) return Status::kBadHeader;
+    at += size;
+    pieces->push_back(p);
+  }
+  return at == layout.raw_offset ? Status::kOk : Status::kBadHeader;
+}
+
+Status decode_pieces(const SegmentLayout& layout, const std::vector<RunPlace>& runs,
+                     const std::vector<PieceInput>& pieces, bool accumulate, ThreadPool* pool) {
+  std::atomic<int32_t> failure{static_cast<int32_t>(Status::kOk)};
+  const bool stochastic = layout.header.stochastic();
+  const auto body = [&](int64_t i, int) {
+    const PieceInput& piece = pieces[static_cast<size_t>(i)];
+    const Status status = layout.header.kind == WireKind::kGG
+                              ? decode_piece_gg(runs, piece, stochastic, accumulate)
+                              : decode_piece_eg(runs, piece, stochastic, accumulate);
+    if (status != Status::kOk) failure = static_cast<int32_t>(status);
+  };
+  if (pool != nullptr && pieces.size() > 1) {
+    pool->parallel_for(static_cast<int64_t>(pieces.size()), body);
+  } else {
+    for (size_t i = 0; i < pieces.size(); ++i) body(static_cast<int64_t>(i), 0);
+  }
+  return static_cast<Status>(failure.load());
+}
+
+}  // namespace
+
+Status inspect(const uint8_t* wire, size_t size, SegmentInfo* info) {
+  if (wire == nullptr || info == nullptr) return Status::kBadArgument;
+  SegmentLayout layout;
+  const Status status = read_layout(wire, size, &layout);
+  if (status != Status::kOk) return status;
+  info->kind = static_cast<Kind>(layout.header.kind);
+  info->numel = layout.header.numel;
+  info->num_runs = layout.header.num_runs;
+  info->size_bytes = layout.header.size_bytes;
+  return Status::kOk;
+}
+
+Status decode(const uint8_t* wire, size_t size, float* out, int64_t numel, bool accumulate, Workspace& workspace) {
+  if (wire == nullptr || (out == nullptr && numel > 0)) return Status::kBadArgument;
+  SegmentLayout layout;
+  Status status = read_layout(wire, size, &layout);
+  if (status != Status::kOk) return status;
+  if (layout.header.numel != numel) return Status::kSizeMismatch;
+  std::vector<PieceInput> pieces;
+  const bool has_pieces = layout.header.kind == WireKind::kGG || layout.header.kind == WireKind::kEG;
+  if (has_pieces) status = locate_pieces(wire, layout, &pieces);
+  if (status != Status::kOk) return status;
+  const std::vector<RunPlace> coded = decode_simple_runs(wire, layout, accumulate, out);
+  return decode_pieces(layout, coded, pieces, accumulate, workspace.pool);
+}
+
+}  // namespace gct

@@ -1,0 +1,186 @@
+#include <algorithm>
+
+#include "core/bit_io.h"
+#include "cpu/kernels.h"
+#include "cpu/pieces.h"
+
+namespace gct {
+namespace {
+
+constexpr int kZeroSymbol = 0;
+constexpr int kEscapeSymbol = 1;
+constexpr int kFirstDelta = 2;
+
+struct DecodedBlock {
+  const RunHeader* run;
+  float* out;
+  int n;
+  bool zero;
+  BlockCode code;
+};
+
+// The piece's blocks in order, with run, place and length; classes come later.
+void list_blocks(const std::vector<RunPlace>& runs, const PieceInput& piece, std::vector<DecodedBlock>* blocks) {
+  auto run = std::upper_bound(runs.begin(), runs.end(), piece.begin,
+                              [](int64_t b, const RunPlace& r) { return b < r.first_block; }) - 1;
+  for (int64_t b = piece.begin; b < piece.end; ++b) {
+    while (b >= run->first_block + num_blocks(run->header->numel)) ++run;
+    const int64_t start = (b - run->first_block) * kBlock;
+    const int n = static_cast<int>(std::min<int64_t>(kBlock, run->header->numel - start));
+    blocks->push_back({run->header, run->out + start, n, true, {}});
+  }
+}
+
+// Undoes the encoder's prediction; false on a class out of range.
+class ClassRestorer {
+ public:
+  bool next(DecodedBlock* block, bool zero, int delta) {
+    if (block->run != run_) predicted_ = block->run->base_class;
+    run_ = block->run;
+    block->zero = zero;
+    if (zero) return true;
+    predicted_ += delta;
+    return predicted_ >= kMinClass && predicted_ <= kMaxClass && block_code(run_->code, predicted_, &block->code);
+  }
+
+ private:
+  const RunHeader* run_ = nullptr;
+  int predicted_ = 0;
+};
+
+void store(float value, bool accumulate, float* out) { *out = accumulate ? *out + value : value; }
+
+void store_zeros(const DecodedBlock& block, bool accumulate) {
+  if (!accumulate) std::fill(block.out, block.out + block.n, 0.0f);
+}
+
+struct RansState {
+  uint32_t lanes[kLanes];
+  const uint16_t* words;
+  const uint16_t* words_end;
+};
+
+Status decode_classes(RansState* s, std::vector<DecodedBlock>* blocks, BitReader* extra) {
+  ClassRestorer restorer;
+  for (size_t b = 0; b < blocks->size(); ++b) {
+    DecodedBlock& block = (*blocks)[b];
+    uint8_t symbol;
+    // A table serves one lane at a time here: neighbours may belong to runs with other models.
+    s->words = scalar_kernels()->decode(&s->lanes[b % kLanes], class_decode_table(block.run->model), 1, s->words,
+                                        s->words_end, &symbol);
+    if (s->words == nullptr) return Status::kCorrupt;
+    int delta = symbol - kFirstDelta - tables::kClassDeltaMax;
+    uint32_t escaped = 0;
+    if (symbol == kEscapeSymbol) {
+      if (!get_golomb(extra, 3, &escaped) || escaped > 2048) return Status::kCorrupt;
+      delta = unzigzag(escaped);
+    }
+    if (!restorer.next(&block, symbol == kZeroSymbol, delta)) return Status::kCorrupt;
+  }
+  return Status::kOk;
+}
+
+// Adds what the alphabet couldn't hold to a block of values that were decoded with level 0 there.
+Status restore_escapes(const DecodedBlock& block, const uint8_t* symbols, bool stochastic, bool accumulate,
+                       BitReader* extra) {
+  const int magnitudes = table_magnitudes(block.code.table);
+  const uint8_t escape = static_cast<uint8_t>(escape_symbol(magnitudes));
+  for (int i = 0; i < block.n; ++i) {
+    if (symbols[i] != escape) continue;
+    const bool negative = extra->get(1) != 0;
+    uint32_t excess;
+    if (!get_golomb(extra, escape_order(block.code.table), &excess) || excess > (1u << 30)) return Status::kCorrupt;
+    const int32_t k = magnitudes + 1 + static_cast<int32_t>(excess);
+    const float value = block.code.step * level(block.code.table, k, stochastic);
+    store(negative ? -value : value, accumulate, &block.out[i]);
+  }
+  return Status::kOk;
+}
+
+Status restore_shifted(const DecodedBlock& block, const uint8_t* symbols, bool accumulate, BitReader* extra) {
+  const int magnitudes = table_magnitudes(block.code.table), shift = block.code.shift;
+  const int64_t half = int64_t{1} << (shift - 1);
+  for (int i = 0; i < block.n; ++i) {
+    int64_t high = symbol_magnitude(symbols[i]);
+    bool negative = symbol_negative(symbols[i]);
+    if (symbols[i] == escape_symbol(magnitudes)) {
+      uint32_t excess;
+      negative = extra->get(1) != 0;
+      if (!get_golomb(extra, escape_order(block.code.table), &excess)) return Status::kCorrupt;
+      high = int64_t{magnitudes} + 1 + excess;
+    }
+    const int64_t k = (negative ? -high : high) * (2 * half) + extra->get(shift) - half;
+    store(block.code.step * static_cast<float>(k), accumulate, &block.out[i]);
+  }
+  return Status::kOk;
+}
+
+Status decode_block(const DecodedBlock& block, RansState* s, bool stochastic, bool accumulate, BitReader* extra) {
+  uint8_t symbols[kBlock];
+  const int table = block.code.table;
+  s->words = kernels().decode(s->lanes, decode_table(table), block.n, s->words, s->words_end, symbols);
+  if (s->words == nullptr) return Status::kCorrupt;
+  if (block.code.shift > 0) return restore_shifted(block, symbols, accumulate, extra);
+  kernels().dequantize(symbols, block.n, level_table(table, stochastic), block.code.step, accumulate, block.out);
+  const uint8_t escape = static_cast<uint8_t>(escape_symbol(table_magnitudes(table)));
+  if (std::find(symbols, symbols + block.n, escape) == symbols + block.n) return Status::kOk;
+  return restore_escapes(block, symbols, stochastic, accumulate, extra);
+}
+
+}  // namespace
+
+Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic, bool accumulate) {
+  std::vector<DecodedBlock> blocks;
+  blocks.reserve(static_cast<size_t>(piece.end - piece.begin));
+  list_blocks(runs, piece, &blocks);
+  std::vector<uint16_t> words(piece.num_words);
+  for (size_t i = 0; i < words.size(); ++i) words[i] = load_le<uint16_t>(piece.data + kLaneBytes + 2 * i);
+  RansState s;
+  s.words = words.data();
+  s.words_end = words.data() + words.size();
+  for (int i = 0; i < kLanes; ++i) {
+    s.lanes[i] = load_le<uint32_t>(piece.data + 4 * i);
+    if (s.lanes[i] < kRansLow || s.lanes[i] >> 31 != 0) return Status::kCorrupt;
+  }
+  BitReader extra(piece.data + kLaneBytes + 2 * size_t{piece.num_words}, piece.extra_bytes);
+  Status status = decode_classes(&s, &blocks, &extra);
+  for (size_t b = 0; b < blocks.size() && status == Status::kOk; ++b) {
+    if (blocks[b].zero) {
+      store_zeros(blocks[b], accumulate);
+    } else {
+      status = decode_block(blocks[b], &s, stochastic, accumulate, &extra);
+    }
+  }
+  if (status != Status::kOk) return status;
+  const bool ended = std::all_of(s.lanes, s.lanes + kLanes, [](uint32_t x) { return x == kRansLow; });
+  return ended && s.words == s.words_end && !extra.overrun() && extra.exhausted() ? Status::kOk : Status::kCorrupt;
+}
+
+Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic, bool accumulate) {
+  std::vector<DecodedBlock> blocks;
+  list_blocks(runs, piece, &blocks);
+  if (piece.num_words != 0) return Status::kCorrupt;
+  BitReader bits(piece.data, piece.extra_bytes);
+  ClassRestorer restorer;
+  for (DecodedBlock& block : blocks) {
+    uint32_t code;
+    if (!get_golomb(&bits, 1, &code) || code > 4096) return Status::kCorrupt;
+    if (!restorer.next(&block, code == 0, code == 0 ? 0 : unzigzag(code - 1))) return Status::kCorrupt;
+    if (block.zero) {
+      store_zeros(block, accumulate);
+      continue;
+    }
+    const int order = tables::kGolombOrders[block.code.table] + block.code.shift;
+    const bool integer_levels = stochastic || block.code.shift > 0;
+    for (int i = 0; i < block.n; ++i) {
+      if (!get_golomb(&bits, order, &code)) return Status::kCorrupt;
+      const int32_t k = unzigzag(code);
+      if (k < -(1 << 30) || k > (1 << 30)) return Status::kCorrupt;
+      const float value = block.code.step * level(block.code.table, k < 0 ? -k : k, integer_levels);
+      store(k < 0 ? -value : value, accumulate, &block.out[i]);
+    }
+  }
+  return bits.exhausted() && !bits.overrun() ? Status::kOk : Status::kCorrupt;
+}
+
+}  // namespace gct

@@ -1,0 +1,347 @@
+// From values to a segment: analyze, choose a step, write headers, pieces and raw data.
+#include <algorithm>
+#include <cmath>
+
+#include "codec.h"
+#include "core/convert.h"
+#include "cpu/fixed.h"
+#include "cpu/pieces.h"
+#include "cpu/rate.h"
+#include "cpu/thread_pool.h"
+
+namespace gct {
+namespace {
+
+// Share of the target that the rate control aims at: its estimate is off by about 1 %, and a segment over the slot
+// has to be encoded again.
+constexpr double kAim = 0.99;
+// A segment under this share of its target is encoded again with a finer step.
+constexpr double kAcceptFrom = 0.975;
+constexpr int kMaxAttempts = 6;
+// Beyond symbols: lane states, table entry, and the classes of an all-zero piece.
+constexpr int64_t kPieceOverheadBytes = kLaneBytes + kPieceEntryBytes + 16;
+
+RawType raw_type_of(DType dtype) {
+  if (dtype == DType::kBFloat16) return RawType::kBFloat16;
+  return dtype == DType::kFloat16 ? RawType::kFloat16 : RawType::kFloat32;
+}
+
+struct Sizes {
+  int64_t numel = 0, raw_numel = 0, coded_blocks = 0, headers = 0;
+  int raw_bytes = 4;
+
+  Sizes(const CodecParams& params, const EncodeInput& input) {
+    for (int64_t i = 0; i < input.num_runs; ++i) {
+      const Run& run = input.runs[i];
+      numel += run.numel;
+      (run.raw || params.kind == Kind::kRaw ? raw_numel : coded_blocks) += run.raw ? run.numel : num_blocks(run.numel);
+    }
+    headers = static_cast<int64_t>(kSegmentHeaderBytes + kRunHeaderBytes * static_cast<size_t>(input.num_runs));
+    raw_bytes = raw_type_bytes(raw_type_of(input.dtype));
+  }
+
+  int64_t all_raw() const { return headers + numel * raw_bytes; }
+  int64_t fixed(const EncodeInput& input, int bits) const {
+    int64_t total = headers;
+    for (int64_t i = 0; i < input.num_runs; ++i) {
+      const Run& run = input.runs[i];
+      total += run.raw ? run.numel * raw_bytes : fixed_run_bytes(run.numel, bits);
+    }
+    return total;
+  }
+};
+
+// Copies elements [0, numel) of a run as the raw type.
+void write_raw(const Run& run, DType dtype, uint8_t* out) {
+  if (dtype == DType::kBFloat16 || dtype == DType::kFloat16) {
+    const uint16_t* h = static_cast<const uint16_t*>(run.data);
+    for (int64_t i = 0; i < run.numel; ++i) store_le<uint16_t>(out + 2 * i, h[i]);
+    return;
+  }
+  float scratch[kBlock];
+  for (int64_t i = 0; i < run.numel; i += kBlock) {
+    const int n = static_cast<int>(std::min<int64_t>(kBlock, run.numel - i));
+    const float* x = load_floats(run, dtype, i, n, scratch);
+    for (int j = 0; j < n; ++j) store_le<uint32_t>(out + 4 * (i + j), float_bits(x[j]));
+  }
+}
+
+class SegmentEncoder {
+ public:
+  SegmentEncoder(const CodecParams& params, const EncodeInput& input, uint8_t* out, size_t capacity, Workspace& ws)
+      : params_(params), input_(input), out_(out), capacity_(capacity), ws_(ws), sizes_(params, input) {}
+
+  Status run(size_t* written, EncodeStats* stats) {
+    stats_ = stats;
+    analyze(params_, input_, ws_, &plan_);
+    Status status = encode_plan(written);
+    if (stats != nullptr) {
+      stats->numel = sizes_.numel;
+      stats->nonfinite_runs = plan_.nonfinite_runs;
+      for (const RunPlan& p : plan_.runs) stats->coded_numel += p.header.mode == RunMode::kCoded ? p.header.numel : 0;
+    }
+    return status;
+  }
+
+ private:
+  Status encode_plan(size_t* written) {
+    if (params_.kind == Kind::kRaw) return write_all_raw(written);
+    if (params_.kind == Kind::kFixed) return write_fixed(written);
+    if (plan_.coded_blocks == 0) return write_pieces(capacity_, written);
+    if (params_.target == Target::kBits) return encode_for_bits(written);
+    RateControl control(plan_);
+    double log2_step = std::log2(params_.value);
+    if (params_.target == Target::kSnrDb) {
+      log2_step = control.step_for_error(plan_.signal * std::pow(10.0, -params_.value / 10));
+    }
+    set_step(log2_step, &plan_);
+    if (params_.target == Target::kStep) set_exact_step(static_cast<float>(params_.value));
+    if (!all_blocks_have_codes()) return write_all_raw(written);
+    const Status status = write_pieces(std::min(capacity_, static_cast<size_t>(sizes_.all_raw())), written);
+    return status == Status::kTooSmall ? write_all_raw(written) : status;
+  }
+
+  // Step by rate control; corrected and encoded again where the size missed the target.
+  Status encode_for_bits(size_t* written) {
+    const size_t slot = std::min(capacity_, slot_bytes(params_, input_));
+    if (static_cast<size_t>(sizes_.all_raw()) <= slot) return write_all_raw(written);
+    const double overhead = fixed_overhead();
+    const double budget = static_cast<double>(slot) - overhead;
+    RateControl control(plan_);
+    double aim = kAim * static_cast<double>(slot) - overhead;
+    for (int attempt = 0; attempt < kMaxAttempts; ++attempt) {
+      set_step(control.step_for_bits(8 * std::max(aim, 0.0)), &plan_);
+      const Status status = write_pieces(slot, written);
+      if (status != Status::kOk && status != Status::kTooSmall) return status;
+      const double missed = static_cast<double>(total_size_) / static_cast<double>(slot);
+      const bool last = attempt + 1 == kMaxAttempts;
+      if (status == Status::kOk && (missed >= kAcceptFrom || attempt > 0 || last)) return status;
+      const double got = static_cast<double>(total_size_) - overhead;
+      aim = std::min(aim * 2, aim * (kAim * static_cast<double>(slot) - overhead) / std::max(got, 1.0));
+      // A budget that the data can't fill (constants, a few values) stays as it is.
+      if (status == Status::kOk && aim > 2 * budget) return status;
+      if (attempt >= 2) aim *= 0.8;
+    }
+    // Unreachable with real data: a NaN is loud, zeros wouldn't be.
+    for (RunPlan& p : plan_.runs) {
+      if (p.header.mode == RunMode::kCoded) p.header.mode = RunMode::kNonFinite;
+    }
+    plan_.coded_blocks = 0;
+    return write_pieces(slot, written);
+  }
+
+  double fixed_overhead() const {
+    const double pieces = static_cast<double>(num_pieces());
+    return static_cast<double>(sizes_.headers + plan_.raw_numel * sizes_.raw_bytes) +
+           pieces * static_cast<double>(kLaneBytes + kPieceEntryBytes + 1);
+  }
+
+  int64_t num_pieces() const { return div_up(plan_.coded_blocks, int64_t{1} << kPieceBlocksLog2); }
+
+  void set_exact_step(float step) {
+    for (RunPlan& p : plan_.runs) p.header.code.step = step;
+  }
+
+  bool all_blocks_have_codes() const {
+    bool ok = true;
+    for_each_block(plan_, 0, plan_.coded_blocks, [&](size_t r, int64_t, int, int64_t b) {
+      BlockCode code;
+      const int c = ws_.classes[static_cast<size_t>(b)];
+      ok = ok && (c == kZeroClass || block_code(plan_.runs[r].header.code, c, &code));
+    });
+    return ok;
+  }
+
+  SegmentHeader segment_header(WireKind kind, size_t size) const {
+    SegmentHeader h;
+    h.kind = kind;
+    h.flags = params_.rounding == Rounding::kStochastic && kind != WireKind::kRaw ? kFlagStochastic : 0;
+    h.raw_type = raw_type_of(input_.dtype);
+    h.num_runs = static_cast<uint32_t>(input_.num_runs);
+    h.numel = sizes_.numel;
+    h.size_bytes = static_cast<int64_t>(size);
+    const bool pieces = kind == WireKind::kGG || kind == WireKind::kEG;
+    h.num_pieces = pieces ? static_cast<uint32_t>(num_pieces()) : 0;
+    h.fixed_bits = kind == WireKind::kFixed ? static_cast<uint8_t>(params_.value) : 0;
+    return h;
+  }
+
+  void write_headers(const SegmentHeader& header) {
+    write_segment_header(header, out_);
+    for (size_t i = 0; i < plan_.runs.size(); ++i)
+      write_run_header(plan_.runs[i].header, out_ + kSegmentHeaderBytes + kRunHeaderBytes * i);
+  }
+
+  // Raw data of all raw runs, ending at `end`.
+  void write_raw_runs(size_t end) {
+    uint8_t* p = out_ + end - static_cast<size_t>(plan_.raw_numel * sizes_.raw_bytes);
+    for (size_t i = 0; i < plan_.runs.size(); ++i) {
+      if (plan_.runs[i].header.mode != RunMode::kRaw) continue;
+      write_raw(input_.runs[i], input_.dtype, p);
+      p += input_.runs[i].numel * sizes_.raw_bytes;
+    }
+  }
+
+  Status write_all_raw(size_t* written) {
+    const size_t size = static_cast<size_t>(sizes_.all_raw());
+    if (size > capacity_) return Status::kTooSmall;
+    plan_.raw_numel = sizes_.numel;
+    for (RunPlan& p : plan_.runs) {
+      const int64_t numel = p.header.numel;
+      p.header = RunHeader();
+      p.header.numel = numel;
+      p.header.mode = RunMode::kRaw;
+    }
+    write_headers(segment_header(WireKind::kRaw, size));
+    write_raw_runs(size);
+    *written = size;
+    return Status::kOk;
+  }
+
+  Status write_fixed(size_t* written) {
+    const int bits = static_cast<int>(params_.value);
+    size_t size = static_cast<size_t>(sizes_.headers + plan_.raw_numel * sizes_.raw_bytes);
+    for (RunPlan& p : plan_.runs) {
+      p.header.code.allocation8 = 0;
+      p.header.base_class = 0;
+      if (p.header.mode == RunMode::kCoded) size += static_cast<size_t>(fixed_run_bytes(p.header.numel, bits));
+    }
+    if (size > static_cast<size_t>(sizes_.all_raw())) return write_all_raw(written);
+    if (size > capacity_) return Status::kTooSmall;
+    write_headers(segment_header(WireKind::kFixed, size));
+    uint8_t* p = out_ + sizes_.headers;
+    for (size_t i = 0; i < plan_.runs.size(); ++i) {
+      const RunPlan& run = plan_.runs[i];
+      if (run.header.mode != RunMode::kCoded) continue;
+      encode_fixed_run(input_.runs[i], input_.dtype, run.header, bits, &ws_.block_mean[static_cast<size_t>(run.first_block)], p);
+      p += fixed_run_bytes(run.header.numel, bits);
+    }
+    write_raw_runs(size);
+    *written = size;
+    return Status::kOk;
+  }
+
+  // Encodes all pieces with the present step. kTooSmall if they exceed limit; total_size_ is right in any case.
+  Status write_pieces(size_t limit, size_t* written) {
+    if (stats_ != nullptr) {
+      ++stats_->attempts;
+      stats_->model_bits = 0;
+    }
+    prepare_classes(&plan_);
+    const int64_t pieces = num_pieces();
+    const size_t raw_bytes = static_cast<size_t>(plan_.raw_numel * sizes_.raw_bytes);
+    const size_t table = static_cast<size_t>(sizes_.headers);
+    size_t at = table + kPieceEntryBytes * static_cast<size_t>(pieces);
+    const int workers = ws_.pool != nullptr ? ws_.pool->size() : 1;
+    std::vector<PieceOutput>& outputs = ws_.outputs();
+    for (int64_t first = 0; first < pieces; first += workers) {
+      const int64_t count = std::min<int64_t>(workers, pieces - first);
+      encode_wave(first, count, &outputs);
+      for (int64_t i = 0; i < count; ++i) {
+        const PieceOutput& piece = outputs[static_cast<size_t>(i)];
+        const size_t size = piece_bytes(piece);
+        if (at + size + raw_bytes <= limit) {
+          copy_piece(piece, out_ + table + kPieceEntryBytes * static_cast<size_t>(first + i), out_ + at);
+        }
+        at += size;
+        if (stats_ != nullptr) stats_->model_bits += piece.model_bits;
+      }
+    }
+    total_size_ = at + raw_bytes;
+    if (total_size_ > limit) return Status::kTooSmall;
+    const WireKind kind = params_.kind == Kind::kGG ? WireKind::kGG : WireKind::kEG;
+    write_headers(segment_header(kind, total_size_));
+    write_raw_runs(total_size_);
+    *written = total_size_;
+    return Status::kOk;
+  }
+
+  void encode_wave(int64_t first, int64_t count, std::vector<PieceOutput>* outputs) {
+    if (outputs->size() < static_cast<size_t>(count)) outputs->resize(static_cast<size_t>(count));
+    const auto body = [&](int64_t i, int) {
+      const int64_t begin = (first + i) << kPieceBlocksLog2;
+      const int64_t end = std::min(begin + (int64_t{1} << kPieceBlocksLog2), plan_.coded_blocks);
+      PieceOutput* out = &(*outputs)[static_cast<size_t>(i)];
+      if (params_.kind == Kind::kGG) {
+        encode_piece_gg(plan_, begin, end, stats_ != nullptr && stats_->want_model_bits, out);
+      } else {
+        encode_piece_eg(plan_, begin, end, out);
+      }
+    };
+    if (ws_.pool != nullptr && count > 1) {
+      ws_.pool->parallel_for(count, body);
+    } else {
+      for (int64_t i = 0; i < count; ++i) body(i, 0);
+    }
+  }
+
+  size_t piece_bytes(const PieceOutput& piece) const {
+    const size_t lanes = params_.kind == Kind::kGG ? kLaneBytes : 0;
+    return lanes + 2 * size_t{piece.num_words()} + piece.extra.size();
+  }
+
+  void copy_piece(const PieceOutput& piece, uint8_t* entry, uint8_t* p) const {
+    store_le<uint32_t>(entry, piece.num_words());
+    store_le<uint32_t>(entry + 4, static_cast<uint32_t>(piece.extra.size()));
+    if (params_.kind == Kind::kGG) {
+      for (int i = 0; i < kLanes; ++i) store_le<uint32_t>(p + 4 * i, piece.states[i]);
+      p += kLaneBytes;
+    }
+    for (size_t i = piece.first_word; i < piece.words.size(); ++i, p += 2) store_le<uint16_t>(p, piece.words[i]);
+    std::copy(piece.extra.begin(), piece.extra.end(), p);
+  }
+
+  const CodecParams& params_;
+  const EncodeInput& input_;
+  uint8_t* out_;
+  size_t capacity_;
+  Workspace& ws_;
+  Sizes sizes_;
+  EncodePlan plan_;
+  EncodeStats* stats_ = nullptr;
+  size_t total_size_ = 0;
+};
+
+bool valid(const CodecParams& p, const EncodeInput& input) {
+  if (input.num_runs < 0 || (input.num_runs > 0 && input.runs == nullptr)) return false;
+  for (int64_t i = 0; i < input.num_runs; ++i) {
+    if (input.runs[i].numel < 0 || (input.runs[i].numel > 0 && input.runs[i].data == nullptr)) return false;
+  }
+  if (p.kind == Kind::kRaw) return true;
+  if (p.allocation8 < 0 || p.allocation8 > 8 || !std::isfinite(p.value)) return false;
+  if (p.kind == Kind::kFixed) {
+    return p.target == Target::kBits && p.rounding == Rounding::kDeterministic && p.value >= 1 && p.value <= 8 &&
+           p.value == std::floor(p.value);
+  }
+  return p.value > 0;
+}
+
+}  // namespace
+
+size_t max_segment_bytes(const CodecParams& params, const EncodeInput& input) {
+  return static_cast<size_t>(Sizes(params, input).all_raw());
+}
+
+size_t slot_bytes(const CodecParams& params, const EncodeInput& input) {
+  const Sizes sizes(params, input);
+  int64_t slot = sizes.all_raw();
+  if (params.kind == Kind::kFixed) {
+    slot = std::min(slot, sizes.fixed(input, static_cast<int>(params.value)));
+  } else if (params.kind != Kind::kRaw && params.target == Target::kBits) {
+    const double target = params.value * static_cast<double>(sizes.numel) / 8;
+    const int64_t pieces = div_up(sizes.coded_blocks, int64_t{1} << kPieceBlocksLog2);
+    const int64_t overhead = sizes.headers + sizes.raw_numel * sizes.raw_bytes + pieces * kPieceOverheadBytes;
+    const double coded = params.value * static_cast<double>(sizes.numel - sizes.raw_numel) / 8;
+    // Exempt runs and headers come out of the target, but never more than a quarter of the coded runs' share.
+    slot = std::min(slot, std::max(static_cast<int64_t>(target), overhead + static_cast<int64_t>(0.75 * coded)));
+  }
+  return static_cast<size_t>(slot);
+}
+
+Status encode(const CodecParams& params, const EncodeInput& input, uint8_t* out, size_t capacity, size_t* written,
+              Workspace& workspace, EncodeStats* stats) {
+  if (!valid(params, input) || out == nullptr || written == nullptr) return Status::kBadArgument;
+  return SegmentEncoder(params, input, out, capacity, workspace).run(written, stats);
+}
+
+}  // namespace gct

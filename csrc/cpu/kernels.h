@@ -1,0 +1,64 @@
+// The block-level kernels that implementations differ in. All other code of the codec exists once.
+//
+// Every kernel works on one block of n <= kBlock elements and every implementation returns the same bits: sums are
+// taken lane by lane (element i into lane i % kLanes) and then lanes pairwise, halving the number of lanes each time.
+#pragma once
+
+#include "core/quantize.h"
+#include "core/rans.h"
+
+namespace gct {
+
+struct EncodeTable {
+  EncodeEntry entry[kMaxSymbols];
+  uint16_t cost[kMaxSymbols];  // code length in 1/4096 bit
+};
+
+struct DecodeTable {
+  uint32_t slot[kProbTotal];
+};
+
+struct LevelTable {
+  float level[128];  // by symbol, signed; 0 for the escape
+};
+
+struct BlockMoments {
+  float sum_abs;
+  float sum_square;
+};
+
+struct Kernels {
+  const char* name;
+
+  BlockMoments (*moments)(const float* x, int n);
+
+  // Symbols of a block; true if one of them is the escape. q.stochastic may be set.
+  bool (*quantize)(const float* x, int n, const Quantizer& q, uint8_t* symbols);
+
+  // Encodes symbols backwards, words from `end` towards lower addresses; returns the new first word.
+  uint16_t* (*encode)(uint32_t* states, const uint8_t* symbols, int n, const EncodeTable& table, uint16_t* end);
+
+  // Decodes n symbols; returns the first word not used, or nullptr if words ran out.
+  const uint16_t* (*decode)(uint32_t* states, const DecodeTable& table, int n, const uint16_t* words,
+                            const uint16_t* words_end, uint8_t* symbols);
+
+  // out[i] = or += step * level[symbol]
+  void (*dequantize)(const uint8_t* symbols, int n, const LevelTable& levels, float step, bool accumulate,
+                     float* out);
+};
+
+// Implementations usable on this machine, best first; the last is the scalar reference.
+const Kernels* const* usable_kernels(int* count);
+const Kernels& kernels();  // the one in use
+
+const Kernels* scalar_kernels();
+const Kernels* avx512_kernels();  // nullptr where not compiled or not supported by this processor
+
+// Run-time forms of the generated tables, built at first use, thread-safe, never freed.
+const EncodeTable& encode_table(int table);
+const DecodeTable& decode_table(int table);
+const LevelTable& level_table(int table, bool stochastic);
+const EncodeTable& class_encode_table(int model);
+const DecodeTable& class_decode_table(int model);
+
+}  // namespace gct

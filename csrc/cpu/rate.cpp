@@ -1,0 +1,216 @@
+#include "cpu/rate.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "cpu/block_symbols.h"
+
+namespace gct {
+namespace {
+
+constexpr int kRatioMin = 4 * tables::kTableMin;  // in 1/16 octave, as class_ratio()
+constexpr int kRatioMax = 4 * tables::kTableMax;
+// Blocks whose symbols are counted for a target: enough for 1 % at 2 bits, few against the whole.
+constexpr int64_t kSampleForBits = 48;
+constexpr int64_t kSampleForError = 512;
+constexpr int kCorrections = 3;
+
+// Value of a table at a ratio between its entries.
+template <typename T>
+double interpolate(const T* values, double ratio) {
+  const double at = std::min(std::max((ratio - kRatioMin) / 4, 0.0), double(tables::kTablesPerShape - 1));
+  const int i = std::min(static_cast<int>(at), tables::kTablesPerShape - 2);
+  return values[i] + (at - i) * (static_cast<double>(values[i + 1]) - values[i]);
+}
+
+// Bits an element at a ratio (in 1/16 octave): below the grid next to none, above it one more an octave.
+double model_rate(int shape, double ratio) {
+  const double above = std::max(0.0, (ratio - kRatioMax) / 16);
+  return interpolate(tables::kModelRate + shape * tables::kTablesPerShape, ratio) / 4096 + above;
+}
+
+// Squared error an element in units of step^2; below the grid all of the signal is error.
+double model_error_steps(int shape, double ratio) {
+  const double below = std::min(0.0, (ratio - kRatioMin) / 16);
+  return interpolate(tables::kModelDistortion + shape * tables::kTablesPerShape, ratio) / 16384 *
+         std::exp2(2 * below);
+}
+
+RunCode run_code(const EncodePlan& plan, double log2_step, const RunCode& base) {
+  RunCode code = base;
+  code.step = static_cast<float>(std::exp2(log2_step));
+  code.log2_ratio = static_cast<int16_t>(std::lround(-16 * log2_step));
+  code.allocation8 = static_cast<uint8_t>(plan.params->allocation8);
+  return code;
+}
+
+double gg_bits(const uint8_t* symbols, int n, int table) {
+  const EncodeTable& t = encode_table(table);
+  int64_t sum = 0;
+  for (int i = 0; i < n; ++i) sum += t.cost[symbols[i]];
+  return static_cast<double>(sum) / 4096;
+}
+
+double golomb_block_bits(const float* x, int n, const Quantizer& q, int order) {
+  double sum = 0;
+  for (int i = 0; i < n; ++i) {
+    const int32_t k = quantize_magnitude(x[i], q, i);
+    sum += golomb_bits(zigzag((float_bits(x[i]) >> 31) != 0 ? -k : k), order);
+  }
+  return sum;
+}
+
+double block_error(const float* x, int n, const Quantizer& q, const BlockCode& code) {
+  double sum = 0;
+  for (int i = 0; i < n; ++i) {
+    const int32_t k = quantize_magnitude(x[i], q, i);
+    const float magnitude = code.step * (code.shift > 0 ? static_cast<float>(k) : level(code.table, k, q.stochastic));
+    const double difference = std::fabs(static_cast<double>(x[i])) - static_cast<double>(magnitude);
+    sum += difference * difference;
+  }
+  return sum;
+}
+
+}  // namespace
+
+Quantizer block_quantizer(const EncodePlan& plan, size_t run, int64_t block, const BlockCode& code) {
+  Quantizer q;
+  q.inverse_step = 1.0f / code.step;
+  q.bias = 0.5f - static_cast<float>(tables::kDeadzones[code.table]) * (1.0f / 256.0f);
+  q.magnitudes = table_magnitudes(code.table);
+  q.stochastic = plan.params->rounding == Rounding::kStochastic;
+  q.seed = plan.params->seed;
+  q.position = plan.input->runs[run].position + static_cast<uint64_t>(block * kBlock);
+  return q;
+}
+
+RateControl::RateControl(const EncodePlan& plan) : plan_(plan) {
+  group_blocks();
+  int lowest = kMaxClass, highest = kMinClass;
+  for (const Group& g : groups_) {
+    lowest = std::min(lowest, g.scale_class);
+    highest = std::max(highest, g.scale_class);
+  }
+  const int slope = 8 - plan.params->allocation8;
+  // From 16 octaves under the largest block's scale to 12 above it, where all symbols are zero, as far as all steps
+  // stay normal floats.
+  const double steepness = plan.params->allocation8 / 16.0;
+  finest_ = std::max(slope * highest / 16.0 - 16.0, -124.0 - steepness * lowest);
+  coarsest_ = std::min(slope * highest / 16.0 + 12.0, 125.0 - steepness * highest);
+}
+
+void RateControl::group_blocks() {
+  constexpr int kClasses = kMaxClass - kMinClass + 1;
+  std::vector<double> numel(static_cast<size_t>(tables::kNumShapes) * kClasses, 0.0);
+  const Workspace& ws = *plan_.ws;
+  for_each_block(plan_, 0, plan_.coded_blocks, [&](size_t r, int64_t, int n, int64_t b) {
+    const int c = ws.classes[static_cast<size_t>(b)];
+    if (c == kZeroClass) return;
+    ++live_blocks_;
+    numel[static_cast<size_t>(plan_.runs[r].header.code.shape * kClasses + c - kMinClass)] += n;
+  });
+  for (size_t i = 0; i < numel.size(); ++i) {
+    const int shape = static_cast<int>(i) / kClasses, c = static_cast<int>(i) % kClasses + kMinClass;
+    if (numel[i] > 0) groups_.push_back({shape, c, numel[i]});
+  }
+}
+
+// About `count` blocks, evenly spaced among those that aren't all zero.
+void RateControl::choose_sample(int64_t count) {
+  sample_.clear();
+  sample_groups_.clear();
+  const Workspace& ws = *plan_.ws;
+  int64_t seen = 0;
+  for_each_block(plan_, 0, plan_.coded_blocks, [&](size_t r, int64_t local, int n, int64_t b) {
+    const int c = ws.classes[static_cast<size_t>(b)];
+    if (c == kZeroClass) return;
+    const bool take = seen * count / live_blocks_ != (seen + 1) * count / live_blocks_ || live_blocks_ <= count;
+    ++seen;
+    if (!take) return;
+    sample_.push_back({r, local, n, c});
+    sample_groups_.push_back({plan_.runs[r].header.code.shape, c, static_cast<double>(n)});
+  });
+}
+
+double RateControl::model(Quantity what, const std::vector<Group>& groups, double log2_step) const {
+  const int allocation8 = plan_.params->allocation8;
+  double sum = 0;
+  for (const Group& g : groups) {
+    const double ratio = (8 - allocation8) * g.scale_class - 16 * log2_step;
+    if (what == Quantity::kBits) {
+      sum += g.numel * model_rate(g.shape, ratio);
+    } else {
+      const double step = std::exp2(log2_step + allocation8 * g.scale_class / 16.0);
+      sum += g.numel * model_error_steps(g.shape, ratio) * step * step;
+    }
+  }
+  return sum;
+}
+
+double RateControl::sampled(Quantity what, double log2_step) {
+  float scratch[kBlock];
+  uint8_t symbols[kBlock];
+  std::vector<uint8_t> extra_bytes;
+  double sum = 0;
+  for (const SampledBlock& s : sample_) {
+    const Run& run = plan_.input->runs[s.run];
+    BlockCode code;
+    if (!block_code(run_code(plan_, log2_step, plan_.runs[s.run].header.code), s.scale_class, &code)) continue;
+    const float* x = load_floats(run, plan_.input->dtype, s.block * kBlock, s.n, scratch);
+    const Quantizer q = block_quantizer(plan_, s.run, s.block, code);
+    if (what == Quantity::kError) {
+      sum += block_error(x, s.n, q, code);
+    } else if (plan_.params->kind == Kind::kEG) {
+      sum += golomb_block_bits(x, s.n, q, tables::kGolombOrders[code.table] + code.shift);
+    } else {
+      extra_bytes.clear();
+      BitWriter extra(&extra_bytes);
+      make_symbols(x, s.n, q, code, symbols, &extra);
+      sum += gg_bits(symbols, s.n, code.table) + 8.0 * static_cast<double>(extra_bytes.size());
+    }
+  }
+  return sum;
+}
+
+// The model's bits fall and its error grows with the step: bisection on log2(step).
+double RateControl::solve(Quantity what, double target) const {
+  double lo = finest_, hi = coarsest_;
+  for (int i = 0; i < 24; ++i) {
+    const double middle = (lo + hi) / 2;
+    const double value = model(what, groups_, middle);
+    const bool finer = what == Quantity::kBits ? value < target : value > target;
+    (finer ? hi : lo) = middle;
+  }
+  return (lo + hi) / 2;
+}
+
+double RateControl::solve_corrected(Quantity what, double target) {
+  double log2_step = solve(what, target);
+  for (int i = 0; i < kCorrections; ++i) {
+    const double actual = sampled(what, log2_step), predicted = model(what, sample_groups_, log2_step);
+    if (!(actual > 0) || !(predicted > 0)) break;
+    const double next = solve(what, target * predicted / actual);
+    const bool settled = std::fabs(next - log2_step) < 0.01;
+    log2_step = next;
+    if (settled) break;
+  }
+  return log2_step;
+}
+
+double RateControl::step_for_bits(double bits) {
+  if (sample_.empty()) choose_sample(kSampleForBits);
+  return solve_corrected(Quantity::kBits, std::max(bits, 1.0));
+}
+
+double RateControl::step_for_error(double error) {
+  if (sample_.empty()) choose_sample(kSampleForError);
+  return solve_corrected(Quantity::kError, error);
+}
+
+void set_step(double log2_step, EncodePlan* plan) {
+  for (RunPlan& p : plan->runs) {
+    if (p.header.mode == RunMode::kCoded) p.header.code = run_code(*plan, log2_step, p.header.code);
+  }
+}
+
+}  // namespace gct
