@@ -4,7 +4,8 @@ import torch  # noqa: F401  its libraries have to be loaded before the extension
 
 from gct._build import load_extension as _load_extension
 from gct._version import __version__
+from gct.distribution import GeneralizedGaussian, fit
 
 _load_extension()
 
-__all__ = ["__version__"]
+__all__ = ["GeneralizedGaussian", "__version__", "fit"]
