@@ -245,7 +245,7 @@ def test_steps_for_whole_bits_at_shape_087() -> None:
     assert steps == pytest.approx([2.1658, 0.9748, 0.4696, 0.2319], abs=6e-5)  # printed digits
 
 
-@pytest.mark.parametrize("shape", [MIN_SHAPE, *SHAPES, MAX_SHAPE])
+@pytest.mark.parametrize("shape", [MIN_SHAPE, 0.5, 1.0, 4.0, MAX_SHAPE])
 @pytest.mark.parametrize("bits", [2e-4, 0.05, 2.0, 9.0, 31.0])
 @pytest.mark.parametrize("zero_fraction", [0.0, 0.9])
 def test_step_for_inverts_the_rate(shape: float, bits: float, zero_fraction: float) -> None:
@@ -398,7 +398,7 @@ def test_fit_is_efficient(shape: float) -> None:
     assert abs(shapes.mean().item() - shape) < 4 * MLE_SD[shape] / math.sqrt(repeats)
 
 
-@pytest.mark.parametrize("shape", [0.4, 0.87, 1.4, 2.0])
+@pytest.mark.parametrize("shape", [0.4, 0.87, 2.0])
 @pytest.mark.parametrize("zero_fraction", [0.0, 0.3, 0.6, 0.9])
 def test_fit_sets_zeros_apart(shape: float, zero_fraction: float) -> None:
     nonzeros = 300_000
@@ -496,7 +496,7 @@ def test_pooled_scales_warn(shape: float) -> None:
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, MAX_SHAPE])
-@pytest.mark.parametrize("n", [1, 255, 2048, 30_000, 300_000])
+@pytest.mark.parametrize("n", [1, 2048, 300_000])
 def test_homogeneous_data_do_not_warn(shape: float, n: int) -> None:
     """Warnings are errors in this suite, so a fit without pytest.warns is the check."""
     gct.fit(gct.GeneralizedGaussian(shape, SCALE, zero_fraction=0.5).sample(n, seeded(n)))
