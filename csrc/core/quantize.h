@@ -45,6 +45,17 @@ struct BlockCode {
   int shift = 0;
 };
 
+// Deadzone, in steps, at a ratio (in 1/16 octave) between those of two tables: the rate must not jump where the table
+// changes. For the encoder alone.
+inline float deadzone_at(int shape, double ratio) {
+  const int last = tables::kTablesPerShape - 1;
+  double at = ratio * 0.25 - tables::kTableMin;
+  at = at < 0 ? 0 : at > last ? last : at;
+  const uint8_t* deadzones = tables::kDeadzones + shape * tables::kTablesPerShape;
+  const int i = at < last ? static_cast<int>(at) : last - 1;
+  return static_cast<float>(deadzones[i] + (at - i) * (deadzones[i + 1] - deadzones[i])) * (1.0f / 256.0f);
+}
+
 // The part of a run's header that decides how its blocks are coded.
 struct RunCode {
   float step = 0;         // step of a block of class 0

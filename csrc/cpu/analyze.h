@@ -24,6 +24,7 @@ struct EncodePlan {
   int64_t coded_blocks = 0;
   int64_t raw_numel = 0;
   int64_t nonfinite_runs = 0;
+  double log2_step = 0;  // of a block of class 0, once it is chosen
   double signal = 0;  // sum of squares over the coded runs
 };
 

@@ -133,11 +133,12 @@ Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piec
   std::vector<DecodedBlock> blocks;
   blocks.reserve(static_cast<size_t>(piece.end - piece.begin));
   list_blocks(runs, piece, &blocks);
-  std::vector<uint16_t> words(piece.num_words);
-  for (size_t i = 0; i < words.size(); ++i) words[i] = load_le<uint16_t>(piece.data + kLaneBytes + 2 * i);
+  // A copy: aligned, in host order, and padded so that a vector load at the last word stays inside.
+  std::vector<uint16_t> words(size_t{piece.num_words} + kLanes);
+  for (size_t i = 0; i < piece.num_words; ++i) words[i] = load_le<uint16_t>(piece.data + kLaneBytes + 2 * i);
   RansState s;
   s.words = words.data();
-  s.words_end = words.data() + words.size();
+  s.words_end = words.data() + piece.num_words;
   for (int i = 0; i < kLanes; ++i) {
     s.lanes[i] = load_le<uint32_t>(piece.data + 4 * i);
     if (s.lanes[i] < kRansLow || s.lanes[i] >> 31 != 0) return Status::kCorrupt;

@@ -14,9 +14,9 @@ namespace {
 
 // Share of the target that the rate control aims at: its estimate is off by about 1 %, and a segment over the slot
 // has to be encoded again.
-constexpr double kAim = 0.99;
+constexpr double kAim = 0.986;
 // A segment under this share of its target is encoded again with a finer step.
-constexpr double kAcceptFrom = 0.975;
+constexpr double kAcceptFrom = 0.972;
 constexpr int kMaxAttempts = 6;
 // Beyond symbols: lane states, table entry, and the classes of an all-zero piece.
 constexpr int64_t kPieceOverheadBytes = kLaneBytes + kPieceEntryBytes + 16;
@@ -94,35 +94,48 @@ class SegmentEncoder {
     if (params_.target == Target::kSnrDb) {
       log2_step = control.step_for_error(plan_.signal * std::pow(10.0, -params_.value / 10));
     }
-    set_step(log2_step, &plan_);
+    control.apply(log2_step, &plan_);
     if (params_.target == Target::kStep) set_exact_step(static_cast<float>(params_.value));
     if (!all_blocks_have_codes()) return write_all_raw(written);
     const Status status = write_pieces(std::min(capacity_, static_cast<size_t>(sizes_.all_raw())), written);
     return status == Status::kTooSmall ? write_all_raw(written) : status;
   }
 
-  // Step by rate control; corrected and encoded again where the size missed the target.
+  // Step by rate control. Where the size misses the target it is encoded again: first a step changed by what the model
+  // says of the miss, then one between a step that was too fine and one that was too coarse.
   Status encode_for_bits(size_t* written) {
     const size_t slot = std::min(capacity_, slot_bytes(params_, input_));
     if (static_cast<size_t>(sizes_.all_raw()) <= slot) return write_all_raw(written);
     const double overhead = fixed_overhead();
-    const double budget = static_cast<double>(slot) - overhead;
+    const double aim = kAim * static_cast<double>(slot) - overhead;
     RateControl control(plan_);
-    double aim = kAim * static_cast<double>(slot) - overhead;
+    Trial fine, coarse;  // the closest ones over and under the slot
+    double log2_step = control.step_for_bits(8 * std::max(aim, 0.0));
     for (int attempt = 0; attempt < kMaxAttempts; ++attempt) {
-      set_step(control.step_for_bits(8 * std::max(aim, 0.0)), &plan_);
+      control.apply(log2_step, &plan_);
       const Status status = write_pieces(slot, written);
-      if (status != Status::kOk && status != Status::kTooSmall) return status;
-      const double missed = static_cast<double>(total_size_) / static_cast<double>(slot);
-      const bool last = attempt + 1 == kMaxAttempts;
-      if (status == Status::kOk && (missed >= kAcceptFrom || attempt > 0 || last)) return status;
-      const double got = static_cast<double>(total_size_) - overhead;
-      aim = std::min(aim * 2, aim * (kAim * static_cast<double>(slot) - overhead) / std::max(got, 1.0));
-      // A budget that the data can't fill (constants, a few values) stays as it is.
-      if (status == Status::kOk && aim > 2 * budget) return status;
-      if (attempt >= 2) aim *= 0.8;
+      const Trial trial = {true, log2_step, static_cast<double>(total_size_) - overhead};
+      if (status == Status::kOk) {
+        coarse = trial;
+        if (static_cast<double>(total_size_) >= kAcceptFrom * static_cast<double>(slot)) return status;
+      } else {
+        fine = trial;
+      }
+      const double factor = aim / std::max(trial.size, 1.0);
+      // Data that no step makes large enough (one magnitude, a few values) stay under their target.
+      if (status == Status::kOk && factor > 4) return status;
+      if (fine.known && coarse.known) {
+        const double share = (fine.size - aim) / (fine.size - coarse.size);
+        log2_step = fine.log2_step + std::min(std::max(share, 0.1), 0.9) * (coarse.log2_step - fine.log2_step);
+      } else {
+        log2_step += control.change_for_factor(log2_step, factor);
+      }
     }
-    // Unreachable with real data: a NaN is loud, zeros wouldn't be.
+    if (coarse.known) {
+      control.apply(coarse.log2_step, &plan_);
+      return write_pieces(slot, written);
+    }
+    // Unreachable as far as we know: a NaN is loud, zeros wouldn't be.
     for (RunPlan& p : plan_.runs) {
       if (p.header.mode == RunMode::kCoded) p.header.mode = RunMode::kNonFinite;
     }
@@ -130,10 +143,16 @@ class SegmentEncoder {
     return write_pieces(slot, written);
   }
 
-  double fixed_overhead() const {
-    const double pieces = static_cast<double>(num_pieces());
-    return static_cast<double>(sizes_.headers + plan_.raw_numel * sizes_.raw_bytes) +
-           pieces * static_cast<double>(kLaneBytes + kPieceEntryBytes + 1);
+  struct Trial {
+    bool known = false;
+    double log2_step = 0, size = 0;  // bytes of symbols
+  };
+
+  // Bytes that don't depend on the step. Of a lane's 4 bytes about one holds symbols.
+  double fixed_overhead() {
+    const double lanes = params_.kind == Kind::kGG ? 0.75 * kLaneBytes : 0;
+    return static_cast<double>(sizes_.headers + plan_.raw_numel * sizes_.raw_bytes) + class_bits(&plan_) / 8 +
+           static_cast<double>(num_pieces()) * (lanes + kPieceEntryBytes + 0.5);
   }
 
   int64_t num_pieces() const { return div_up(plan_.coded_blocks, int64_t{1} << kPieceBlocksLog2); }

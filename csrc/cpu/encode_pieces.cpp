@@ -46,6 +46,15 @@ class ClassPredictor {
   int predicted_ = 0;
 };
 
+// Code and quantizer of a block by the plan's step; false for a zero block.
+bool plan_block(const EncodePlan& plan, const BlockPlace& place, BlockCode* code, Quantizer* q) {
+  if (place.scale_class == kZeroClass || !block_code(plan.runs[place.run].header.code, place.scale_class, code))
+    return false;
+  *q = block_quantizer(plan, place, plan.log2_step, code->step);
+  q->magnitudes = table_magnitudes(code->table);
+  return true;
+}
+
 // Blocks this far under their step usually quantize to zeros; finding out costs more than it saves above.
 constexpr int kSkipBelow = -8;  // table t, in quarter octaves
 
@@ -55,31 +64,33 @@ void skip_zero_blocks(EncodePlan* plan) {
   int16_t* classes = plan->ws->classes.data();
   for_each_block(*plan, 0, plan->coded_blocks, [&](size_t r, int64_t local, int n, int64_t b) {
     BlockCode code;
+    Quantizer q;
     const RunCode& run = plan->runs[r].header.code;
     if (classes[b] == kZeroClass || class_ratio(run, classes[b]) > 4 * kSkipBelow) return;
-    if (!block_code(run, classes[b], &code)) return;
+    if (!plan_block(*plan, {r, local, n, classes[b]}, &code, &q)) return;
     const float* x = load_floats(plan->input->runs[r], plan->input->dtype, local * kBlock, n, scratch);
-    kernels().quantize(x, n, block_quantizer(*plan, r, local, code), symbols);
+    kernels().quantize(x, n, q, symbols);
     if (std::all_of(symbols, symbols + n, [](uint8_t s) { return s == 0; })) classes[b] = kZeroClass;
   });
 }
 
-uint8_t best_class_model(const int64_t* histogram) {
-  int best = 0;
-  int64_t best_cost = INT64_MAX;
+struct ModelChoice {
+  uint8_t model;
+  int64_t cost;  // of all class symbols of a run, in 1/4096 bit
+};
+
+ModelChoice best_class_model(const int64_t* histogram) {
+  ModelChoice best = {0, INT64_MAX};
   for (int model = 0; model < tables::kNumClassModels; ++model) {
     const EncodeTable& table = class_encode_table(model);
     int64_t cost = 0;
     for (int s = 0; s < kClassSymbols; ++s) cost += histogram[s] * table.cost[s];
-    if (cost < best_cost) {
-      best = model;
-      best_cost = cost;
-    }
+    if (cost < best.cost) best = {static_cast<uint8_t>(model), cost};
   }
-  return static_cast<uint8_t>(best);
+  return best;
 }
 
-void choose_class_models(EncodePlan* plan) {
+double choose_class_models(EncodePlan* plan) {
   std::vector<int64_t> histogram(plan->runs.size() * kClassSymbols, 0);
   const int64_t piece = int64_t{1} << kPieceBlocksLog2;
   for (int64_t begin = 0; begin < plan->coded_blocks; begin += piece) {
@@ -90,10 +101,14 @@ void choose_class_models(EncodePlan* plan) {
                      [&](int symbol, int) { ++histogram[r * kClassSymbols + static_cast<size_t>(symbol)]; });
     });
   }
+  int64_t cost = 0;
   for (size_t r = 0; r < plan->runs.size(); ++r) {
-    if (plan->runs[r].header.mode == RunMode::kCoded)
-      plan->runs[r].header.model = best_class_model(&histogram[r * kClassSymbols]);
+    if (plan->runs[r].header.mode != RunMode::kCoded) continue;
+    const ModelChoice choice = best_class_model(&histogram[r * kClassSymbols]);
+    plan->runs[r].header.model = choice.model;
+    cost += choice.cost;
   }
+  return static_cast<double>(cost) / 4096;
 }
 
 // A block of the piece being encoded, kept for the backward pass.
@@ -121,11 +136,11 @@ void forward_symbols(const EncodePlan& plan, int64_t begin, int64_t end, std::ve
   for_each_block(plan, begin, end, [&](size_t r, int64_t local, int n, int64_t b) {
     const int c = plan.ws->classes[static_cast<size_t>(b)];
     BlockCode code;
-    if (c == kZeroClass || !block_code(plan.runs[r].header.code, c, &code)) return;
+    Quantizer q;
+    if (!plan_block(plan, {r, local, n, c}, &code, &q)) return;
     (*blocks)[static_cast<size_t>(b - begin)].table = code.table;
     const float* x = load_floats(plan.input->runs[r], plan.input->dtype, local * kBlock, n, scratch);
-    make_symbols(x, n, block_quantizer(plan, r, local, code), code, &out->symbols[static_cast<size_t>(b - begin) * kBlock],
-                 extra);
+    make_symbols(x, n, q, code, &out->symbols[static_cast<size_t>(b - begin) * kBlock], extra);
   });
 }
 
@@ -143,6 +158,8 @@ double ideal_bits(const std::vector<CodedBlock>& blocks, const uint8_t* symbols)
 }
 
 }  // namespace
+
+double class_bits(EncodePlan* plan) { return choose_class_models(plan); }
 
 void prepare_classes(EncodePlan* plan) {
   assign_classes(plan);
@@ -188,8 +205,8 @@ void encode_piece_eg(const EncodePlan& plan, int64_t begin, int64_t end, PieceOu
       put_golomb(&bits, symbol == kZeroSymbol ? 0 : zigzag(delta) + 1, 1);
     });
     BlockCode code;
-    if (c == kZeroClass || !block_code(plan.runs[r].header.code, c, &code)) return;
-    const Quantizer q = block_quantizer(plan, r, local, code);
+    Quantizer q;
+    if (!plan_block(plan, {r, local, n, c}, &code, &q)) return;
     const float* x = load_floats(plan.input->runs[r], plan.input->dtype, local * kBlock, n, scratch);
     const int order = tables::kGolombOrders[code.table] + code.shift;
     for (int i = 0; i < n; ++i) {

@@ -19,6 +19,9 @@ struct PieceOutput {
   uint32_t num_words() const { return static_cast<uint32_t>(words.size() - first_word); }
 };
 
+// Bits that the classes take as they are.
+double class_bits(EncodePlan* plan);
+
 // Sets blocks whose symbols would all be zero to kZeroClass, then the class model of each run.
 void prepare_classes(EncodePlan* plan);
 

@@ -10,7 +10,8 @@ namespace {
 
 constexpr int kRatioMin = 4 * tables::kTableMin;  // in 1/16 octave, as class_ratio()
 constexpr int kRatioMax = 4 * tables::kTableMax;
-// Blocks whose symbols are counted for a target: enough for 1 % at 2 bits, few against the whole.
+// Blocks whose symbols are counted for a target: enough for 0.5 % at 2 bits, few against the whole; the spread of the
+// code length is relatively larger at low rates, so twice as many there.
 constexpr int64_t kSampleForBits = 48;
 constexpr int64_t kSampleForError = 512;
 constexpr int kCorrections = 3;
@@ -36,10 +37,14 @@ double model_error_steps(int shape, double ratio) {
          std::exp2(2 * below);
 }
 
-RunCode run_code(const EncodePlan& plan, double log2_step, const RunCode& base) {
+// Tables next to the one that the scale asks for, in 1/16 octave: where data don't follow the model, a neighbour can be
+// cheaper, and choosing it keeps the rate continuous in the step.
+constexpr int kOffsets[] = {0, -4, 4, -8};
+
+RunCode run_code(const EncodePlan& plan, double log2_step, int offset, const RunCode& base) {
   RunCode code = base;
   code.step = static_cast<float>(std::exp2(log2_step));
-  code.log2_ratio = static_cast<int16_t>(std::lround(-16 * log2_step));
+  code.log2_ratio = static_cast<int16_t>(std::lround(-16 * log2_step) + offset);
   code.allocation8 = static_cast<uint8_t>(plan.params->allocation8);
   return code;
 }
@@ -73,14 +78,14 @@ double block_error(const float* x, int n, const Quantizer& q, const BlockCode& c
 
 }  // namespace
 
-Quantizer block_quantizer(const EncodePlan& plan, size_t run, int64_t block, const BlockCode& code) {
+Quantizer block_quantizer(const EncodePlan& plan, const BlockPlace& place, double log2_step, float block_step) {
+  const double ratio = (8 - plan.params->allocation8) * place.scale_class - 16 * log2_step;
   Quantizer q;
-  q.inverse_step = 1.0f / code.step;
-  q.bias = 0.5f - static_cast<float>(tables::kDeadzones[code.table]) * (1.0f / 256.0f);
-  q.magnitudes = table_magnitudes(code.table);
+  q.inverse_step = 1.0f / block_step;
+  q.bias = 0.5f - deadzone_at(plan.runs[place.run].header.code.shape, ratio);
   q.stochastic = plan.params->rounding == Rounding::kStochastic;
   q.seed = plan.params->seed;
-  q.position = plan.input->runs[run].position + static_cast<uint64_t>(block * kBlock);
+  q.position = plan.input->runs[place.run].position + static_cast<uint64_t>(place.block * kBlock);
   return q;
 }
 
@@ -147,27 +152,48 @@ double RateControl::model(Quantity what, const std::vector<Group>& groups, doubl
   return sum;
 }
 
-double RateControl::sampled(Quantity what, double log2_step) {
+double RateControl::block_bits(const BlockPlace& s, double log2_step, int offset) const {
   float scratch[kBlock];
   uint8_t symbols[kBlock];
+  BlockCode code;
+  if (!block_code(run_code(plan_, log2_step, offset, plan_.runs[s.run].header.code), s.scale_class, &code)) return 0;
+  const float* x = load_floats(plan_.input->runs[s.run], plan_.input->dtype, s.block * kBlock, s.n, scratch);
+  Quantizer q = block_quantizer(plan_, s, log2_step, code.step);
+  q.magnitudes = table_magnitudes(code.table);
+  if (plan_.params->kind == Kind::kEG)
+    return golomb_block_bits(x, s.n, q, tables::kGolombOrders[code.table] + code.shift);
   std::vector<uint8_t> extra_bytes;
+  BitWriter extra(&extra_bytes);
+  make_symbols(x, s.n, q, code, symbols, &extra);
+  return gg_bits(symbols, s.n, code.table) + 8.0 * static_cast<double>(extra_bytes.size());
+}
+
+double RateControl::sampled_bits(double log2_step) {
+  constexpr size_t kCandidates = sizeof kOffsets / sizeof kOffsets[0];
+  std::vector<double> bits(plan_.runs.size() * kCandidates, 0.0);
+  for (const BlockPlace& s : sample_) {
+    for (size_t i = 0; i < kCandidates; ++i) bits[s.run * kCandidates + i] += block_bits(s, log2_step, kOffsets[i]);
+  }
   double sum = 0;
-  for (const SampledBlock& s : sample_) {
-    const Run& run = plan_.input->runs[s.run];
+  offsets_step_ = log2_step;
+  offsets_.assign(plan_.runs.size(), 0);
+  for (size_t r = 0; r < plan_.runs.size(); ++r) {
+    const double* begin = &bits[r * kCandidates];
+    const double* best = std::min_element(begin, begin + kCandidates);
+    offsets_[r] = kOffsets[best - begin];
+    sum += *best;
+  }
+  return sum;
+}
+
+double RateControl::sampled_error(double log2_step) const {
+  float scratch[kBlock];
+  double sum = 0;
+  for (const BlockPlace& s : sample_) {
     BlockCode code;
-    if (!block_code(run_code(plan_, log2_step, plan_.runs[s.run].header.code), s.scale_class, &code)) continue;
-    const float* x = load_floats(run, plan_.input->dtype, s.block * kBlock, s.n, scratch);
-    const Quantizer q = block_quantizer(plan_, s.run, s.block, code);
-    if (what == Quantity::kError) {
-      sum += block_error(x, s.n, q, code);
-    } else if (plan_.params->kind == Kind::kEG) {
-      sum += golomb_block_bits(x, s.n, q, tables::kGolombOrders[code.table] + code.shift);
-    } else {
-      extra_bytes.clear();
-      BitWriter extra(&extra_bytes);
-      make_symbols(x, s.n, q, code, symbols, &extra);
-      sum += gg_bits(symbols, s.n, code.table) + 8.0 * static_cast<double>(extra_bytes.size());
-    }
+    if (!block_code(run_code(plan_, log2_step, 0, plan_.runs[s.run].header.code), s.scale_class, &code)) continue;
+    const float* x = load_floats(plan_.input->runs[s.run], plan_.input->dtype, s.block * kBlock, s.n, scratch);
+    sum += block_error(x, s.n, block_quantizer(plan_, s, log2_step, code.step), code);
   }
   return sum;
 }
@@ -187,7 +213,8 @@ double RateControl::solve(Quantity what, double target) const {
 double RateControl::solve_corrected(Quantity what, double target) {
   double log2_step = solve(what, target);
   for (int i = 0; i < kCorrections; ++i) {
-    const double actual = sampled(what, log2_step), predicted = model(what, sample_groups_, log2_step);
+    const double actual = what == Quantity::kBits ? sampled_bits(log2_step) : sampled_error(log2_step);
+    const double predicted = model(what, sample_groups_, log2_step);
     if (!(actual > 0) || !(predicted > 0)) break;
     const double next = solve(what, target * predicted / actual);
     const bool settled = std::fabs(next - log2_step) < 0.01;
@@ -198,8 +225,15 @@ double RateControl::solve_corrected(Quantity what, double target) {
 }
 
 double RateControl::step_for_bits(double bits) {
-  if (sample_.empty()) choose_sample(kSampleForBits);
+  double numel = 0;
+  for (const Group& g : groups_) numel += g.numel;
+  const double rate = bits / std::max(numel, 1.0);
+  if (sample_.empty()) choose_sample(rate < 1.6 ? 2 * kSampleForBits : kSampleForBits);
   return solve_corrected(Quantity::kBits, std::max(bits, 1.0));
+}
+
+double RateControl::change_for_factor(double log2_step, double factor) const {
+  return solve(Quantity::kBits, factor * model(Quantity::kBits, groups_, log2_step)) - log2_step;
 }
 
 double RateControl::step_for_error(double error) {
@@ -207,9 +241,14 @@ double RateControl::step_for_error(double error) {
   return solve_corrected(Quantity::kError, error);
 }
 
-void set_step(double log2_step, EncodePlan* plan) {
-  for (RunPlan& p : plan->runs) {
-    if (p.header.mode == RunMode::kCoded) p.header.code = run_code(*plan, log2_step, p.header.code);
+void RateControl::apply(double log2_step, EncodePlan* plan) {
+  if (sample_.empty()) choose_sample(kSampleForBits);
+  if (log2_step != offsets_step_) sampled_bits(log2_step);
+  plan->log2_step = log2_step;
+  for (size_t r = 0; r < plan->runs.size(); ++r) {
+    RunPlan& p = plan->runs[r];
+    if (p.header.mode != RunMode::kCoded) continue;
+    p.header.code = run_code(*plan, log2_step, offsets_[r], p.header.code);
   }
 }
 

@@ -5,6 +5,17 @@
 
 namespace gct {
 
+// A block of the plan with its class.
+struct BlockPlace {
+  size_t run;
+  int64_t block;  // in its run
+  int n;
+  int scale_class;
+};
+
+// How to quantize a block; all but the number of magnitudes, which is the table's.
+Quantizer block_quantizer(const EncodePlan& plan, const BlockPlace& place, double log2_step, float block_step);
+
 // Everything is a function of one unknown, log2 of the step of a block of class 0: the other blocks' steps follow by
 // the allocation. Built once a segment; solving again for a corrected target is cheap.
 class RateControl {
@@ -13,6 +24,11 @@ class RateControl {
 
   // log2(step) at which all symbols take `bits` in all.
   double step_for_bits(double bits);
+  // Writes step, ratio and allocation into the headers of all coded runs, and the table offsets that were cheapest on
+  // the sample.
+  void apply(double log2_step, EncodePlan* plan);
+  // How log2(step) has to change, by the model alone, for `factor` times the bits that it gives now.
+  double change_for_factor(double log2_step, double factor) const;
   // log2(step) at which the squared error over the coded runs is `error`.
   double step_for_error(double error);
 
@@ -22,31 +38,24 @@ class RateControl {
     int scale_class;
     double numel;
   };
-  struct SampledBlock {
-    size_t run;
-    int64_t block;  // in its run
-    int n;
-    int scale_class;
-  };
   enum class Quantity { kBits, kError };
 
   void group_blocks();
   void choose_sample(int64_t count);
   double model(Quantity what, const std::vector<Group>& groups, double log2_step) const;
-  double sampled(Quantity what, double log2_step);
+  double sampled_bits(double log2_step);
+  double sampled_error(double log2_step) const;
+  double block_bits(const BlockPlace& block, double log2_step, int offset) const;
   double solve(Quantity what, double target) const;
   double solve_corrected(Quantity what, double target);
 
   const EncodePlan& plan_;
   std::vector<Group> groups_, sample_groups_;
-  std::vector<SampledBlock> sample_;
+  std::vector<BlockPlace> sample_;
+  std::vector<int> offsets_;  // by run, the cheapest at offsets_step_
+  double offsets_step_ = 1e300;
   int64_t live_blocks_ = 0;
   double finest_ = 0, coarsest_ = 0;  // bounds of log2(step)
 };
-
-// Writes step, ratio and allocation into the headers of all coded runs.
-void set_step(double log2_step, EncodePlan* plan);
-
-Quantizer block_quantizer(const EncodePlan& plan, size_t run, int64_t block, const BlockCode& code);
 
 }  // namespace gct
