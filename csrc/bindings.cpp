@@ -1,6 +1,8 @@
 // The Python face of the extension: names, defaults, docstrings. No logic lives here.
 #include <pybind11/pybind11.h>
 
+#include "torch/python.h"
+
 namespace py = pybind11;
 
 namespace {
@@ -29,4 +31,6 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "gct's native extension; use it through the gct package";
   m.def("build_info", &build_info, "What this extension was compiled with and for.");
+  gct::register_codec(m);
+  gct::register_engine(m);
 }

@@ -1,0 +1,234 @@
+#include "torch/engine.h"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <utility>
+
+namespace gct {
+
+namespace {
+
+// Slices in flight: one is encoded while one is on the wire and one is decoded; the second shot's
+// lag by one.
+constexpr size_t kFirstExchanges = 3;
+constexpr size_t kSecondExchanges = 2;
+
+bool debug_hashes() {
+  const char* value = std::getenv("GCT_DEBUG");
+  if (!value || !*value) return false;
+  if (strcmp(value, "hash") == 0) return true;
+  throw std::invalid_argument(std::string("GCT_DEBUG must be unset or hash, got ") + value);
+}
+
+// What a ring without compression would send from each rank, in the tensor's own dtype.
+int64_t ring_bytes(const Job& job, int world) {
+  const int64_t bytes = job.numel * dtype_bytes(job.dtype);
+  switch (job.spec.collective) {
+    case Collective::kAllReduce:
+      return 2 * bytes * (world - 1) / world;
+    case Collective::kReduceScatter:
+      return bytes * (world - 1) / world;
+    default:
+      return bytes * (world - 1);
+  }
+}
+
+const char* collective_name(Collective collective) {
+  switch (collective) {
+    case Collective::kAllReduce:
+      return "all_reduce";
+    case Collective::kReduceScatter:
+      return "reduce_scatter";
+    default:
+      return "all_gather";
+  }
+}
+
+// In a world of one the result is the input, without the error that encoding would add.
+void copy_alone(const Job& job) {
+  if (!job.spec.output.defined() || job.numel == 0) return;
+  memmove(job.result_at(0), job.input_at(0), job.spec.input.nbytes());
+}
+
+}  // namespace
+
+Engine::Engine(const std::string& first_group, const std::string& second_group, int threads)
+    : owner_pid_(getpid()),
+      check_hashes_(debug_hashes()),
+      pool_(threads),
+      first_(first_group),
+      second_(second_group),
+      shots_(&first_, &second_, &pool_, &counters_),
+      first_ring_(kFirstExchanges),
+      second_ring_(kSecondExchanges),
+      front_thread_([this] { run_front(); }),
+      back_thread_([this] { run_back(); }) {}
+
+Engine::~Engine() { close(); }
+
+void Engine::close() {
+  if (getpid() !=
+      owner_pid_) {  // in a forked child: there is nothing to end, and locks may be stuck
+    if (front_thread_.joinable()) front_thread_.detach();
+    if (back_thread_.joinable()) back_thread_.detach();
+    return;
+  }
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (closed_) return;
+    closed_ = true;
+    if (failure_.empty()) failure_ = Closed().what();
+  }
+  first_.close();
+  second_.close();
+  first_ring_.close();
+  second_ring_.close();
+  jobs_.close();
+  front_thread_.join();
+  flights_.close();
+  back_thread_.join();
+}
+
+int64_t Engine::scratch_bytes() const {
+  return shots_.capacity_bytes() + first_ring_.capacity_bytes() + second_ring_.capacity_bytes();
+}
+
+void Engine::submit(JobSpec spec) {
+  auto job = std::make_shared<Job>(std::move(spec), size());
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (closed_) throw std::runtime_error(failure_);
+  }
+  counters_.jobs.fetch_add(1);
+  counters_.raw_bytes.fetch_add(ring_bytes(*job, size()));
+  jobs_.push(std::move(job));
+}
+
+std::string Engine::failure() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return failure_;
+}
+
+void Engine::fail(const Job& job, const char* doing, const std::exception& error) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!failure_.empty()) return;
+    failure_ =
+        c10::str("gct: ", collective_name(job.spec.collective), " of ", job.spec.name,
+                 " failed on rank ", rank(), " of ", size(), " while ", doing, ": ", error.what(),
+                 "\nThis group's compressed collectives can't go on: end all ranks and "
+                 "start again from a checkpoint.");
+  }
+  first_ring_.close();
+  second_ring_.close();
+}
+
+// Front thread.
+
+void Engine::run_front() {
+  while (auto job = jobs_.pop(/*block=*/true)) send_job(*job);
+}
+
+Flight Engine::make_flight(const std::shared_ptr<Job>& job, Range range) const {
+  Flight flight;
+  flight.job = job;
+  flight.range = range;
+  if (job->spec.collective == Collective::kReduceScatter) {
+    for (int64_t owner = 0; owner < size(); ++owner) {
+      const int64_t begin = owner * job->extent;
+      flight.chunks.push_back({begin + range.begin, begin + range.end});
+    }
+  } else if (job->two_shot()) {
+    flight.chunks = split_range(range, size());
+  }
+  return flight;
+}
+
+void Engine::send_job(const std::shared_ptr<Job>& job) {
+  const auto slices =
+      size() == 1 ? std::vector<Range>{} : plan_slices(job->extent, slice_numel(size()));
+  for (const Range& slice : slices) {
+    Flight flight = make_flight(job, slice);
+    flight.first = first_ring_.acquire();
+    if (!flight.first) break;
+    try {
+      shots_.send(flight);
+    } catch (const std::exception& error) {
+      fail(*job, "encoding and sending", error);
+      break;
+    }
+    flights_.push(std::move(flight));
+  }
+  Flight end;
+  end.job = job;
+  end.last = true;
+  flights_.push(std::move(end));
+}
+
+// Back thread.
+
+void Engine::run_back() {
+  std::optional<Flight> lagging;  // its second shot is on the wire
+  for (;;) {
+    std::optional<Flight> flight = flights_.pop(/*block=*/!lagging);
+    if (!flight && !lagging) return;
+    // Comparing hashes needs the second group's exchanges in an order that doesn't depend on
+    // timing.
+    if (lagging && check_hashes_) finish(*std::exchange(lagging, std::nullopt));
+    if (flight && flight->first) receive(*flight);
+    if (lagging) finish(*std::exchange(lagging, std::nullopt));
+    if (!flight) continue;
+    if (flight->second) {
+      lagging = std::move(flight);
+    } else if (flight->last) {
+      end_job(*flight->job);
+    }
+  }
+}
+
+void Engine::receive(Flight& flight) {
+  const Job& job = *flight.job;
+  if (failure().empty()) {
+    try {
+      if (job.two_shot() && job.spec.collective == Collective::kAllReduce) {
+        flight.second = second_ring_.acquire();
+        if (!flight.second) throw Closed();
+      }
+      shots_.receive(flight);
+    } catch (const std::exception& error) {
+      fail(job, "receiving the other ranks' values", error);
+    }
+  }
+  first_ring_.release(flight.first);
+}
+
+void Engine::finish(Flight flight) {
+  if (failure().empty()) {
+    try {
+      shots_.finish(flight);
+    } catch (const std::exception& error) {
+      fail(*flight.job, "receiving the result", error);
+    }
+  }
+  if (flight.second) second_ring_.release(flight.second);
+}
+
+void Engine::end_job(Job& job) {
+  if (failure().empty()) {
+    try {
+      if (size() == 1) {
+        copy_alone(job);
+      } else if (check_hashes_ && job.spec.collective != Collective::kReduceScatter) {
+        shots_.check_same(job);
+      }
+    } catch (const std::exception& error) {
+      fail(job, "finishing", error);
+    }
+  }
+  job.spec.on_done(failure(), job.run_stats());
+}
+
+}  // namespace gct

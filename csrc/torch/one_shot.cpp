@@ -1,0 +1,68 @@
+// The steps of an all-reduce in one shot, and of an all-gather, which doesn't add.
+#include "torch/float_ops.h"
+#include "torch/shots.h"
+
+namespace gct {
+
+void Shots::send_whole(Flight& flight) {
+  Job& job = *flight.job;
+  Exchange& exchange = *flight.first;
+  const Range range = flight.range;
+  const DType dtype = job.has_residual() ? DType::kFloat32 : job.dtype;
+  if (job.has_residual()) add_gradient(job, range);
+  const void* data = job.has_residual() ? job.residual_at(range.begin) : job.input_at(range.begin);
+
+  const int64_t slot = front_.slot_bytes(job, range, dtype);
+  uint8_t* out = exchange.send.reserve(slot * (size() - 1));
+  const auto stream = static_cast<uint64_t>(rank());
+  exchange.own_bytes = front_.encode(job, range, data, dtype, stream, out, &job.sent);
+  if (job.has_residual()) keep_error(job, range, out, exchange.own_bytes, 1.0f, front_);
+
+  exchange.recv_bytes.assign(static_cast<size_t>(size()), slot);
+  exchange.recv_bytes[static_cast<size_t>(rank())] = 0;
+  send_to_all(job, exchange, *first_);
+  check_sizes(exchange, slot);
+  first_->start(exchange);
+}
+
+void Shots::add_whole(Flight& flight) {
+  const Job& job = *flight.job;
+  Exchange& exchange = *flight.first;
+  const int64_t numel = flight.range.numel();
+  wait(exchange, *first_);
+
+  void* result = job.result_at(flight.range.begin);
+  float* sum = job.in_place ? static_cast<float*>(result) : scratch_.reserve(numel);
+  const uint8_t* in = exchange.recv.data();
+  for (int sender = 0; sender < size(); ++sender) {
+    const bool self = sender == rank();
+    const int64_t bytes =
+        self ? exchange.own_bytes : exchange.recv_bytes[static_cast<size_t>(sender)];
+    back_.decode(self ? exchange.send.data() : in, bytes, sum, numel,
+                 /*accumulate=*/sender > 0, sender);
+    if (!self) in += bytes;
+  }
+  if (job.spec.mean) divide(sum, static_cast<float>(size()), numel);
+  if (!job.in_place) from_float(job.dtype, sum, result, numel);
+}
+
+void Shots::place_all(Flight& flight) {
+  const Job& job = *flight.job;
+  Exchange& exchange = *flight.first;
+  const int64_t numel = flight.range.numel();
+  wait(exchange, *first_);
+
+  const uint8_t* in = exchange.recv.data();
+  for (int sender = 0; sender < size(); ++sender) {
+    const bool self = sender == rank();
+    const int64_t bytes =
+        self ? exchange.own_bytes : exchange.recv_bytes[static_cast<size_t>(sender)];
+    void* result = job.result_at(sender * job.numel + flight.range.begin);
+    float* out = job.in_place ? static_cast<float*>(result) : scratch_.reserve(numel);
+    back_.decode(self ? exchange.send.data() : in, bytes, out, numel, /*accumulate=*/false, sender);
+    if (!job.in_place) from_float(job.dtype, out, result, numel);
+    if (!self) in += bytes;
+  }
+}
+
+}  // namespace gct

@@ -1,0 +1,85 @@
+// Python face of the codec: names, defaults, docstrings, GIL. Types for callers: gct/_C.pyi.
+#include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <stdexcept>
+
+#include "codec.h"
+#include "torch/ops.h"
+#include "torch/python.h"
+
+namespace gct {
+
+namespace {
+
+Kind parse_kind(const std::string& name) {
+  if (name == "raw") return Kind::kRaw;
+  if (name == "gg") return Kind::kGG;
+  if (name == "eg") return Kind::kEG;
+  if (name == "fixed") return Kind::kFixed;
+  throw std::invalid_argument("gct: kind must be gg, eg, fixed or raw, got " + name);
+}
+
+Target parse_target(const std::string& name) {
+  if (name == "bits") return Target::kBits;
+  if (name == "snr_db") return Target::kSnrDb;
+  if (name == "step") return Target::kStep;
+  throw std::invalid_argument("gct: target must be bits, snr_db or step, got " + name);
+}
+
+CodecParams make_params(const std::string& kind, const std::string& target, double value,
+                        int allocation8, bool stochastic, uint64_t seed) {
+  CodecParams params;
+  params.kind = parse_kind(kind);
+  params.target = parse_target(target);
+  params.value = value;
+  params.allocation8 = allocation8;
+  params.rounding = stochastic ? Rounding::kStochastic : Rounding::kDeterministic;
+  params.seed = seed;
+  return params;
+}
+
+const char* kind_name(Kind kind) {
+  switch (kind) {
+    case Kind::kRaw:
+      return "raw";
+    case Kind::kGG:
+      return "gg";
+    case Kind::kEG:
+      return "eg";
+    default:
+      return "fixed";
+  }
+}
+
+py::dict inspect_wire(const at::Tensor& wire) {
+  const SegmentInfo info = inspect_tensor(wire);
+  py::dict result;
+  result["kind"] = kind_name(info.kind);
+  result["numel"] = info.numel;
+  result["num_runs"] = info.num_runs;
+  result["size_bytes"] = info.size_bytes;
+  return result;
+}
+
+}  // namespace
+
+void register_codec(py::module_& m) {
+  py::class_<CodecParams>(m, "CodecParams", "Validated settings of the codec; see gct.Codec.")
+      .def(py::init(&make_params), py::kw_only(), py::arg("kind"), py::arg("target"),
+           py::arg("value"), py::arg("allocation8"), py::arg("stochastic"), py::arg("seed") = 0);
+
+  m.def("encode", &encode_tensor, py::arg("values"), py::arg("params"),
+        py::call_guard<py::gil_scoped_release>(),
+        "Encode a contiguous CPU tensor as one run; returns the segment, 1-D uint8.");
+  m.def("decode", &decode_tensor, py::arg("wire"), py::call_guard<py::gil_scoped_release>(),
+        "Decode a segment to 1-D float32.");
+  m.def("inspect", &inspect_wire, py::arg("wire"), "What a segment's headers say.");
+
+  m.def("implementations", &implementations, "Implementations usable here, best first.");
+  m.def("implementation", &implementation, "The implementation in use.");
+  m.def("set_implementation", &set_implementation, py::arg("name"),
+        "Use this implementation; false if it isn't usable here.");
+}
+
+}  // namespace gct

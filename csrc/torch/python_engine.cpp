@@ -1,0 +1,119 @@
+// Python face of the engine: names, docstrings, GIL. Types for callers: gct/_C.pyi.
+#include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <utility>
+
+#include "torch/engine.h"
+#include "torch/python.h"
+
+namespace gct {
+
+namespace {
+
+// A Python callable that the engine's threads may copy, call and drop without holding the GIL.
+class Callback {
+ public:
+  explicit Callback(py::function function)
+      : function_(new py::function(std::move(function)), [](py::function* held) {
+          const py::gil_scoped_acquire gil;
+          delete held;
+        }) {}
+
+  void operator()(const std::string& error, const at::Tensor& run_stats) const {
+    const py::gil_scoped_acquire gil;
+    try {
+      (*function_)(error, run_stats);
+    } catch (py::error_already_set& exception) {
+      exception.discard_as_unraisable("gct's on_done callback");
+    }
+  }
+
+ private:
+  std::shared_ptr<py::function> function_;
+};
+
+Collective parse_collective(const std::string& name) {
+  if (name == "all_reduce") return Collective::kAllReduce;
+  if (name == "reduce_scatter") return Collective::kReduceScatter;
+  if (name == "all_gather") return Collective::kAllGather;
+  throw std::invalid_argument("gct: no such collective: " + name);
+}
+
+Algorithm parse_algorithm(const std::string& name) {
+  if (name == "auto") return Algorithm::kAuto;
+  if (name == "one_shot") return Algorithm::kOneShot;
+  if (name == "two_shot") return Algorithm::kTwoShot;
+  throw std::invalid_argument("gct: algorithm must be auto, one_shot or two_shot, got " + name);
+}
+
+void submit(Engine& engine, const std::string& collective, const at::Tensor& input,
+            const std::optional<at::Tensor>& output, const std::optional<at::Tensor>& residual,
+            const std::vector<std::pair<int64_t, bool>>& runs, const CodecParams& codec, bool mean,
+            const std::string& algorithm, uint64_t seed, const std::string& name,
+            py::function on_done) {
+  JobSpec spec;
+  spec.collective = parse_collective(collective);
+  spec.algorithm = parse_algorithm(algorithm);
+  spec.mean = mean;
+  spec.input = input;
+  if (output) spec.output = *output;
+  if (residual) spec.residual = *residual;
+  for (const auto& [numel, raw] : runs) spec.runs.push_back({numel, raw});
+  spec.codec = codec;
+  spec.seed = seed;
+  spec.name = name;
+  spec.on_done = Callback(std::move(on_done));
+  const py::gil_scoped_release nogil;
+  engine.submit(std::move(spec));
+}
+
+py::dict stats(const Engine& engine) {
+  constexpr double kSecond = 1e-9;
+  const Counters& counters = engine.counters();
+  py::dict result;
+  result["jobs"] = counters.jobs.load();
+  result["raw_bytes"] = counters.raw_bytes.load();
+  result["wire_bytes"] = engine.wire_bytes();
+  result["encoded_numel"] = counters.encoded_numel.load();
+  result["encoded_bytes"] = counters.encoded_bytes.load();
+  result["nonfinite_runs"] = counters.nonfinite_runs.load();
+  result["encode_seconds"] = kSecond * static_cast<double>(counters.encode_ns.load());
+  result["decode_seconds"] = kSecond * static_cast<double>(counters.decode_ns.load());
+  result["wait_seconds"] = kSecond * static_cast<double>(counters.wait_ns.load());
+  return result;
+}
+
+// The engine's threads may be waiting for the GIL while they are being ended.
+void delete_without_gil(Engine* engine) {
+  const py::gil_scoped_release nogil;
+  delete engine;
+}
+
+struct EngineDeleter {
+  void operator()(Engine* engine) const { delete_without_gil(engine); }
+};
+
+}  // namespace
+
+void register_engine(py::module_& m) {
+  py::class_<Engine, std::unique_ptr<Engine, EngineDeleter>>(
+      m, "Engine", "The compressed collectives of one process group; see csrc/torch/engine.h.")
+      .def(py::init<const std::string&, const std::string&, int>(), py::arg("first_group"),
+           py::arg("second_group"), py::arg("threads"))
+      .def("submit", &submit, py::kw_only(), py::arg("collective"), py::arg("input"),
+           py::arg("output"), py::arg("residual"), py::arg("runs"), py::arg("codec"),
+           py::arg("mean"), py::arg("algorithm"), py::arg("seed"), py::arg("name"),
+           py::arg("on_done"))
+      .def("close", &Engine::close, py::call_guard<py::gil_scoped_release>())
+      .def("stats", &stats)
+      .def("scratch_bytes", &Engine::scratch_bytes)
+      .def_property_readonly("rank", &Engine::rank)
+      .def_property_readonly("size", &Engine::size)
+      .def_property_readonly("threads", &Engine::threads);
+}
+
+}  // namespace gct

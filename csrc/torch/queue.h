@@ -1,0 +1,73 @@
+// What passes between the engine's threads.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "torch/link.h"
+
+namespace gct {
+
+// A fixed number of exchanges that slices take turns with: what bounds memory and how far the front
+// thread runs ahead.
+class ExchangeRing {
+ public:
+  explicit ExchangeRing(size_t exchanges);
+  // Waits for a free one; null once closed.
+  Exchange* acquire();
+  void release(Exchange* exchange);
+  void close();
+  int64_t capacity_bytes() const;
+
+ private:
+  std::vector<std::unique_ptr<Exchange>> exchanges_;
+  std::mutex mutex_;
+  std::condition_variable freed_;
+  std::vector<Exchange*> free_;
+  bool closed_ = false;
+};
+
+// First in, first out, between two threads.
+template <typename T>
+class Queue {
+ public:
+  void push(T item) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      items_.push_back(std::move(item));
+    }
+    pushed_.notify_one();
+  }
+
+  // Nothing if the queue is empty and `block` is false, or once it is closed and empty.
+  std::optional<T> pop(bool block) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (block) pushed_.wait(lock, [&] { return closed_ || !items_.empty(); });
+    if (items_.empty()) return std::nullopt;
+    T item = std::move(items_.front());
+    items_.pop_front();
+    return item;
+  }
+
+  void close() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      closed_ = true;
+    }
+    pushed_.notify_all();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable pushed_;
+  std::deque<T> items_;
+  bool closed_ = false;
+};
+
+}  // namespace gct

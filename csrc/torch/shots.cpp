@@ -1,0 +1,110 @@
+#include "torch/shots.h"
+
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "torch/float_ops.h"
+
+namespace gct {
+
+Shots::Shots(Link* first, Link* second, ThreadPool* pool, Counters* counters)
+    : first_(first),
+      second_(second),
+      counters_(counters),
+      front_(pool, counters),
+      back_(pool, counters) {}
+
+int64_t Shots::capacity_bytes() const {
+  return front_.capacity_bytes() + back_.capacity_bytes() + scratch_.capacity_bytes() +
+         hashes_.capacity_bytes();
+}
+
+void Shots::send(Flight& flight) {
+  if (flight.job->two_shot()) {
+    send_chunks(flight);
+  } else {
+    send_whole(flight);
+  }
+}
+
+void Shots::receive(Flight& flight) {
+  if (flight.job->spec.collective == Collective::kAllGather) {
+    place_all(flight);
+  } else if (flight.job->two_shot()) {
+    receive_chunk(flight);
+  } else {
+    add_whole(flight);
+  }
+}
+
+void Shots::wait(Exchange& exchange, Link& link) {
+  const Stopwatch stopwatch(&counters_->wait_ns);
+  link.wait(exchange);
+}
+
+// Sends the segment in exchange.send[0, own_bytes) to every other rank. An all-gather of equal
+// slots would pad all of them to the largest, and raw runs make chunks differ; this one moves the
+// exact bytes in one hop and costs W - 2 copies of a short segment.
+void Shots::send_to_all(const Job& job, Exchange& exchange, Link& link) {
+  uint8_t* copy = exchange.send.data();
+  exchange.send_bytes.assign(static_cast<size_t>(size()), exchange.own_bytes);
+  exchange.send_bytes[static_cast<size_t>(rank())] = 0;
+  for (int others = size() - 2; others > 0 && exchange.own_bytes > 0; --others) {
+    copy += exchange.own_bytes;
+    memcpy(copy, exchange.send.data(), static_cast<size_t>(exchange.own_bytes));
+  }
+  if (!job.slots_known) {
+    const Stopwatch stopwatch(&counters_->wait_ns);
+    link.exchange_sizes(exchange);
+  }
+}
+
+// Sizes that others announce decide how much memory is reserved.
+void Shots::check_sizes(const Exchange& exchange, int64_t limit) const {
+  for (size_t sender = 0; sender < exchange.recv_bytes.size(); ++sender) {
+    if (exchange.recv_bytes[sender] >= 0 && exchange.recv_bytes[sender] <= limit) continue;
+    throw std::runtime_error("rank " + std::to_string(sender) + " announced a segment of " +
+                             std::to_string(exchange.recv_bytes[sender]) + " bytes, at most " +
+                             std::to_string(limit) + " are possible");
+  }
+}
+
+// Error feedback. The residual is what this rank has not sent yet, in units of its gradient; it is
+// added before anything is encoded and afterwards holds what encoding left out.
+void Shots::add_gradient(const Job& job, Range range) {
+  add_to_float(job.dtype, job.input_at(range.begin), job.residual_at(range.begin), range.numel());
+}
+
+// residual = (residual - decoded) * factor; it holds the encoder's input.
+void Shots::keep_error(const Job& job, Range range, const uint8_t* wire, int64_t bytes,
+                       float factor, SegmentCoder& coder) {
+  float* residual = job.residual_at(range.begin);
+  negate(residual, range.numel());
+  coder.decode(wire, bytes, residual, range.numel(), /*accumulate=*/true, rank());
+  scale_finite(residual, -factor, range.numel());
+}
+
+void Shots::check_same(const Job& job) {
+  const at::Tensor& result = job.spec.output.defined() ? job.spec.output : job.spec.input;
+  const uint64_t mine = hash_bytes(result.data_ptr(), static_cast<int64_t>(result.nbytes()));
+  store_le<uint64_t>(hashes_.send.reserve((size() - 1) * int64_t{sizeof mine}), mine);
+  hashes_.own_bytes = sizeof mine;
+  hashes_.recv_bytes.assign(static_cast<size_t>(size()), sizeof mine);
+  hashes_.recv_bytes[static_cast<size_t>(rank())] = 0;
+  send_to_all(job, hashes_, *second_);
+  second_->start(hashes_);
+  wait(hashes_, *second_);
+  const uint8_t* in = hashes_.recv.data();
+  for (int sender = 0; sender < size(); ++sender) {
+    if (sender == rank()) continue;
+    if (load_le<uint64_t>(in) != mine) {
+      throw std::runtime_error("GCT_DEBUG=hash: rank " + std::to_string(sender) +
+                               " has another result than rank " + std::to_string(rank()) +
+                               "; please report this as a bug of gct");
+    }
+    in += sizeof mine;
+  }
+}
+
+}  // namespace gct
