@@ -75,17 +75,21 @@ const char* status_message(Status status) {
     case Status::kBadMagic:
       return "these bytes are not a gct segment: expected it to begin with 'GCT1'";
     case Status::kBadVersion:
-      return "segment of another wire version: expected version 1; install the same gct version on all ranks";
+      return "segment of another wire version: expected version 1; install the same gct version on "
+             "all ranks";
     case Status::kBadTables:
       return "segment written with other code tables: install the same gct version on all ranks";
     case Status::kBadHeader:
-      return "segment header out of range or contradicting itself: the bytes were altered on the way";
+      return "segment header out of range or contradicting itself: the bytes were altered on the "
+             "way";
     case Status::kTruncated:
       return "segment ends before the size in its header: expected all bytes of the message";
     case Status::kCorrupt:
-      return "segment payload does not decode to the announced elements: the bytes were altered on the way";
+      return "segment payload does not decode to the announced elements: the bytes were altered on "
+             "the way";
     case Status::kSizeMismatch:
-      return "segment holds another number of elements than expected: all ranks must pass tensors of one size";
+      return "segment holds another number of elements than expected: all ranks must pass tensors "
+             "of one size";
   }
   return "unknown status";
 }
@@ -104,7 +108,8 @@ size_t Workspace::capacity_bytes() const {
                  run_stats.capacity() * sizeof(RunStats);
   if (outputs_ == nullptr) return total;
   for (const PieceOutput& p : *outputs_)
-    total += p.words.capacity() * 2 + p.extra.capacity() + p.symbols.capacity() + sizeof(PieceOutput);
+    total +=
+        p.words.capacity() * 2 + p.extra.capacity() + p.symbols.capacity() + sizeof(PieceOutput);
   return total;
 }
 

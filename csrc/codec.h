@@ -1,8 +1,10 @@
-// The codec's interface: raw pointers and Status, no torch, no allocation on the caller's behalf beyond the
-// Workspace that the caller owns and reuses. Implementations (scalar reference, SIMD) give the same bytes.
+// The codec's interface: raw pointers and Status, no torch, no allocation on the caller's behalf
+// beyond the Workspace that the caller owns and reuses. Implementations (scalar reference, SIMD)
+// give the same bytes.
 //
-// A *segment* is one self-describing message: header, one header per run, payload (docs/wire-format.md). A *run* is a
-// stretch of elements with its own step and shape: a parameter, or the part of it that a chunk holds.
+// A *segment* is one self-describing message: header, one header per run, payload
+// (docs/wire-format.md). A *run* is a stretch of elements with its own step and shape: a parameter,
+// or the part of it that a chunk holds.
 #pragma once
 
 #include <memory>
@@ -14,10 +16,11 @@
 namespace gct {
 
 enum class Kind : uint8_t {
-  kRaw = 0,    // the input's bits (float64 as float32)
-  kGG = 1,     // uniform deadzone quantizer + rANS with static generalized Gaussian tables
-  kEG = 2,     // the same quantizer + exp-Golomb of the best order (the paper's coder)
-  kFixed = 3,  // 1 to 8 bits an element: Lloyd-Max codebook of a generalized Gaussian, one scale a block
+  kRaw = 0,  // the input's bits (float64 as float32)
+  kGG = 1,   // uniform deadzone quantizer + rANS with static generalized Gaussian tables
+  kEG = 2,   // the same quantizer + exp-Golomb of the best order (the paper's coder)
+  kFixed =
+      3,  // 1 to 8 bits an element: Lloyd-Max codebook of a generalized Gaussian, one scale a block
 };
 
 enum class Target : uint8_t {
@@ -32,7 +35,8 @@ struct CodecParams {
   Kind kind = Kind::kGG;
   Target target = Target::kBits;
   double value = 2.0;  // bits, dB or step, by `target`; for kFixed the integer code width 1..8
-  // Exponent of the block scale in the step, in eighths: 0 = one step for all ("mse"), 8 = "relative".
+  // Exponent of the block scale in the step, in eighths: 0 = one step for all ("mse"), 8 =
+  // "relative".
   int allocation8 = 8;
   Rounding rounding = Rounding::kDeterministic;
   uint64_t seed = 0;  // for kStochastic; random bits depend on (seed, element position) only
@@ -55,11 +59,11 @@ struct EncodeInput {
 // What the encoder found and did; sums over the segment.
 struct EncodeStats {
   int64_t numel = 0;
-  int64_t coded_numel = 0;   // elements in runs of mode `coded`
-  int64_t nonfinite_runs = 0;  // runs replaced by NaN since they held NaN or Inf
-  int64_t attempts = 0;      // encodings tried until the size fitted the target
+  int64_t coded_numel = 0;       // elements in runs of mode `coded`
+  int64_t nonfinite_runs = 0;    // runs replaced by NaN since they held NaN or Inf
+  int64_t attempts = 0;          // encodings tried until the size fitted the target
   bool want_model_bits = false;  // in: also add up model_bits (costs time)
-  double model_bits = 0;         // ideal code length of symbols, classes and escapes under the tables
+  double model_bits = 0;  // ideal code length of symbols, classes and escapes under the tables
 };
 
 // Statistics of one run as the encoder saw it; `shape` is 0 where there was nothing to fit.
@@ -96,14 +100,15 @@ class Workspace {
 // Upper bound of encode()'s output for this input, whatever the values are.
 size_t max_segment_bytes(const CodecParams& params, const EncodeInput& input);
 
-// Size of the slot that a segment of kBits target always fits into; known to the receiver from the layout of the
-// runs (numel and raw flag of each) alone. For other targets: the worst case.
+// Size of the slot that a segment of kBits target always fits into; known to the receiver from the
+// layout of the runs (numel and raw flag of each) alone. For other targets: the worst case.
 size_t slot_bytes(const CodecParams& params, const EncodeInput& input);
 
-// Encodes input into out[0, capacity). With Target::kBits the result is at most min(capacity, slot_bytes()) long and
-// the step is chosen for it; with other targets kTooSmall if it doesn't fit. *written is the segment's size.
-Status encode(const CodecParams& params, const EncodeInput& input, uint8_t* out, size_t capacity, size_t* written,
-              Workspace& workspace, EncodeStats* stats = nullptr);
+// Encodes input into out[0, capacity). With Target::kBits the result is at most min(capacity,
+// slot_bytes()) long and the step is chosen for it; with other targets kTooSmall if it doesn't fit.
+// *written is the segment's size.
+Status encode(const CodecParams& params, const EncodeInput& input, uint8_t* out, size_t capacity,
+              size_t* written, Workspace& workspace, EncodeStats* stats = nullptr);
 
 struct SegmentInfo {
   Kind kind = Kind::kRaw;
@@ -115,14 +120,17 @@ struct SegmentInfo {
 // Reads and checks all headers of wire[0, size); size may exceed the segment (slot padding).
 Status inspect(const uint8_t* wire, size_t size, SegmentInfo* info);
 
-// Decodes exactly numel elements. accumulate: out[i] += value, else out[i] = value. On an error out is unspecified.
-Status decode(const uint8_t* wire, size_t size, float* out, int64_t numel, bool accumulate, Workspace& workspace);
+// Decodes exactly numel elements. accumulate: out[i] += value, else out[i] = value. On an error out
+// is unspecified.
+Status decode(const uint8_t* wire, size_t size, float* out, int64_t numel, bool accumulate,
+              Workspace& workspace);
 
 // One sentence for a user: what was expected, what to do.
 const char* status_message(Status status);
 
-// Implementations usable on this machine, best first ("avx512", "scalar"); the one in use, chosen at first use or by
-// GCT_FORCE_IMPL. set_implementation() is for tests and benchmarks; false if the name isn't usable here.
+// Implementations usable on this machine, best first ("avx512", "scalar"); the one in use, chosen
+// at first use or by GCT_FORCE_IMPL. set_implementation() is for tests and benchmarks; false if the
+// name isn't usable here.
 std::vector<std::string> implementations();
 std::string implementation();
 bool set_implementation(const std::string& name);

@@ -1,5 +1,5 @@
-// Bits, least significant first, and exp-Golomb codes on them. The reader never passes its end: it returns zeros and
-// remembers.
+// Bits, least significant first, and exp-Golomb codes on them. The reader never passes its end: it
+// returns zeros and remembers.
 #pragma once
 
 #include <vector>
@@ -97,7 +97,9 @@ inline bool get_golomb(BitReader* in, int order, uint32_t* value) {
   return !in->overrun();
 }
 
-inline uint32_t zigzag(int32_t v) { return (static_cast<uint32_t>(v) << 1) ^ static_cast<uint32_t>(v >> 31); }
+inline uint32_t zigzag(int32_t v) {
+  return (static_cast<uint32_t>(v) << 1) ^ static_cast<uint32_t>(v >> 31);
+}
 inline int32_t unzigzag(uint32_t u) {
   return static_cast<int32_t>(u >> 1) ^ -static_cast<int32_t>(u & 1);
 }

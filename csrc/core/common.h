@@ -1,4 +1,5 @@
-// Vocabulary shared by every floor: status codes, data types, integer helpers, little-endian access.
+// Vocabulary shared by every floor: status codes, data types, integer helpers, little-endian
+// access.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +16,8 @@ namespace gct {
 
 // Elements that share one scale class. Fixed by the wire format.
 constexpr int kBlock = 256;
-// Interleaved rANS states; element i of a block belongs to lane i % kLanes. Fixed by the wire format.
+// Interleaved rANS states; element i of a block belongs to lane i % kLanes. Fixed by the wire
+// format.
 constexpr int kLanes = 32;
 
 // What went wrong below the torch floor. status_message() in codec.h gives the sentence for users.

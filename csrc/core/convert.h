@@ -5,7 +5,9 @@
 
 namespace gct {
 
-GCT_HD inline float bfloat16_to_float(uint16_t h) { return bits_float(static_cast<uint32_t>(h) << 16); }
+GCT_HD inline float bfloat16_to_float(uint16_t h) {
+  return bits_float(static_cast<uint32_t>(h) << 16);
+}
 
 GCT_HD inline uint16_t float_to_bfloat16(float f) {
   const uint32_t u = float_bits(f);

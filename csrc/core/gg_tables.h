@@ -1,4 +1,5 @@
-// The generated numbers of the generalized Gaussian model (tools/generate_tables.py) and plain accessors to them.
+// The generated numbers of the generalized Gaussian model (tools/generate_tables.py) and plain
+// accessors to them.
 #pragma once
 
 #include "core/common.h"
@@ -15,14 +16,18 @@ constexpr int kNumTables = tables::kNumShapes * tables::kTablesPerShape;
 constexpr int kMaxSymbols = 2 * tables::kMaxMagnitude + 2;
 static_assert(kMaxSymbols <= 128, "symbols must fit 7 bits of a decoding entry");
 
-inline int table_index(int shape, int t) { return shape * tables::kTablesPerShape + t - tables::kTableMin; }
+inline int table_index(int shape, int t) {
+  return shape * tables::kTablesPerShape + t - tables::kTableMin;
+}
 
 // Largest magnitude with its own symbol in a table.
 inline int table_magnitudes(int table) {
   return tables::kTableStart[table + 1] - tables::kTableStart[table] - 2;
 }
 
-inline const uint16_t* table_freqs(int table) { return tables::kFreqs + tables::kTableStart[table]; }
+inline const uint16_t* table_freqs(int table) {
+  return tables::kFreqs + tables::kTableStart[table];
+}
 
 inline const int16_t* table_offsets(int table) {
   return tables::kCentroidOffsets + tables::kTableStart[table];
@@ -33,7 +38,8 @@ inline int symbol_magnitude(int symbol) { return (symbol + 1) >> 1; }
 inline bool symbol_negative(int symbol) { return symbol != 0 && (symbol & 1) == 0; }
 inline int escape_symbol(int magnitudes) { return 2 * magnitudes + 1; }
 
-// Levels of the `fixed` codebook: 2^(bits-1) magnitudes in units of mean |x|, ascending, as 1/65536.
+// Levels of the `fixed` codebook: 2^(bits-1) magnitudes in units of mean |x|, ascending, as
+// 1/65536.
 inline const uint32_t* fixed_levels(int shape, int bits) {
   constexpr int kPerShape = 255;
   return tables::kFixedLevels + shape * kPerShape + (1 << (bits - 1)) - 1;

@@ -1,8 +1,10 @@
-// From values to integers and back. Everything that decides a byte or a decoded value is here and uses only IEEE
-// operations in a stated order (no libm, no contraction), so that every implementation agrees bit for bit.
+// From values to integers and back. Everything that decides a byte or a decoded value is here and
+// uses only IEEE operations in a stated order (no libm, no contraction), so that every
+// implementation agrees bit for bit.
 //
-// Ties: k = trunc(|x| * (1 / step) + bias) in float32, one rounding after the product and one after the sum.
-// Non-finite values never get here: a run that holds one is sent as a marker and decodes to NaN.
+// Ties: k = trunc(|x| * (1 / step) + bias) in float32, one rounding after the product and one after
+// the sum. Non-finite values never get here: a run that holds one is sent as a marker and decodes
+// to NaN.
 #pragma once
 
 #include "core/gg_tables.h"
@@ -11,8 +13,8 @@ namespace gct {
 
 // Class of a block whose values all quantize to zero; it has no symbols.
 constexpr int16_t kZeroClass = INT16_MIN;
-// Block means under 2^-100 count as zero and over 2^124 as not finite: steps and their reciprocals must stay normal
-// float32 numbers.
+// Block means under 2^-100 count as zero and over 2^124 as not finite: steps and their reciprocals
+// must stay normal float32 numbers.
 constexpr int kMinClass = -200;
 constexpr int kMaxClass = 248;
 // Low bits sent aside for blocks far above the table grid; beyond it a run is sent raw.
@@ -23,7 +25,7 @@ GCT_HD inline int scale_class(float mean) {
   const uint32_t bits = float_bits(mean);
   const int exponent = static_cast<int>(bits >> 23) - 127;
   const uint32_t mantissa = bits & 0x7fffffu;
-  constexpr uint32_t kQuarter = 0x1837f0u;       // 2^(1/4)
+  constexpr uint32_t kQuarter = 0x1837f0u;        // 2^(1/4)
   constexpr uint32_t kThreeQuarters = 0x5744fdu;  // 2^(3/4)
   return 2 * exponent + (mantissa >= kQuarter) + (mantissa >= kThreeQuarters);
 }
@@ -45,20 +47,21 @@ struct BlockCode {
   int shift = 0;
 };
 
-// Deadzone, in steps, at a ratio (in 1/16 octave) between those of two tables: the rate must not jump where the table
-// changes. For the encoder alone.
+// Deadzone, in steps, at a ratio (in 1/16 octave) between those of two tables: the rate must not
+// jump where the table changes. For the encoder alone.
 inline float deadzone_at(int shape, double ratio) {
   const int last = tables::kTablesPerShape - 1;
   double at = ratio * 0.25 - tables::kTableMin;
   at = at < 0 ? 0 : at > last ? last : at;
   const uint8_t* deadzones = tables::kDeadzones + shape * tables::kTablesPerShape;
   const int i = at < last ? static_cast<int>(at) : last - 1;
-  return static_cast<float>(deadzones[i] + (at - i) * (deadzones[i + 1] - deadzones[i])) * (1.0f / 256.0f);
+  return static_cast<float>(deadzones[i] + (at - i) * (deadzones[i + 1] - deadzones[i])) *
+         (1.0f / 256.0f);
 }
 
 // The part of a run's header that decides how its blocks are coded.
 struct RunCode {
-  float step = 0;         // step of a block of class 0
+  float step = 0;          // step of a block of class 0
   int16_t log2_ratio = 0;  // log2(mean |x| of class 0 / step), in 1/16
   uint8_t shape = 0;
   uint8_t allocation8 = 0;
@@ -79,10 +82,12 @@ inline bool block_code(const RunCode& run, int scale_class, BlockCode* code) {
   }
   if (t < tables::kTableMin) t = tables::kTableMin;
   code->table = table_index(run.shape, t);
-  return code->shift <= kMaxShift && scale_by_sixteenths(run.step, run.allocation8 * scale_class, &code->step);
+  return code->shift <= kMaxShift &&
+         scale_by_sixteenths(run.step, run.allocation8 * scale_class, &code->step);
 }
 
-// Random bits from (seed, position) alone (SplitMix64's finalizer), never from the order of execution.
+// Random bits from (seed, position) alone (SplitMix64's finalizer), never from the order of
+// execution.
 GCT_HD inline float uniform_unit(uint64_t seed, uint64_t position) {
   uint64_t z = seed + (position + 1) * 0x9e3779b97f4a7c15ull;
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
@@ -101,16 +106,19 @@ struct Quantizer {
   uint64_t position = 0;  // of the block's first element
 };
 
-// Values are bounded before the conversion to an integer; larger ones can't occur in a block that has a code.
+// Values are bounded before the conversion to an integer; larger ones can't occur in a block that
+// has a code.
 constexpr float kMagnitudeLimit = 1073741824.0f;  // 2^30
 
 GCT_HD inline int32_t quantize_magnitude(float x, const Quantizer& q, int i) {
-  const float bias = q.stochastic ? uniform_unit(q.seed, q.position + static_cast<uint64_t>(i)) : q.bias;
+  const float bias =
+      q.stochastic ? uniform_unit(q.seed, q.position + static_cast<uint64_t>(i)) : q.bias;
   const float magnitude = bits_float(float_bits(x) & 0x7fffffffu) * q.inverse_step + bias;
   return static_cast<int32_t>(magnitude < kMagnitudeLimit ? magnitude : kMagnitudeLimit);
 }
 
-// Decoded magnitude of symbol magnitude k: the centroid of its bin, or k itself after stochastic rounding.
+// Decoded magnitude of symbol magnitude k: the centroid of its bin, or k itself after stochastic
+// rounding.
 inline float level(int table, int k, bool stochastic) {
   if (k == 0) return 0.0f;
   if (stochastic) return static_cast<float>(k);
@@ -119,7 +127,8 @@ inline float level(int table, int k, bool stochastic) {
   return static_cast<float>(k) - static_cast<float>(offset) * (1.0f / 4096.0f);
 }
 
-// Order of the exp-Golomb code of a magnitude beyond the table: the tail is as long as the scale over the step.
+// Order of the exp-Golomb code of a magnitude beyond the table: the tail is as long as the scale
+// over the step.
 inline int escape_order(int table) {
   const int t = table % tables::kTablesPerShape + tables::kTableMin;
   return t > 0 ? t >> 2 : 0;

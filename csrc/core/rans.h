@@ -1,9 +1,10 @@
 // rANS (Duda 2013, arXiv 1311.2540) on kLanes interleaved 32-bit states with 16-bit words.
 //
-// Three things surprise on first reading: the encoder runs backwards over the symbols; it writes words from the end
-// of its buffer towards the start; lanes share one word sequence, in which a step's words stand in lane order. A state
-// lives in [kRansLow, kRansLow << 16). The encoder starts every lane at kRansLow, so the decoder must end there: that
-// and an exactly used-up word sequence are the integrity checks.
+// Three things surprise on first reading: the encoder runs backwards over the symbols; it writes
+// words from the end of its buffer towards the start; lanes share one word sequence, in which a
+// step's words stand in lane order. A state lives in [kRansLow, kRansLow << 16). The encoder starts
+// every lane at kRansLow, so the decoder must end there: that and an exactly used-up word sequence
+// are the integrity checks.
 #pragma once
 
 #include "core/gg_tables.h"
@@ -12,8 +13,9 @@ namespace gct {
 
 constexpr uint32_t kRansLow = 1u << 15;
 
-// What encoding one symbol needs: x -> x + bias + (x / freq) * (kProbTotal - freq), the division as a multiplication.
-// With x < freq << 19 and the rounded-up reciprocal it is exact (Granlund and Montgomery 1994).
+// What encoding one symbol needs: x -> x + bias + (x / freq) * (kProbTotal - freq), the division as
+// a multiplication. With x < freq << 19 and the rounded-up reciprocal it is exact (Granlund and
+// Montgomery 1994).
 struct EncodeEntry {
   uint32_t reciprocal;
   uint32_t packed;  // freq: 12 bits, bias: 13 bits, shift: 4 bits

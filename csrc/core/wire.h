@@ -1,4 +1,5 @@
-// The segment: fields, offsets and checks. docs/wire-format.md is the same in words; change both or neither.
+// The segment: fields, offsets and checks. docs/wire-format.md is the same in words; change both or
+// neither.
 //
 //   segment header | run headers | piece table | pieces | raw data          (kinds gg and eg)
 //   segment header | run headers | block scales and codes, run by run | raw data  (kind fixed)
@@ -51,7 +52,7 @@ struct RunHeader {
   RunCode code;
   int16_t base_class = 0;  // predicts the run's first block, and the first of each piece
   RunMode mode = RunMode::kZero;
-  uint8_t model = 0;  // gg: class model; eg: order of the code
+  uint8_t model = 0;  // gg: class model; else 0
 };
 
 inline int raw_type_bytes(RawType type) { return type == RawType::kFloat32 ? 4 : 2; }
@@ -85,7 +86,8 @@ inline void write_run_header(const RunHeader& h, uint8_t* p) {
   store_le<uint32_t>(p + 20, 0);
 }
 
-// Reads the segment header alone. size is what the caller holds; it may exceed the segment (slot padding).
+// Reads the segment header alone. size is what the caller holds; it may exceed the segment (slot
+// padding).
 inline Status read_segment_header(const uint8_t* p, size_t size, SegmentHeader* h) {
   if (size < kSegmentHeaderBytes) return Status::kTruncated;
   if (load_le<uint32_t>(p) != kMagic) return Status::kBadMagic;
@@ -101,9 +103,11 @@ inline Status read_segment_header(const uint8_t* p, size_t size, SegmentHeader* 
   h->piece_blocks_log2 = p[36];
   h->fixed_bits = p[37];
   const bool fixed = h->kind == WireKind::kFixed;
-  if (p[5] > 3 || (p[6] & ~kFlagStochastic) != 0 || p[7] > 2 || p[38] != 0 || p[39] != 0) return Status::kBadHeader;
+  if (p[5] > 3 || (p[6] & ~kFlagStochastic) != 0 || p[7] > 2 || p[38] != 0 || p[39] != 0)
+    return Status::kBadHeader;
   if (h->piece_blocks_log2 > kMaxPieceBlocksLog2) return Status::kBadHeader;
-  if (fixed ? h->fixed_bits < 1 || h->fixed_bits > 8 : h->fixed_bits != 0) return Status::kBadHeader;
+  if (fixed ? h->fixed_bits < 1 || h->fixed_bits > 8 : h->fixed_bits != 0)
+    return Status::kBadHeader;
   if (numel > static_cast<uint64_t>(kMaxNumel)) return Status::kBadHeader;
   if (size_bytes > size) return Status::kTruncated;
   h->numel = static_cast<int64_t>(numel);
@@ -128,12 +132,14 @@ inline Status read_run_header(const uint8_t* p, WireKind kind, RunHeader* h) {
   if (kind == WireKind::kRaw || h->code.shape >= tables::kNumShapes) return Status::kBadHeader;
   if (kind == WireKind::kFixed) return Status::kOk;
   const bool step_ok = h->code.step > 0 && h->code.step <= 3.0e38f;
-  const int models = kind == WireKind::kGG ? tables::kNumClassModels : 16;
+  const int models = kind == WireKind::kGG ? tables::kNumClassModels : 1;
   const bool class_ok = h->base_class >= kMinClass && h->base_class <= kMaxClass;
-  return step_ok && class_ok && h->code.allocation8 <= 8 && h->model < models ? Status::kOk : Status::kBadHeader;
+  return step_ok && class_ok && h->code.allocation8 <= 8 && h->model < models ? Status::kOk
+                                                                              : Status::kBadHeader;
 }
 
-// Bytes of one coded run of kind fixed: a bfloat16 scale a block, then the codes, each block from a byte boundary.
+// Bytes of one coded run of kind fixed: a bfloat16 scale a block, then the codes, each block from a
+// byte boundary.
 inline int64_t fixed_run_bytes(int64_t numel, int bits) {
   const int64_t full = numel / kBlock;
   return 2 * num_blocks(numel) + full * (kBlock / 8) * bits + div_up((numel % kBlock) * bits, 8);
@@ -171,11 +177,14 @@ inline Status read_layout(const uint8_t* wire, size_t size, SegmentLayout* layou
   }
   if (numel != h.numel) return Status::kBadHeader;
   const bool pieces = h.kind == WireKind::kGG || h.kind == WireKind::kEG;
-  const int64_t expected = pieces ? div_up(layout->coded_blocks, int64_t{1} << h.piece_blocks_log2) : 0;
+  const int64_t expected =
+      pieces ? div_up(layout->coded_blocks, int64_t{1} << h.piece_blocks_log2) : 0;
   if (expected != h.num_pieces) return Status::kBadHeader;
   const int64_t raw_bytes = layout->raw_numel * raw_type_bytes(h.raw_type);
-  const int64_t payload = h.kind == WireKind::kFixed ? fixed_bytes : int64_t{kPieceEntryBytes} * h.num_pieces;
-  const int64_t rest = h.size_bytes - static_cast<int64_t>(layout->payload_offset) - payload - raw_bytes;
+  const int64_t payload =
+      h.kind == WireKind::kFixed ? fixed_bytes : int64_t{kPieceEntryBytes} * h.num_pieces;
+  const int64_t rest =
+      h.size_bytes - static_cast<int64_t>(layout->payload_offset) - payload - raw_bytes;
   if (rest < 0 || (!pieces && rest != 0)) return Status::kBadHeader;
   layout->raw_offset = static_cast<size_t>(h.size_bytes - raw_bytes);
   return Status::kOk;

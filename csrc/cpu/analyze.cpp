@@ -39,7 +39,8 @@ bool mean_of_large(const float* x, int n, float* mean) {
   return std::isfinite(sum);
 }
 
-// Mode, shape and base class of one run; block means and squares from ws.block_mean[first_block] on.
+// Mode, shape and base class of one run; block means and squares from ws.block_mean[first_block]
+// on.
 class RunAnalyzer {
  public:
   RunAnalyzer(const EncodeInput& input, Workspace& ws) : input_(input), ws_(ws) {}
@@ -135,7 +136,8 @@ void analyze(const CodecParams& params, const EncodeInput& input, Workspace& ws,
     plan->nonfinite_runs += p.header.mode == RunMode::kNonFinite ? 1 : 0;
     if (p.header.mode != RunMode::kCoded) continue;
     plan->coded_blocks = p.first_block + num_blocks(run.numel);
-    ws.run_stats[static_cast<size_t>(i)] = {analyzer.mean_abs(), tables::kShapes[p.header.code.shape]};
+    ws.run_stats[static_cast<size_t>(i)] = {analyzer.mean_abs(),
+                                            tables::kShapes[p.header.code.shape]};
   }
   ws.classes.resize(static_cast<size_t>(plan->coded_blocks));
   assign_classes(plan);

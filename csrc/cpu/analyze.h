@@ -14,8 +14,8 @@ struct RunPlan {
   int64_t first_block = 0;  // in the sequence of coded blocks
 };
 
-// The plan of one segment. Blocks of all coded runs form one sequence; classes, means and squares are indexed by it
-// and live in the Workspace.
+// The plan of one segment. Blocks of all coded runs form one sequence; classes, means and squares
+// are indexed by it and live in the Workspace.
 struct EncodePlan {
   const CodecParams* params = nullptr;
   const EncodeInput* input = nullptr;
@@ -25,10 +25,11 @@ struct EncodePlan {
   int64_t raw_numel = 0;
   int64_t nonfinite_runs = 0;
   double log2_step = 0;  // of a block of class 0, once it is chosen
-  double signal = 0;  // sum of squares over the coded runs
+  double signal = 0;     // sum of squares over the coded runs
 };
 
-// Elements [offset, offset + n) of a run as float32: in place where they are, else converted into scratch.
+// Elements [offset, offset + n) of a run as float32: in place where they are, else converted into
+// scratch.
 const float* load_floats(const Run& run, DType dtype, int64_t offset, int n, float* scratch);
 
 // Fills the plan: mode, shape and base class of each run, mean and sum of squares of each block.
@@ -37,12 +38,15 @@ void analyze(const CodecParams& params, const EncodeInput& input, Workspace& ws,
 // Sets each block's class from its mean (again: skipping blocks overwrites them).
 void assign_classes(EncodePlan* plan);
 
-// Walks blocks [begin, end) of the plan's sequence: f(run index, block in run, elements in block, block index).
+// Walks blocks [begin, end) of the plan's sequence: f(run index, block in run, elements in block,
+// block index).
 template <typename F>
 void for_each_block(const EncodePlan& plan, int64_t begin, int64_t end, F f) {
   size_t r = 0;
   const auto coded = [&](size_t i) { return plan.runs[i].header.mode == RunMode::kCoded; };
-  const auto past = [&](size_t i) { return plan.runs[i].first_block + num_blocks(plan.runs[i].header.numel); };
+  const auto past = [&](size_t i) {
+    return plan.runs[i].first_block + num_blocks(plan.runs[i].header.numel);
+  };
   for (int64_t b = begin; b < end; ++b) {
     while (!coded(r) || past(r) <= b) ++r;
     const int64_t local = b - plan.runs[r].first_block;

@@ -1,4 +1,5 @@
-// Symbols of one block with what doesn't fit the alphabet: escapes and low bits, in the order of the elements.
+// Symbols of one block with what doesn't fit the alphabet: escapes and low bits, in the order of
+// the elements.
 #pragma once
 
 #include "core/bit_io.h"
@@ -6,7 +7,8 @@
 
 namespace gct {
 
-// A block far above the table grid: k = (high << shift) + low - half; high goes through the table, low aside.
+// A block far above the table grid: k = (high << shift) + low - half; high goes through the table,
+// low aside.
 inline void quantize_shifted(const float* x, int n, const Quantizer& q, int shift, uint8_t* symbols,
                              BitWriter* extra, int order) {
   const int32_t half = 1 << (shift - 1);
@@ -27,8 +29,8 @@ inline void quantize_shifted(const float* x, int n, const Quantizer& q, int shif
 }
 
 // Symbols of a block into symbols[0, n) and its extra bits.
-inline void make_symbols(const float* x, int n, const Quantizer& q, const BlockCode& code, uint8_t* symbols,
-                         BitWriter* extra) {
+inline void make_symbols(const float* x, int n, const Quantizer& q, const BlockCode& code,
+                         uint8_t* symbols, BitWriter* extra) {
   const int order = escape_order(code.table);
   if (code.shift > 0) {
     quantize_shifted(x, n, q, code.shift, symbols, extra, order);
@@ -39,7 +41,8 @@ inline void make_symbols(const float* x, int n, const Quantizer& q, const BlockC
   for (int i = 0; i < n; ++i) {
     if (symbols[i] != escape) continue;
     extra->put(float_bits(x[i]) >> 31, 1);
-    put_golomb(extra, static_cast<uint32_t>(quantize_magnitude(x[i], q, i) - q.magnitudes - 1), order);
+    put_golomb(extra, static_cast<uint32_t>(quantize_magnitude(x[i], q, i) - q.magnitudes - 1),
+               order);
   }
 }
 

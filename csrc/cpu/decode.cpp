@@ -1,4 +1,5 @@
-// From a segment to values. Nothing in a segment is trusted: headers are checked before use, every read has an end.
+// From a segment to values. Nothing in a segment is trusted: headers are checked before use, every
+// read has an end.
 #include <algorithm>
 #include <atomic>
 #include <limits>
@@ -30,7 +31,8 @@ void decode_raw_run(const uint8_t* data, RawType type, int64_t numel, bool accum
 }
 
 // Runs without pieces are decoded at once; the places of the others are collected.
-std::vector<RunPlace> decode_simple_runs(const uint8_t* wire, const SegmentLayout& layout, bool accumulate, float* out) {
+std::vector<RunPlace> decode_simple_runs(const uint8_t* wire, const SegmentLayout& layout,
+                                         bool accumulate, float* out) {
   std::vector<RunPlace> coded;
   const SegmentHeader& h = layout.header;
   const uint8_t* raw = wire + layout.raw_offset;
@@ -38,7 +40,8 @@ std::vector<RunPlace> decode_simple_runs(const uint8_t* wire, const SegmentLayou
   int64_t first_block = 0;
   for (const RunHeader& run : layout.runs) {
     if (run.mode == RunMode::kZero && !accumulate) fill(0.0f, run.numel, false, out);
-    if (run.mode == RunMode::kNonFinite) fill(std::numeric_limits<float>::quiet_NaN(), run.numel, accumulate, out);
+    if (run.mode == RunMode::kNonFinite)
+      fill(std::numeric_limits<float>::quiet_NaN(), run.numel, accumulate, out);
     if (run.mode == RunMode::kRaw) {
       decode_raw_run(raw, h.raw_type, run.numel, accumulate, out);
       raw += run.numel * raw_type_bytes(h.raw_type);
@@ -56,7 +59,8 @@ std::vector<RunPlace> decode_simple_runs(const uint8_t* wire, const SegmentLayou
 }
 
 // Where each piece lies; kBadHeader unless the pieces fill the payload exactly.
-Status locate_pieces(const uint8_t* wire, const SegmentLayout& layout, std::vector<PieceInput>* pieces) {
+Status locate_pieces(const uint8_t* wire, const SegmentLayout& layout,
+                     std::vector<PieceInput>* pieces) {
   const SegmentHeader& h = layout.header;
   const uint8_t* entry = wire + layout.payload_offset;
   size_t at = layout.payload_offset + kPieceEntryBytes * size_t{h.num_pieces};
@@ -109,14 +113,16 @@ Status inspect(const uint8_t* wire, size_t size, SegmentInfo* info) {
   return Status::kOk;
 }
 
-Status decode(const uint8_t* wire, size_t size, float* out, int64_t numel, bool accumulate, Workspace& workspace) {
+Status decode(const uint8_t* wire, size_t size, float* out, int64_t numel, bool accumulate,
+              Workspace& workspace) {
   if (wire == nullptr || (out == nullptr && numel > 0)) return Status::kBadArgument;
   SegmentLayout layout;
   Status status = read_layout(wire, size, &layout);
   if (status != Status::kOk) return status;
   if (layout.header.numel != numel) return Status::kSizeMismatch;
   std::vector<PieceInput> pieces;
-  const bool has_pieces = layout.header.kind == WireKind::kGG || layout.header.kind == WireKind::kEG;
+  const bool has_pieces =
+      layout.header.kind == WireKind::kGG || layout.header.kind == WireKind::kEG;
   if (has_pieces) status = locate_pieces(wire, layout, &pieces);
   if (status != Status::kOk) return status;
   const std::vector<RunPlace> coded = decode_simple_runs(wire, layout, accumulate, out);

@@ -20,9 +20,11 @@ struct DecodedBlock {
 };
 
 // The piece's blocks in order, with run, place and length; classes come later.
-void list_blocks(const std::vector<RunPlace>& runs, const PieceInput& piece, std::vector<DecodedBlock>* blocks) {
+void list_blocks(const std::vector<RunPlace>& runs, const PieceInput& piece,
+                 std::vector<DecodedBlock>* blocks) {
   auto run = std::upper_bound(runs.begin(), runs.end(), piece.begin,
-                              [](int64_t b, const RunPlace& r) { return b < r.first_block; }) - 1;
+                              [](int64_t b, const RunPlace& r) { return b < r.first_block; }) -
+             1;
   for (int64_t b = piece.begin; b < piece.end; ++b) {
     while (b >= run->first_block + num_blocks(run->header->numel)) ++run;
     const int64_t start = (b - run->first_block) * kBlock;
@@ -40,7 +42,8 @@ class ClassRestorer {
     block->zero = zero;
     if (zero) return true;
     predicted_ += delta;
-    return predicted_ >= kMinClass && predicted_ <= kMaxClass && block_code(run_->code, predicted_, &block->code);
+    return predicted_ >= kMinClass && predicted_ <= kMaxClass &&
+           block_code(run_->code, predicted_, &block->code);
   }
 
  private:
@@ -66,8 +69,8 @@ Status decode_classes(RansState* s, std::vector<DecodedBlock>* blocks, BitReader
     DecodedBlock& block = (*blocks)[b];
     uint8_t symbol;
     // A table serves one lane at a time here: neighbours may belong to runs with other models.
-    s->words = scalar_kernels()->decode(&s->lanes[b % kLanes], class_decode_table(block.run->model), 1, s->words,
-                                        s->words_end, &symbol);
+    s->words = scalar_kernels()->decode(&s->lanes[b % kLanes], class_decode_table(block.run->model),
+                                        1, s->words, s->words_end, &symbol);
     if (s->words == nullptr) return Status::kCorrupt;
     int delta = symbol - kFirstDelta - tables::kClassDeltaMax;
     uint32_t escaped = 0;
@@ -81,15 +84,16 @@ Status decode_classes(RansState* s, std::vector<DecodedBlock>* blocks, BitReader
 }
 
 // Adds what the alphabet couldn't hold to a block of values that were decoded with level 0 there.
-Status restore_escapes(const DecodedBlock& block, const uint8_t* symbols, bool stochastic, bool accumulate,
-                       BitReader* extra) {
+Status restore_escapes(const DecodedBlock& block, const uint8_t* symbols, bool stochastic,
+                       bool accumulate, BitReader* extra) {
   const int magnitudes = table_magnitudes(block.code.table);
   const uint8_t escape = static_cast<uint8_t>(escape_symbol(magnitudes));
   for (int i = 0; i < block.n; ++i) {
     if (symbols[i] != escape) continue;
     const bool negative = extra->get(1) != 0;
     uint32_t excess;
-    if (!get_golomb(extra, escape_order(block.code.table), &excess) || excess > (1u << 30)) return Status::kCorrupt;
+    if (!get_golomb(extra, escape_order(block.code.table), &excess) || excess > (1u << 30))
+      return Status::kCorrupt;
     const int32_t k = magnitudes + 1 + static_cast<int32_t>(excess);
     const float value = block.code.step * level(block.code.table, k, stochastic);
     store(negative ? -value : value, accumulate, &block.out[i]);
@@ -97,7 +101,8 @@ Status restore_escapes(const DecodedBlock& block, const uint8_t* symbols, bool s
   return Status::kOk;
 }
 
-Status restore_shifted(const DecodedBlock& block, const uint8_t* symbols, bool accumulate, BitReader* extra) {
+Status restore_shifted(const DecodedBlock& block, const uint8_t* symbols, bool accumulate,
+                       BitReader* extra) {
   const int magnitudes = table_magnitudes(block.code.table), shift = block.code.shift;
   const int64_t half = int64_t{1} << (shift - 1);
   for (int i = 0; i < block.n; ++i) {
@@ -115,13 +120,16 @@ Status restore_shifted(const DecodedBlock& block, const uint8_t* symbols, bool a
   return Status::kOk;
 }
 
-Status decode_block(const DecodedBlock& block, RansState* s, bool stochastic, bool accumulate, BitReader* extra) {
+Status decode_block(const DecodedBlock& block, RansState* s, bool stochastic, bool accumulate,
+                    BitReader* extra) {
   uint8_t symbols[kBlock];
   const int table = block.code.table;
-  s->words = kernels().decode(s->lanes, decode_table(table), block.n, s->words, s->words_end, symbols);
+  s->words =
+      kernels().decode(s->lanes, decode_table(table), block.n, s->words, s->words_end, symbols);
   if (s->words == nullptr) return Status::kCorrupt;
   if (block.code.shift > 0) return restore_shifted(block, symbols, accumulate, extra);
-  kernels().dequantize(symbols, block.n, level_table(table, stochastic), block.code.step, accumulate, block.out);
+  kernels().dequantize(symbols, block.n, level_table(table, stochastic), block.code.step,
+                       accumulate, block.out);
   const uint8_t escape = static_cast<uint8_t>(escape_symbol(table_magnitudes(table)));
   if (std::find(symbols, symbols + block.n, escape) == symbols + block.n) return Status::kOk;
   return restore_escapes(block, symbols, stochastic, accumulate, extra);
@@ -129,13 +137,15 @@ Status decode_block(const DecodedBlock& block, RansState* s, bool stochastic, bo
 
 }  // namespace
 
-Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic, bool accumulate) {
+Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,
+                       bool accumulate) {
   std::vector<DecodedBlock> blocks;
   blocks.reserve(static_cast<size_t>(piece.end - piece.begin));
   list_blocks(runs, piece, &blocks);
   // A copy: aligned, in host order, and padded so that a vector load at the last word stays inside.
   std::vector<uint16_t> words(size_t{piece.num_words} + kLanes);
-  for (size_t i = 0; i < piece.num_words; ++i) words[i] = load_le<uint16_t>(piece.data + kLaneBytes + 2 * i);
+  for (size_t i = 0; i < piece.num_words; ++i)
+    words[i] = load_le<uint16_t>(piece.data + kLaneBytes + 2 * i);
   RansState s;
   s.words = words.data();
   s.words_end = words.data() + piece.num_words;
@@ -153,11 +163,15 @@ Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piec
     }
   }
   if (status != Status::kOk) return status;
-  const bool ended = std::all_of(s.lanes, s.lanes + kLanes, [](uint32_t x) { return x == kRansLow; });
-  return ended && s.words == s.words_end && !extra.overrun() && extra.exhausted() ? Status::kOk : Status::kCorrupt;
+  const bool ended =
+      std::all_of(s.lanes, s.lanes + kLanes, [](uint32_t x) { return x == kRansLow; });
+  return ended && s.words == s.words_end && !extra.overrun() && extra.exhausted()
+             ? Status::kOk
+             : Status::kCorrupt;
 }
 
-Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic, bool accumulate) {
+Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,
+                       bool accumulate) {
   std::vector<DecodedBlock> blocks;
   list_blocks(runs, piece, &blocks);
   if (piece.num_words != 0) return Status::kCorrupt;
@@ -166,7 +180,8 @@ Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piec
   for (DecodedBlock& block : blocks) {
     uint32_t code;
     if (!get_golomb(&bits, 1, &code) || code > 4096) return Status::kCorrupt;
-    if (!restorer.next(&block, code == 0, code == 0 ? 0 : unzigzag(code - 1))) return Status::kCorrupt;
+    if (!restorer.next(&block, code == 0, code == 0 ? 0 : unzigzag(code - 1)))
+      return Status::kCorrupt;
     if (block.zero) {
       store_zeros(block, accumulate);
       continue;

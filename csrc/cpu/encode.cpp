@@ -12,11 +12,12 @@
 namespace gct {
 namespace {
 
-// Share of the target that the rate control aims at: its estimate is off by about 1 %, and a segment over the slot
-// has to be encoded again.
+// Share of the target that the rate control aims at: its estimate is off by about 1 %, and a
+// segment over the slot has to be encoded again.
 constexpr double kAim = 0.986;
 // A segment under this share of its target is encoded again with a finer step.
 constexpr double kAcceptFrom = 0.972;
+constexpr double kPatience = 0.006;  // and a little less is asked each time
 constexpr int kMaxAttempts = 6;
 // Beyond symbols: lane states, table entry, and the classes of an all-zero piece.
 constexpr int64_t kPieceOverheadBytes = kLaneBytes + kPieceEntryBytes + 16;
@@ -34,9 +35,11 @@ struct Sizes {
     for (int64_t i = 0; i < input.num_runs; ++i) {
       const Run& run = input.runs[i];
       numel += run.numel;
-      (run.raw || params.kind == Kind::kRaw ? raw_numel : coded_blocks) += run.raw ? run.numel : num_blocks(run.numel);
+      (run.raw || params.kind == Kind::kRaw ? raw_numel : coded_blocks) +=
+          run.raw ? run.numel : num_blocks(run.numel);
     }
-    headers = static_cast<int64_t>(kSegmentHeaderBytes + kRunHeaderBytes * static_cast<size_t>(input.num_runs));
+    headers = static_cast<int64_t>(kSegmentHeaderBytes +
+                                   kRunHeaderBytes * static_cast<size_t>(input.num_runs));
     raw_bytes = raw_type_bytes(raw_type_of(input.dtype));
   }
 
@@ -68,8 +71,14 @@ void write_raw(const Run& run, DType dtype, uint8_t* out) {
 
 class SegmentEncoder {
  public:
-  SegmentEncoder(const CodecParams& params, const EncodeInput& input, uint8_t* out, size_t capacity, Workspace& ws)
-      : params_(params), input_(input), out_(out), capacity_(capacity), ws_(ws), sizes_(params, input) {}
+  SegmentEncoder(const CodecParams& params, const EncodeInput& input, uint8_t* out, size_t capacity,
+                 Workspace& ws)
+      : params_(params),
+        input_(input),
+        out_(out),
+        capacity_(capacity),
+        ws_(ws),
+        sizes_(params, input) {}
 
   Status run(size_t* written, EncodeStats* stats) {
     stats_ = stats;
@@ -78,7 +87,8 @@ class SegmentEncoder {
     if (stats != nullptr) {
       stats->numel = sizes_.numel;
       stats->nonfinite_runs = plan_.nonfinite_runs;
-      for (const RunPlan& p : plan_.runs) stats->coded_numel += p.header.mode == RunMode::kCoded ? p.header.numel : 0;
+      for (const RunPlan& p : plan_.runs)
+        stats->coded_numel += p.header.mode == RunMode::kCoded ? p.header.numel : 0;
     }
     return status;
   }
@@ -97,12 +107,14 @@ class SegmentEncoder {
     control.apply(log2_step, &plan_);
     if (params_.target == Target::kStep) set_exact_step(static_cast<float>(params_.value));
     if (!all_blocks_have_codes()) return write_all_raw(written);
-    const Status status = write_pieces(std::min(capacity_, static_cast<size_t>(sizes_.all_raw())), written);
+    const Status status =
+        write_pieces(std::min(capacity_, static_cast<size_t>(sizes_.all_raw())), written);
     return status == Status::kTooSmall ? write_all_raw(written) : status;
   }
 
-  // Step by rate control. Where the size misses the target it is encoded again: first a step changed by what the model
-  // says of the miss, then one between a step that was too fine and one that was too coarse.
+  // Step by rate control. Where the size misses the target it is encoded again: first a step
+  // changed by what the model says of the miss, then one between a step that was too fine and one
+  // that was too coarse.
   Status encode_for_bits(size_t* written) {
     const size_t slot = std::min(capacity_, slot_bytes(params_, input_));
     if (static_cast<size_t>(sizes_.all_raw()) <= slot) return write_all_raw(written);
@@ -117,7 +129,8 @@ class SegmentEncoder {
       const Trial trial = {true, log2_step, static_cast<double>(total_size_) - overhead};
       if (status == Status::kOk) {
         coarse = trial;
-        if (static_cast<double>(total_size_) >= kAcceptFrom * static_cast<double>(slot)) return status;
+        const double enough = kAcceptFrom - kPatience * attempt;
+        if (static_cast<double>(total_size_) >= enough * static_cast<double>(slot)) return status;
       } else {
         fine = trial;
       }
@@ -126,7 +139,8 @@ class SegmentEncoder {
       if (status == Status::kOk && factor > 4) return status;
       if (fine.known && coarse.known) {
         const double share = (fine.size - aim) / (fine.size - coarse.size);
-        log2_step = fine.log2_step + std::min(std::max(share, 0.1), 0.9) * (coarse.log2_step - fine.log2_step);
+        log2_step = fine.log2_step +
+                    std::min(std::max(share, 0.1), 0.9) * (coarse.log2_step - fine.log2_step);
       } else {
         log2_step += control.change_for_factor(log2_step, factor);
       }
@@ -151,7 +165,8 @@ class SegmentEncoder {
   // Bytes that don't depend on the step. Of a lane's 4 bytes about one holds symbols.
   double fixed_overhead() {
     const double lanes = params_.kind == Kind::kGG ? 0.75 * kLaneBytes : 0;
-    return static_cast<double>(sizes_.headers + plan_.raw_numel * sizes_.raw_bytes) + class_bits(&plan_) / 8 +
+    return static_cast<double>(sizes_.headers + plan_.raw_numel * sizes_.raw_bytes) +
+           class_bits(&plan_) / 8 +
            static_cast<double>(num_pieces()) * (lanes + kPieceEntryBytes + 0.5);
   }
 
@@ -174,7 +189,8 @@ class SegmentEncoder {
   SegmentHeader segment_header(WireKind kind, size_t size) const {
     SegmentHeader h;
     h.kind = kind;
-    h.flags = params_.rounding == Rounding::kStochastic && kind != WireKind::kRaw ? kFlagStochastic : 0;
+    h.flags =
+        params_.rounding == Rounding::kStochastic && kind != WireKind::kRaw ? kFlagStochastic : 0;
     h.raw_type = raw_type_of(input_.dtype);
     h.num_runs = static_cast<uint32_t>(input_.num_runs);
     h.numel = sizes_.numel;
@@ -223,7 +239,8 @@ class SegmentEncoder {
     for (RunPlan& p : plan_.runs) {
       p.header.code.allocation8 = 0;
       p.header.base_class = 0;
-      if (p.header.mode == RunMode::kCoded) size += static_cast<size_t>(fixed_run_bytes(p.header.numel, bits));
+      if (p.header.mode == RunMode::kCoded)
+        size += static_cast<size_t>(fixed_run_bytes(p.header.numel, bits));
     }
     if (size > static_cast<size_t>(sizes_.all_raw())) return write_all_raw(written);
     if (size > capacity_) return Status::kTooSmall;
@@ -232,7 +249,8 @@ class SegmentEncoder {
     for (size_t i = 0; i < plan_.runs.size(); ++i) {
       const RunPlan& run = plan_.runs[i];
       if (run.header.mode != RunMode::kCoded) continue;
-      encode_fixed_run(input_.runs[i], input_.dtype, run.header, bits, &ws_.block_mean[static_cast<size_t>(run.first_block)], p);
+      encode_fixed_run(input_.runs[i], input_.dtype, run.header, bits,
+                       &ws_.block_mean[static_cast<size_t>(run.first_block)], p);
       p += fixed_run_bytes(run.header.numel, bits);
     }
     write_raw_runs(size);
@@ -240,13 +258,15 @@ class SegmentEncoder {
     return Status::kOk;
   }
 
-  // Encodes all pieces with the present step. kTooSmall if they exceed limit; total_size_ is right in any case.
+  // Encodes all pieces with the present step. kTooSmall if they exceed limit; total_size_ is right
+  // in any case.
   Status write_pieces(size_t limit, size_t* written) {
     if (stats_ != nullptr) {
       ++stats_->attempts;
       stats_->model_bits = 0;
     }
     prepare_classes(&plan_);
+    if (params_.kind == Kind::kEG) clear_class_models();
     const int64_t pieces = num_pieces();
     const size_t raw_bytes = static_cast<size_t>(plan_.raw_numel * sizes_.raw_bytes);
     const size_t table = static_cast<size_t>(sizes_.headers);
@@ -260,7 +280,8 @@ class SegmentEncoder {
         const PieceOutput& piece = outputs[static_cast<size_t>(i)];
         const size_t size = piece_bytes(piece);
         if (at + size + raw_bytes <= limit) {
-          copy_piece(piece, out_ + table + kPieceEntryBytes * static_cast<size_t>(first + i), out_ + at);
+          copy_piece(piece, out_ + table + kPieceEntryBytes * static_cast<size_t>(first + i),
+                     out_ + at);
         }
         at += size;
         if (stats_ != nullptr) stats_->model_bits += piece.model_bits;
@@ -273,6 +294,10 @@ class SegmentEncoder {
     write_raw_runs(total_size_);
     *written = total_size_;
     return Status::kOk;
+  }
+
+  void clear_class_models() {
+    for (RunPlan& p : plan_.runs) p.header.model = 0;
   }
 
   void encode_wave(int64_t first, int64_t count, std::vector<PieceOutput>* outputs) {
@@ -306,7 +331,8 @@ class SegmentEncoder {
       for (int i = 0; i < kLanes; ++i) store_le<uint32_t>(p + 4 * i, piece.states[i]);
       p += kLaneBytes;
     }
-    for (size_t i = piece.first_word; i < piece.words.size(); ++i, p += 2) store_le<uint16_t>(p, piece.words[i]);
+    for (size_t i = piece.first_word; i < piece.words.size(); ++i, p += 2)
+      store_le<uint16_t>(p, piece.words[i]);
     std::copy(piece.extra.begin(), piece.extra.end(), p);
   }
 
@@ -324,13 +350,14 @@ class SegmentEncoder {
 bool valid(const CodecParams& p, const EncodeInput& input) {
   if (input.num_runs < 0 || (input.num_runs > 0 && input.runs == nullptr)) return false;
   for (int64_t i = 0; i < input.num_runs; ++i) {
-    if (input.runs[i].numel < 0 || (input.runs[i].numel > 0 && input.runs[i].data == nullptr)) return false;
+    if (input.runs[i].numel < 0 || (input.runs[i].numel > 0 && input.runs[i].data == nullptr))
+      return false;
   }
   if (p.kind == Kind::kRaw) return true;
   if (p.allocation8 < 0 || p.allocation8 > 8 || !std::isfinite(p.value)) return false;
   if (p.kind == Kind::kFixed) {
-    return p.target == Target::kBits && p.rounding == Rounding::kDeterministic && p.value >= 1 && p.value <= 8 &&
-           p.value == std::floor(p.value);
+    return p.target == Target::kBits && p.rounding == Rounding::kDeterministic && p.value >= 1 &&
+           p.value <= 8 && p.value == std::floor(p.value);
   }
   return p.value > 0;
 }
@@ -349,16 +376,19 @@ size_t slot_bytes(const CodecParams& params, const EncodeInput& input) {
   } else if (params.kind != Kind::kRaw && params.target == Target::kBits) {
     const double target = params.value * static_cast<double>(sizes.numel) / 8;
     const int64_t pieces = div_up(sizes.coded_blocks, int64_t{1} << kPieceBlocksLog2);
-    const int64_t overhead = sizes.headers + sizes.raw_numel * sizes.raw_bytes + pieces * kPieceOverheadBytes;
+    const int64_t overhead =
+        sizes.headers + sizes.raw_numel * sizes.raw_bytes + pieces * kPieceOverheadBytes;
     const double coded = params.value * static_cast<double>(sizes.numel - sizes.raw_numel) / 8;
-    // Exempt runs and headers come out of the target, but never more than a quarter of the coded runs' share.
-    slot = std::min(slot, std::max(static_cast<int64_t>(target), overhead + static_cast<int64_t>(0.75 * coded)));
+    // Exempt runs and headers come out of the target, but never more than a quarter of the coded
+    // runs' share.
+    slot = std::min(slot, std::max(static_cast<int64_t>(target),
+                                   overhead + static_cast<int64_t>(0.75 * coded)));
   }
   return static_cast<size_t>(slot);
 }
 
-Status encode(const CodecParams& params, const EncodeInput& input, uint8_t* out, size_t capacity, size_t* written,
-              Workspace& workspace, EncodeStats* stats) {
+Status encode(const CodecParams& params, const EncodeInput& input, uint8_t* out, size_t capacity,
+              size_t* written, Workspace& workspace, EncodeStats* stats) {
   if (!valid(params, input) || out == nullptr || written == nullptr) return Status::kBadArgument;
   return SegmentEncoder(params, input, out, capacity, workspace).run(written, stats);
 }

@@ -48,14 +48,16 @@ class ClassPredictor {
 
 // Code and quantizer of a block by the plan's step; false for a zero block.
 bool plan_block(const EncodePlan& plan, const BlockPlace& place, BlockCode* code, Quantizer* q) {
-  if (place.scale_class == kZeroClass || !block_code(plan.runs[place.run].header.code, place.scale_class, code))
+  if (place.scale_class == kZeroClass ||
+      !block_code(plan.runs[place.run].header.code, place.scale_class, code))
     return false;
   *q = block_quantizer(plan, place, plan.log2_step, code->step);
   q->magnitudes = table_magnitudes(code->table);
   return true;
 }
 
-// Blocks this far under their step usually quantize to zeros; finding out costs more than it saves above.
+// Blocks this far under their step usually quantize to zeros; finding out costs more than it saves
+// above.
 constexpr int kSkipBelow = -8;  // table t, in quarter octaves
 
 void skip_zero_blocks(EncodePlan* plan) {
@@ -68,9 +70,11 @@ void skip_zero_blocks(EncodePlan* plan) {
     const RunCode& run = plan->runs[r].header.code;
     if (classes[b] == kZeroClass || class_ratio(run, classes[b]) > 4 * kSkipBelow) return;
     if (!plan_block(*plan, {r, local, n, classes[b]}, &code, &q)) return;
-    const float* x = load_floats(plan->input->runs[r], plan->input->dtype, local * kBlock, n, scratch);
+    const float* x =
+        load_floats(plan->input->runs[r], plan->input->dtype, local * kBlock, n, scratch);
     kernels().quantize(x, n, q, symbols);
-    if (std::all_of(symbols, symbols + n, [](uint8_t s) { return s == 0; })) classes[b] = kZeroClass;
+    if (std::all_of(symbols, symbols + n, [](uint8_t s) { return s == 0; }))
+      classes[b] = kZeroClass;
   });
 }
 
@@ -97,8 +101,9 @@ double choose_class_models(EncodePlan* plan) {
     ClassPredictor predictor(*plan);
     const int64_t end = std::min(begin + piece, plan->coded_blocks);
     for_each_block(*plan, begin, end, [&](size_t r, int64_t, int, int64_t b) {
-      predictor.next(r, plan->ws->classes[static_cast<size_t>(b)],
-                     [&](int symbol, int) { ++histogram[r * kClassSymbols + static_cast<size_t>(symbol)]; });
+      predictor.next(r, plan->ws->classes[static_cast<size_t>(b)], [&](int symbol, int) {
+        ++histogram[r * kClassSymbols + static_cast<size_t>(symbol)];
+      });
     });
   }
   int64_t cost = 0;
@@ -119,8 +124,8 @@ struct CodedBlock {
   uint8_t model;
 };
 
-void forward_classes(const EncodePlan& plan, int64_t begin, int64_t end, std::vector<CodedBlock>* blocks,
-                     BitWriter* extra) {
+void forward_classes(const EncodePlan& plan, int64_t begin, int64_t end,
+                     std::vector<CodedBlock>* blocks, BitWriter* extra) {
   ClassPredictor predictor(plan);
   for_each_block(plan, begin, end, [&](size_t r, int64_t, int n, int64_t b) {
     predictor.next(r, plan.ws->classes[static_cast<size_t>(b)], [&](int symbol, int delta) {
@@ -130,8 +135,8 @@ void forward_classes(const EncodePlan& plan, int64_t begin, int64_t end, std::ve
   });
 }
 
-void forward_symbols(const EncodePlan& plan, int64_t begin, int64_t end, std::vector<CodedBlock>* blocks,
-                     PieceOutput* out, BitWriter* extra) {
+void forward_symbols(const EncodePlan& plan, int64_t begin, int64_t end,
+                     std::vector<CodedBlock>* blocks, PieceOutput* out, BitWriter* extra) {
   float scratch[kBlock];
   for_each_block(plan, begin, end, [&](size_t r, int64_t local, int n, int64_t b) {
     const int c = plan.ws->classes[static_cast<size_t>(b)];
@@ -139,7 +144,8 @@ void forward_symbols(const EncodePlan& plan, int64_t begin, int64_t end, std::ve
     Quantizer q;
     if (!plan_block(plan, {r, local, n, c}, &code, &q)) return;
     (*blocks)[static_cast<size_t>(b - begin)].table = code.table;
-    const float* x = load_floats(plan.input->runs[r], plan.input->dtype, local * kBlock, n, scratch);
+    const float* x =
+        load_floats(plan.input->runs[r], plan.input->dtype, local * kBlock, n, scratch);
     make_symbols(x, n, q, code, &out->symbols[static_cast<size_t>(b - begin) * kBlock], extra);
   });
 }
@@ -167,7 +173,8 @@ void prepare_classes(EncodePlan* plan) {
   choose_class_models(plan);
 }
 
-void encode_piece_gg(const EncodePlan& plan, int64_t begin, int64_t end, bool want_model_bits, PieceOutput* out) {
+void encode_piece_gg(const EncodePlan& plan, int64_t begin, int64_t end, bool want_model_bits,
+                     PieceOutput* out) {
   const size_t count = static_cast<size_t>(end - begin);
   out->extra.clear();
   out->symbols.resize(count * kBlock);
@@ -183,13 +190,17 @@ void encode_piece_gg(const EncodePlan& plan, int64_t begin, int64_t end, bool wa
   uint16_t* word = out->words.data() + out->words.size();
   for (size_t b = count; b-- > 0;) {
     if (blocks[b].table < 0) continue;
-    word = kernels().encode(out->states, &out->symbols[b * kBlock], blocks[b].n, encode_table(blocks[b].table), word);
+    word = kernels().encode(out->states, &out->symbols[b * kBlock], blocks[b].n,
+                            encode_table(blocks[b].table), word);
   }
   for (size_t b = count; b-- > 0;) {
-    rans_put(&out->states[b % kLanes], class_encode_table(blocks[b].model).entry[blocks[b].class_symbol], &word);
+    rans_put(&out->states[b % kLanes],
+             class_encode_table(blocks[b].model).entry[blocks[b].class_symbol], &word);
   }
   out->first_word = static_cast<size_t>(word - out->words.data());
-  if (want_model_bits) out->model_bits = ideal_bits(blocks, out->symbols.data()) + 8.0 * static_cast<double>(out->extra.size());
+  if (want_model_bits)
+    out->model_bits =
+        ideal_bits(blocks, out->symbols.data()) + 8.0 * static_cast<double>(out->extra.size());
 }
 
 void encode_piece_eg(const EncodePlan& plan, int64_t begin, int64_t end, PieceOutput* out) {
@@ -207,7 +218,8 @@ void encode_piece_eg(const EncodePlan& plan, int64_t begin, int64_t end, PieceOu
     BlockCode code;
     Quantizer q;
     if (!plan_block(plan, {r, local, n, c}, &code, &q)) return;
-    const float* x = load_floats(plan.input->runs[r], plan.input->dtype, local * kBlock, n, scratch);
+    const float* x =
+        load_floats(plan.input->runs[r], plan.input->dtype, local * kBlock, n, scratch);
     const int order = tables::kGolombOrders[code.table] + code.shift;
     for (int i = 0; i < n; ++i) {
       const int32_t k = quantize_magnitude(x[i], q, i);

@@ -20,7 +20,8 @@ struct Codebook {
 
   // Index of the nearest level; a value on a threshold takes the upper one.
   uint32_t index(float magnitude) const {
-    return static_cast<uint32_t>(std::upper_bound(thresholds, thresholds + count - 1, magnitude) - thresholds);
+    return static_cast<uint32_t>(std::upper_bound(thresholds, thresholds + count - 1, magnitude) -
+                                 thresholds);
   }
 };
 
@@ -30,7 +31,8 @@ void pack_block(const uint32_t* codes, int n, int bits, uint8_t* out) {
   int filled = 0;
   for (int i = 0; i < n; ++i) {
     pending |= codes[i] << filled;
-    for (filled += bits; filled >= 8; filled -= 8, pending >>= 8) *out++ = static_cast<uint8_t>(pending);
+    for (filled += bits; filled >= 8; filled -= 8, pending >>= 8)
+      *out++ = static_cast<uint8_t>(pending);
   }
   if (filled > 0) *out = static_cast<uint8_t>(pending);
 }
@@ -53,8 +55,8 @@ int64_t block_bytes(int n, int bits) { return div_up(int64_t{n} * bits, 8); }
 
 }  // namespace
 
-void encode_fixed_run(const Run& run, DType dtype, const RunHeader& header, int bits, const float* means,
-                      uint8_t* out) {
+void encode_fixed_run(const Run& run, DType dtype, const RunHeader& header, int bits,
+                      const float* means, uint8_t* out) {
   const Codebook book(header.code.shape, bits);
   const int64_t blocks = num_blocks(header.numel);
   uint8_t* codes_out = out + 2 * blocks;
@@ -76,7 +78,8 @@ void encode_fixed_run(const Run& run, DType dtype, const RunHeader& header, int 
   }
 }
 
-void decode_fixed_run(const RunHeader& header, int bits, const uint8_t* data, bool accumulate, float* out) {
+void decode_fixed_run(const RunHeader& header, int bits, const uint8_t* data, bool accumulate,
+                      float* out) {
   const Codebook book(header.code.shape, bits);
   const int64_t blocks = num_blocks(header.numel);
   const uint8_t* codes_in = data + 2 * blocks;

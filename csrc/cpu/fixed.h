@@ -6,8 +6,10 @@
 namespace gct {
 
 // Writes fixed_run_bytes() bytes of a coded run. means: of its blocks.
-void encode_fixed_run(const Run& run, DType dtype, const RunHeader& header, int bits, const float* means, uint8_t* out);
+void encode_fixed_run(const Run& run, DType dtype, const RunHeader& header, int bits,
+                      const float* means, uint8_t* out);
 
-void decode_fixed_run(const RunHeader& header, int bits, const uint8_t* data, bool accumulate, float* out);
+void decode_fixed_run(const RunHeader& header, int bits, const uint8_t* data, bool accumulate,
+                      float* out);
 
 }  // namespace gct

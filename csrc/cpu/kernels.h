@@ -1,7 +1,8 @@
 // The block-level kernels that implementations differ in. All other code of the codec exists once.
 //
-// Every kernel works on one block of n <= kBlock elements and every implementation returns the same bits: sums are
-// taken lane by lane (element i into lane i % kLanes) and then lanes pairwise, halving the number of lanes each time.
+// Every kernel works on one block of n <= kBlock elements and every implementation returns the same
+// bits: sums are taken lane by lane (element i into lane i % kLanes) and then lanes pairwise,
+// halving the number of lanes each time.
 #pragma once
 
 #include "core/quantize.h"
@@ -35,16 +36,18 @@ struct Kernels {
   // Symbols of a block; true if one of them is the escape. q.stochastic may be set.
   bool (*quantize)(const float* x, int n, const Quantizer& q, uint8_t* symbols);
 
-  // Encodes symbols backwards, words from `end` towards lower addresses; returns the new first word.
-  uint16_t* (*encode)(uint32_t* states, const uint8_t* symbols, int n, const EncodeTable& table, uint16_t* end);
+  // Encodes symbols backwards, words from `end` towards lower addresses; returns the new first
+  // word.
+  uint16_t* (*encode)(uint32_t* states, const uint8_t* symbols, int n, const EncodeTable& table,
+                      uint16_t* end);
 
   // Decodes n symbols; returns the first word not used, or nullptr if words ran out.
-  const uint16_t* (*decode)(uint32_t* states, const DecodeTable& table, int n, const uint16_t* words,
-                            const uint16_t* words_end, uint8_t* symbols);
+  const uint16_t* (*decode)(uint32_t* states, const DecodeTable& table, int n,
+                            const uint16_t* words, const uint16_t* words_end, uint8_t* symbols);
 
   // out[i] = or += step * level[symbol]
-  void (*dequantize)(const uint8_t* symbols, int n, const LevelTable& levels, float step, bool accumulate,
-                     float* out);
+  void (*dequantize)(const uint8_t* symbols, int n, const LevelTable& levels, float step,
+                     bool accumulate, float* out);
 };
 
 // Implementations usable on this machine, best first; the last is the scalar reference.

@@ -1,4 +1,5 @@
-// Pieces: stretches of blocks that are coded independently of each other, so that threads and warps can share them.
+// Pieces: stretches of blocks that are coded independently of each other, so that threads and warps
+// can share them.
 #pragma once
 
 #include <vector>
@@ -25,7 +26,8 @@ double class_bits(EncodePlan* plan);
 // Sets blocks whose symbols would all be zero to kZeroClass, then the class model of each run.
 void prepare_classes(EncodePlan* plan);
 
-void encode_piece_gg(const EncodePlan& plan, int64_t begin, int64_t end, bool want_model_bits, PieceOutput* out);
+void encode_piece_gg(const EncodePlan& plan, int64_t begin, int64_t end, bool want_model_bits,
+                     PieceOutput* out);
 void encode_piece_eg(const EncodePlan& plan, int64_t begin, int64_t end, PieceOutput* out);
 
 // A piece's place in a segment being decoded; out is the whole segment's output.
@@ -43,7 +45,9 @@ struct RunPlace {
   float* out;
 };
 
-Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic, bool accumulate);
-Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic, bool accumulate);
+Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,
+                       bool accumulate);
+Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,
+                       bool accumulate);
 
 }  // namespace gct

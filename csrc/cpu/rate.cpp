@@ -10,8 +10,8 @@ namespace {
 
 constexpr int kRatioMin = 4 * tables::kTableMin;  // in 1/16 octave, as class_ratio()
 constexpr int kRatioMax = 4 * tables::kTableMax;
-// Blocks whose symbols are counted for a target: enough for 0.5 % at 2 bits, few against the whole; the spread of the
-// code length is relatively larger at low rates, so twice as many there.
+// Blocks whose symbols are counted for a target: enough for 0.5 % at 2 bits, few against the whole;
+// the spread of the code length is relatively larger at low rates, so twice as many there.
 constexpr int64_t kSampleForBits = 48;
 constexpr int64_t kSampleForError = 512;
 constexpr int kCorrections = 3;
@@ -19,12 +19,14 @@ constexpr int kCorrections = 3;
 // Value of a table at a ratio between its entries.
 template <typename T>
 double interpolate(const T* values, double ratio) {
-  const double at = std::min(std::max((ratio - kRatioMin) / 4, 0.0), double(tables::kTablesPerShape - 1));
+  const double at =
+      std::min(std::max((ratio - kRatioMin) / 4, 0.0), double(tables::kTablesPerShape - 1));
   const int i = std::min(static_cast<int>(at), tables::kTablesPerShape - 2);
   return values[i] + (at - i) * (static_cast<double>(values[i + 1]) - values[i]);
 }
 
-// Bits an element at a ratio (in 1/16 octave): below the grid next to none, above it one more an octave.
+// Bits an element at a ratio (in 1/16 octave): below the grid next to none, above it one more an
+// octave.
 double model_rate(int shape, double ratio) {
   const double above = std::max(0.0, (ratio - kRatioMax) / 16);
   return interpolate(tables::kModelRate + shape * tables::kTablesPerShape, ratio) / 4096 + above;
@@ -37,8 +39,8 @@ double model_error_steps(int shape, double ratio) {
          std::exp2(2 * below);
 }
 
-// Tables next to the one that the scale asks for, in 1/16 octave: where data don't follow the model, a neighbour can be
-// cheaper, and choosing it keeps the rate continuous in the step.
+// Tables next to the one that the scale asks for, in 1/16 octave: where data don't follow the
+// model, a neighbour can be cheaper, and choosing it keeps the rate continuous in the step.
 constexpr int kOffsets[] = {0, -4, 4, -8};
 
 RunCode run_code(const EncodePlan& plan, double log2_step, int offset, const RunCode& base) {
@@ -69,7 +71,8 @@ double block_error(const float* x, int n, const Quantizer& q, const BlockCode& c
   double sum = 0;
   for (int i = 0; i < n; ++i) {
     const int32_t k = quantize_magnitude(x[i], q, i);
-    const float magnitude = code.step * (code.shift > 0 ? static_cast<float>(k) : level(code.table, k, q.stochastic));
+    const float magnitude =
+        code.step * (code.shift > 0 ? static_cast<float>(k) : level(code.table, k, q.stochastic));
     const double difference = std::fabs(static_cast<double>(x[i])) - static_cast<double>(magnitude);
     sum += difference * difference;
   }
@@ -78,7 +81,8 @@ double block_error(const float* x, int n, const Quantizer& q, const BlockCode& c
 
 }  // namespace
 
-Quantizer block_quantizer(const EncodePlan& plan, const BlockPlace& place, double log2_step, float block_step) {
+Quantizer block_quantizer(const EncodePlan& plan, const BlockPlace& place, double log2_step,
+                          float block_step) {
   const double ratio = (8 - plan.params->allocation8) * place.scale_class - 16 * log2_step;
   Quantizer q;
   q.inverse_step = 1.0f / block_step;
@@ -97,8 +101,8 @@ RateControl::RateControl(const EncodePlan& plan) : plan_(plan) {
     highest = std::max(highest, g.scale_class);
   }
   const int slope = 8 - plan.params->allocation8;
-  // From 16 octaves under the largest block's scale to 12 above it, where all symbols are zero, as far as all steps
-  // stay normal floats.
+  // From 16 octaves under the largest block's scale to 12 above it, where all symbols are zero, as
+  // far as all steps stay normal floats.
   const double steepness = plan.params->allocation8 / 16.0;
   finest_ = std::max(slope * highest / 16.0 - 16.0, -124.0 - steepness * lowest);
   coarsest_ = std::min(slope * highest / 16.0 + 12.0, 125.0 - steepness * highest);
@@ -115,7 +119,8 @@ void RateControl::group_blocks() {
     numel[static_cast<size_t>(plan_.runs[r].header.code.shape * kClasses + c - kMinClass)] += n;
   });
   for (size_t i = 0; i < numel.size(); ++i) {
-    const int shape = static_cast<int>(i) / kClasses, c = static_cast<int>(i) % kClasses + kMinClass;
+    const int shape = static_cast<int>(i) / kClasses,
+              c = static_cast<int>(i) % kClasses + kMinClass;
     if (numel[i] > 0) groups_.push_back({shape, c, numel[i]});
   }
 }
@@ -129,7 +134,8 @@ void RateControl::choose_sample(int64_t count) {
   for_each_block(plan_, 0, plan_.coded_blocks, [&](size_t r, int64_t local, int n, int64_t b) {
     const int c = ws.classes[static_cast<size_t>(b)];
     if (c == kZeroClass) return;
-    const bool take = seen * count / live_blocks_ != (seen + 1) * count / live_blocks_ || live_blocks_ <= count;
+    const bool take =
+        seen * count / live_blocks_ != (seen + 1) * count / live_blocks_ || live_blocks_ <= count;
     ++seen;
     if (!take) return;
     sample_.push_back({r, local, n, c});
@@ -156,8 +162,11 @@ double RateControl::block_bits(const BlockPlace& s, double log2_step, int offset
   float scratch[kBlock];
   uint8_t symbols[kBlock];
   BlockCode code;
-  if (!block_code(run_code(plan_, log2_step, offset, plan_.runs[s.run].header.code), s.scale_class, &code)) return 0;
-  const float* x = load_floats(plan_.input->runs[s.run], plan_.input->dtype, s.block * kBlock, s.n, scratch);
+  if (!block_code(run_code(plan_, log2_step, offset, plan_.runs[s.run].header.code), s.scale_class,
+                  &code))
+    return 0;
+  const float* x =
+      load_floats(plan_.input->runs[s.run], plan_.input->dtype, s.block * kBlock, s.n, scratch);
   Quantizer q = block_quantizer(plan_, s, log2_step, code.step);
   q.magnitudes = table_magnitudes(code.table);
   if (plan_.params->kind == Kind::kEG)
@@ -172,7 +181,8 @@ double RateControl::sampled_bits(double log2_step) {
   constexpr size_t kCandidates = sizeof kOffsets / sizeof kOffsets[0];
   std::vector<double> bits(plan_.runs.size() * kCandidates, 0.0);
   for (const BlockPlace& s : sample_) {
-    for (size_t i = 0; i < kCandidates; ++i) bits[s.run * kCandidates + i] += block_bits(s, log2_step, kOffsets[i]);
+    for (size_t i = 0; i < kCandidates; ++i)
+      bits[s.run * kCandidates + i] += block_bits(s, log2_step, kOffsets[i]);
   }
   double sum = 0;
   offsets_step_ = log2_step;
@@ -191,8 +201,11 @@ double RateControl::sampled_error(double log2_step) const {
   double sum = 0;
   for (const BlockPlace& s : sample_) {
     BlockCode code;
-    if (!block_code(run_code(plan_, log2_step, 0, plan_.runs[s.run].header.code), s.scale_class, &code)) continue;
-    const float* x = load_floats(plan_.input->runs[s.run], plan_.input->dtype, s.block * kBlock, s.n, scratch);
+    if (!block_code(run_code(plan_, log2_step, 0, plan_.runs[s.run].header.code), s.scale_class,
+                    &code))
+      continue;
+    const float* x =
+        load_floats(plan_.input->runs[s.run], plan_.input->dtype, s.block * kBlock, s.n, scratch);
     sum += block_error(x, s.n, block_quantizer(plan_, s, log2_step, code.step), code);
   }
   return sum;
@@ -213,7 +226,8 @@ double RateControl::solve(Quantity what, double target) const {
 double RateControl::solve_corrected(Quantity what, double target) {
   double log2_step = solve(what, target);
   for (int i = 0; i < kCorrections; ++i) {
-    const double actual = what == Quantity::kBits ? sampled_bits(log2_step) : sampled_error(log2_step);
+    const double actual =
+        what == Quantity::kBits ? sampled_bits(log2_step) : sampled_error(log2_step);
     const double predicted = model(what, sample_groups_, log2_step);
     if (!(actual > 0) || !(predicted > 0)) break;
     const double next = solve(what, target * predicted / actual);

@@ -1,4 +1,5 @@
-// Rate control: from bits or dB to the quantizer's step, by the generalized Gaussian model corrected on a sample.
+// Rate control: from bits or dB to the quantizer's step, by the generalized Gaussian model
+// corrected on a sample.
 #pragma once
 
 #include "cpu/analyze.h"
@@ -14,20 +15,23 @@ struct BlockPlace {
 };
 
 // How to quantize a block; all but the number of magnitudes, which is the table's.
-Quantizer block_quantizer(const EncodePlan& plan, const BlockPlace& place, double log2_step, float block_step);
+Quantizer block_quantizer(const EncodePlan& plan, const BlockPlace& place, double log2_step,
+                          float block_step);
 
-// Everything is a function of one unknown, log2 of the step of a block of class 0: the other blocks' steps follow by
-// the allocation. Built once a segment; solving again for a corrected target is cheap.
+// Everything is a function of one unknown, log2 of the step of a block of class 0: the other
+// blocks' steps follow by the allocation. Built once a segment; solving again for a corrected
+// target is cheap.
 class RateControl {
  public:
   explicit RateControl(const EncodePlan& plan);
 
   // log2(step) at which all symbols take `bits` in all.
   double step_for_bits(double bits);
-  // Writes step, ratio and allocation into the headers of all coded runs, and the table offsets that were cheapest on
-  // the sample.
+  // Writes step, ratio and allocation into the headers of all coded runs, and the table offsets
+  // that were cheapest on the sample.
   void apply(double log2_step, EncodePlan* plan);
-  // How log2(step) has to change, by the model alone, for `factor` times the bits that it gives now.
+  // How log2(step) has to change, by the model alone, for `factor` times the bits that it gives
+  // now.
   double change_for_factor(double log2_step, double factor) const;
   // log2(step) at which the squared error over the coded runs is `error`.
   double step_for_error(double error);

@@ -37,7 +37,8 @@ bool quantize(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
   return escaped;
 }
 
-uint16_t* encode(uint32_t* states, const uint8_t* symbols, int n, const EncodeTable& table, uint16_t* end) {
+uint16_t* encode(uint32_t* states, const uint8_t* symbols, int n, const EncodeTable& table,
+                 uint16_t* end) {
   for (int i = n - 1; i >= 0; --i) rans_put(&states[i % kLanes], table.entry[symbols[i]], &end);
   return end;
 }
@@ -57,7 +58,8 @@ const uint16_t* decode(uint32_t* states, const DecodeTable& table, int n, const 
   return words;
 }
 
-void dequantize(const uint8_t* symbols, int n, const LevelTable& levels, float step, bool accumulate, float* out) {
+void dequantize(const uint8_t* symbols, int n, const LevelTable& levels, float step,
+                bool accumulate, float* out) {
   for (int i = 0; i < n; ++i) {
     const float value = step * levels.level[symbols[i]];
     out[i] = accumulate ? out[i] + value : value;

@@ -89,12 +89,14 @@ const LevelTable& level_table(int table, bool stochastic) {
 
 const EncodeTable& class_encode_table(int model) {
   static LazyTables<EncodeTable, tables::kNumClassModels> cache;
-  return cache.get(model, [model](EncodeTable* t) { fill_encode(class_freqs(model), kClassSymbols, t); });
+  return cache.get(model,
+                   [model](EncodeTable* t) { fill_encode(class_freqs(model), kClassSymbols, t); });
 }
 
 const DecodeTable& class_decode_table(int model) {
   static LazyTables<DecodeTable, tables::kNumClassModels> cache;
-  return cache.get(model, [model](DecodeTable* t) { fill_decode(class_freqs(model), kClassSymbols, t); });
+  return cache.get(model,
+                   [model](DecodeTable* t) { fill_decode(class_freqs(model), kClassSymbols, t); });
 }
 
 }  // namespace gct
