@@ -19,8 +19,8 @@ build() {
 sdist_is_complete() {
   local listing file
   listing=$(tar -tf "$sdist")
-  for file in csrc/{bindings.cpp,codec.h} cmake/cuda.cmake tests/test_build.py CMakeLists.txt Makefile LICENSE; do
-    grep -q "/$file\$" <<< "$listing" || { echo "missing in the sdist: $file"; exit 1; }
+  for file in csrc/{bindings.cpp,codec.h} cmake/cuda.cmake {tests,tools,docs,examples}/ CMakeLists.txt Makefile LICENSE; do
+    grep -q "/$file" <<< "$listing" || { echo "missing in the sdist: $file"; exit 1; }
   done
   ! grep -E '\.so$|__pycache__' <<< "$listing"
 }
