@@ -54,11 +54,7 @@ def _facts() -> dict[str, str]:
 
 def _implementation() -> str:
     """The codec implementation in use, and those that this machine could run."""
-    chosen = getattr(_C, "implementation", None)
-    offered = getattr(_C, "implementations", None)
-    if chosen is None or offered is None:
-        return "none in this build"
-    return f"{chosen()} (of {', '.join(offered())})"
+    return f"{_C.implementation()} (of {', '.join(_C.implementations())})"
 
 
 def _cpu_features() -> list[str]:

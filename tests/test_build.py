@@ -85,11 +85,16 @@ def test_public_names_exist_once_and_have_docstrings():
         assert getattr(gct, name).__doc__, name
 
 
-def test_stub_file_lists_the_functions_of_the_extension():
+def test_stub_file_lists_what_the_extension_has():
     stub = (ROOT / "gct" / "_C.pyi").read_text()
-    declared = set(re.findall(r"(?m)^(?:def|class) (\w+)", stub))
+    functions = set(re.findall(r"(?m)^def (\w+)", stub))
+    classes = set(re.findall(r"(?m)^class (\w+)(?!.*TypedDict)", stub))
     present = {name for name in dir(_C) if not name.startswith("_")}
-    assert present <= declared
+    assert functions | classes == present
+    for name in classes:
+        body = re.split(r"(?m)^\S", stub.partition(f"class {name}:\n")[2])[0]
+        declared = set(re.findall(r"    def (\w+)", body)) - {"__init__"}
+        assert declared == {member for member in vars(getattr(_C, name)) if member[0] != "_"}
 
 
 def test_info_command_reports_build_and_machine():
