@@ -1,7 +1,7 @@
 """Types of the native extension (csrc/bindings.cpp, csrc/torch/python_*.cpp)."""
 
 from collections.abc import Callable, Sequence
-from typing import TypedDict, final
+from typing import TypedDict
 
 from torch import Tensor
 
@@ -14,75 +14,6 @@ class BuildInfo(TypedDict):
     sanitize: bool
 
 def build_info() -> BuildInfo: ...
-
-# The codec.
-
-@final
-class CodecParams:
-    def __init__(
-        self,
-        *,
-        kind: str,
-        target: str,
-        value: float,
-        allocation8: int,
-        stochastic: bool,
-        seed: int = 0,
-    ) -> None: ...
-
-class SegmentInfo(TypedDict):
-    kind: str
-    numel: int
-    num_runs: int
-    size_bytes: int
-
-def encode(values: Tensor, params: CodecParams) -> Tensor: ...
-def decode(wire: Tensor) -> Tensor: ...
-def inspect(wire: Tensor) -> SegmentInfo: ...
-def implementations() -> list[str]: ...
-def implementation() -> str: ...
-def set_implementation(name: str) -> bool: ...
-
-# The collectives.
-
-class EngineStats(TypedDict):
-    jobs: int
-    raw_bytes: int
-    wire_bytes: int
-    encoded_numel: int
-    encoded_bytes: int
-    nonfinite_runs: int
-    encode_seconds: float
-    decode_seconds: float
-    wait_seconds: float
-
-@final
-class Engine:
-    def __init__(self, first_group: str, second_group: str, threads: int) -> None: ...
-    def submit(
-        self,
-        *,
-        collective: str,
-        input: Tensor,
-        output: Tensor | None,
-        residual: Tensor | None,
-        runs: Sequence[tuple[int, bool]],
-        codec: CodecParams,
-        mean: bool,
-        algorithm: str,
-        seed: int,
-        name: str,
-        on_done: Callable[[str, Tensor], object],
-    ) -> None: ...
-    def close(self) -> None: ...
-    def stats(self) -> EngineStats: ...
-    def scratch_bytes(self) -> int: ...
-    @property
-    def rank(self) -> int: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def threads(self) -> int: ...
 
 class CodecParams:
     def __init__(
