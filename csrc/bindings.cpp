@@ -7,7 +7,7 @@ namespace py = pybind11;
 
 namespace {
 
-// gct/_build.py looks for this text in the file to learn, before it loads it, its torch.
+// gct/_build.py finds this in the file before it loads it, and learns which torch it is for.
 constexpr char kTorchMarker[] = "gct-built-for-torch=" GCT_BUILD_TORCH_VERSION;
 constexpr size_t kTorchPrefix = sizeof("gct-built-for-torch=") - 1;
 
