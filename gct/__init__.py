@@ -8,4 +8,19 @@ from gct.distribution import GeneralizedGaussian, fit
 
 _load_extension()
 
-__all__ = ["GeneralizedGaussian", "__version__", "fit"]
+# Everything below needs the extension.
+from gct.codec import Codec, decode, encode  # noqa: E402
+from gct.collectives import Work, all_gather, all_reduce, reduce_scatter  # noqa: E402
+
+__all__ = [
+    "Codec",
+    "GeneralizedGaussian",
+    "Work",
+    "__version__",
+    "all_gather",
+    "all_reduce",
+    "decode",
+    "encode",
+    "fit",
+    "reduce_scatter",
+]

@@ -1,0 +1,186 @@
+"""The native engine for the ranks of a process group, and futures that Python code can wait for."""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.futures import Future
+
+from gct import _C
+
+Collective = Literal["all_reduce", "reduce_scatter", "all_gather"]
+Algorithm = Literal["auto", "one_shot", "two_shot"]
+Run = tuple[int, bool]  # elements; True where they travel uncompressed
+OnStats = Callable[[Tensor], None]
+
+_MAX_DEFAULT_THREADS = 4
+_LOCAL_SIZE_VARIABLES = ("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE")
+
+_channels: weakref.WeakSet[Channel] = weakref.WeakSet()
+
+
+class Channel:
+    """Compressed collectives among the ranks of ``group``; every rank of it makes one together.
+
+    Two private Gloo groups carry the two shots. So nothing here ever mixes with the collectives
+    that the user issues on ``group``, and the order of each shot is the same on all ranks although
+    they come from a pipeline whose timing differs.
+    """
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        check_backend(group)
+        self.rank = group.rank()
+        self.size = group.size()
+        self._groups = [] if self.size == 1 else [_private_group(group, shot) for shot in (1, 2)]
+        first, second = [str(private.group_name) for private in self._groups] or ["", ""]
+        self._engine = _C.Engine(first, second, num_threads())
+        self._calls = 0
+        _channels.add(self)
+
+    def submit(
+        self,
+        collective: Collective,
+        input: Tensor,
+        codec: _C.CodecParams,
+        *,
+        name: str,
+        output: Tensor | None = None,
+        residual: Tensor | None = None,
+        runs: Sequence[Run] | None = None,
+        mean: bool = False,
+        algorithm: Algorithm = "auto",
+        seed: int | None = None,
+        on_stats: OnStats | None = None,
+    ) -> Future[Tensor]:
+        """Start a collective; all ranks start the same ones in the same order.
+
+        Args:
+            collective: what to do.
+            input: CPU tensor, contiguous; all_reduce works in place.
+            codec: settings.
+            name: what error messages call it.
+            output: where the result of the other collectives goes.
+            residual: float32, one per element of the input, updated: switches error feedback on.
+            runs: how the input divides into parameters; None is one run.
+            mean: divide the sum by the number of ranks.
+            algorithm: of an all_reduce.
+            seed: for stochastic rounding, the same on all ranks; None: the number of the call.
+            on_stats: called with the float32 [runs, 2] tensor of scale and shape of each run, from
+                another thread.
+
+        Returns:
+            A future of the tensor that holds the result. It fails with a RuntimeError that names
+            the job and the rank if a peer dies, the group's timeout passes or a segment can't be
+            decoded; so does every later one.
+
+        Raises:
+            ValueError: tensors that this collective can't take.
+        """
+        done: Future[str] = Future()
+        self._calls += 1
+
+        def on_done(error: str, run_stats: Tensor) -> None:
+            if on_stats is not None and not error:
+                on_stats(run_stats)
+            done.set_result(error)
+
+        result = input if output is None else output
+        future = done.then(lambda finished: _result_or_raise(finished, result))
+        self._engine.submit(
+            collective=collective,
+            input=input.detach(),
+            output=output,
+            residual=residual,
+            runs=[(input.numel(), False)] if runs is None else list(runs),
+            codec=codec,
+            mean=mean,
+            algorithm=algorithm,
+            seed=(self._calls if seed is None else seed) % 2**64,
+            name=name,
+            on_done=on_done,
+        )
+        return future
+
+    def stats(self) -> _C.EngineStats:
+        return self._engine.stats()
+
+    def scratch_bytes(self) -> int:
+        return self._engine.scratch_bytes()
+
+    def close(self) -> None:
+        """End the engine's threads. What is on its way fails."""
+        self._engine.close()
+
+
+@atexit.register
+def close_all() -> None:
+    """End all engines while the interpreter can still run their last callbacks."""
+    for channel in list(_channels):
+        channel.close()
+
+
+def check_backend(group: dist.ProcessGroup) -> None:
+    """Raise ValueError unless ``group`` reduces CPU tensors with Gloo."""
+    try:
+        backend = group._get_backend(torch.device("cpu")).name()
+    except RuntimeError:
+        backend = f"{dist.get_backend(group)} without CPU tensors"
+    if backend.lower() != "gloo":
+        raise ValueError(
+            "this version of gct works on CPU tensors over the gloo backend, got a process group "
+            f'of {backend}: use init_process_group("gloo"), or "cpu:gloo,cuda:nccl"'
+        )
+
+
+def resolve_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    """``group``, or the default one; raises ValueError where there is none."""
+    if group is not None:
+        return group
+    if not dist.is_initialized():
+        raise ValueError("call torch.distributed.init_process_group() before using gct")
+    default = dist.group.WORLD
+    assert default is not None
+    return default
+
+
+def num_threads() -> int:
+    """Threads for encoding and decoding: GCT_NUM_THREADS, or this rank's share of the cores."""
+    text = os.environ.get("GCT_NUM_THREADS", "")
+    if text:
+        if not text.isdigit() or int(text) < 1:
+            raise ValueError(f"GCT_NUM_THREADS must be a whole number from 1 on, got {text!r}")
+        return int(text)
+    cores = len(os.sched_getaffinity(0))
+    local_ranks = next((int(os.environ[v]) for v in _LOCAL_SIZE_VARIABLES if v in os.environ), 1)
+    return min(max(1, cores // max(1, local_ranks)), _MAX_DEFAULT_THREADS)
+
+
+def _private_group(group: dist.ProcessGroup, shot: int) -> dist.ProcessGroup:
+    options: dict[str, Any] = {}
+    if "sort_ranks" in inspect.signature(dist.new_group).parameters:
+        options["sort_ranks"] = False  # the group's own order; older versions always sort
+    private = dist.new_group(
+        dist.get_process_group_ranks(group),
+        timeout=group._get_backend(torch.device("cpu")).options._timeout,
+        backend="gloo",
+        use_local_synchronization=True,
+        group_desc=f"gct shot {shot}",
+        **options,
+    )
+    assert isinstance(private, dist.ProcessGroup)
+    return private
+
+
+def _result_or_raise(finished: Future[str], result: Tensor) -> Tensor:
+    error = finished.value()
+    if error:
+        raise RuntimeError(error)
+    return result

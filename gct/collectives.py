@@ -1,0 +1,186 @@
+"""Compressed collectives on single tensors, with the conventions of torch.distributed."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Literal, overload
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.futures import Future
+
+from gct._channel import Algorithm, Channel, Collective, resolve_group
+from gct.codec import Codec
+
+__all__ = ["Work", "all_gather", "all_reduce", "reduce_scatter"]
+
+Op = Literal["mean", "sum"]
+
+_channels: weakref.WeakKeyDictionary[dist.ProcessGroup, Channel] = weakref.WeakKeyDictionary()
+
+
+class Work:
+    """A collective on its way."""
+
+    def __init__(self, future: Future[Tensor]) -> None:
+        self._future = future
+
+    def wait(self) -> Tensor:
+        """The tensor that holds the result, once it does.
+
+        Raises:
+            RuntimeError: a peer died, the group's timeout passed, or a segment was damaged.
+        """
+        return self._future.wait()
+
+    def is_completed(self) -> bool:
+        """Whether wait() would return (or raise) at once."""
+        return self._future.done()
+
+    def get_future(self) -> Future[Tensor]:
+        """The future behind this."""
+        return self._future
+
+
+@overload
+def all_reduce(
+    tensor: Tensor,
+    codec: Codec | None = ...,
+    op: Op = ...,
+    group: dist.ProcessGroup | None = ...,
+    async_op: Literal[False] = ...,
+    *,
+    algorithm: Algorithm = ...,
+) -> Tensor: ...
+@overload
+def all_reduce(
+    tensor: Tensor,
+    codec: Codec | None = ...,
+    op: Op = ...,
+    group: dist.ProcessGroup | None = ...,
+    async_op: bool = ...,
+    *,
+    algorithm: Algorithm = ...,
+) -> Tensor | Work: ...
+def all_reduce(
+    tensor: Tensor,
+    codec: Codec | None = None,
+    op: Op = "mean",
+    group: dist.ProcessGroup | None = None,
+    async_op: bool = False,
+    *,
+    algorithm: Algorithm = "auto",
+) -> Tensor | Work:
+    """Replace ``tensor`` by its mean or sum over all ranks, in place; all get the same bits.
+
+    Sums are float32, divided once, and rounded to the tensor's dtype at the end. With one rank
+    nothing is quantized: the tensor stays what it is.
+
+    Args:
+        tensor: float32, bfloat16, float16 or float64, on the CPU, contiguous, any shape; the same
+            shape and dtype on all ranks.
+        codec: settings; None is ``Codec()``, 2 bits per element.
+        op: ``"mean"`` or ``"sum"``.
+        group: a Gloo process group; None is the default one. The first call on it is a collective
+            that makes two private groups.
+        async_op: return a :class:`Work` at once; leave the tensor alone until it is done.
+        algorithm: ``"one_shot"``: every rank sends its segment to all, one quantization;
+            ``"two_shot"``: reduce by chunk, then send round, two quantizations and bytes that do
+            not grow with the number of ranks; ``"auto"``: the first for two ranks and for small
+            tensors, else the second.
+
+    Returns:
+        ``tensor``, or a Work with ``async_op``.
+
+    Raises:
+        ValueError: a tensor, op or group that can't be used.
+        RuntimeError: a peer died, the group's timeout passed, or a segment was damaged.
+    """
+    return _run("all_reduce", tensor, None, codec, op, group, async_op, algorithm)
+
+
+def reduce_scatter(
+    output: Tensor,
+    input: Tensor,
+    codec: Codec | None = None,
+    op: Op = "mean",
+    group: dist.ProcessGroup | None = None,
+    async_op: bool = False,
+) -> Tensor | Work:
+    """Reduce ``input`` over all ranks and leave part ``rank`` of the result in ``output``.
+
+    Args:
+        output: as many elements as ``input`` has per rank, the same dtype, contiguous.
+        input: float32, bfloat16, float16 or float64, on the CPU, contiguous; its elements in
+            memory order are the parts for rank 0, 1, ... . Stays what it is.
+        codec, op, group, async_op: as in :func:`all_reduce`.
+
+    Returns:
+        ``output``, or a Work with ``async_op``. This rank's own values take part unquantized, the
+        others' are quantized once.
+
+    Raises:
+        ValueError: sizes that don't fit, or what :func:`all_reduce` refuses.
+        RuntimeError: as in :func:`all_reduce`.
+    """
+    return _run("reduce_scatter", input, output, codec, op, group, async_op)
+
+
+def all_gather(
+    output: Tensor,
+    input: Tensor,
+    codec: Codec | None = None,
+    group: dist.ProcessGroup | None = None,
+    async_op: bool = False,
+) -> Tensor | Work:
+    """Put every rank's ``input`` into ``output``, in rank order; all get the same bits.
+
+    Args:
+        output: W times as many elements as ``input``, the same dtype, contiguous.
+        input: float32, bfloat16, float16 or float64, on the CPU, contiguous. Stays what it is; in
+            ``output`` its own rank's part has been through the codec like everybody's.
+        codec, group, async_op: as in :func:`all_reduce`.
+
+    Returns:
+        ``output``, or a Work with ``async_op``.
+
+    Raises:
+        ValueError: sizes that don't fit, or what :func:`all_reduce` refuses.
+        RuntimeError: as in :func:`all_reduce`.
+    """
+    return _run("all_gather", input, output, codec, "sum", group, async_op)
+
+
+def _run(
+    collective: Collective,
+    input: Tensor,
+    output: Tensor | None,
+    codec: Codec | None,
+    op: Op,
+    group: dist.ProcessGroup | None,
+    async_op: bool,
+    algorithm: Algorithm = "auto",
+) -> Tensor | Work:
+    if op not in ("mean", "sum"):
+        raise ValueError(f'op must be "mean" or "sum", got {op!r}')
+    settings = Codec() if codec is None else codec
+    if not isinstance(settings, Codec):
+        raise TypeError(f"codec must be a gct.Codec, got {type(codec).__name__}")
+    future = _channel(resolve_group(group)).submit(
+        collective,
+        input,
+        settings._params,
+        name=f"a {input.dtype} tensor of shape {tuple(input.shape)}",
+        output=output,
+        mean=op == "mean",
+        algorithm=algorithm,
+    )
+    work = Work(future)
+    return work if async_op else work.wait()
+
+
+def _channel(group: dist.ProcessGroup) -> Channel:
+    channel = _channels.get(group)
+    if channel is None:
+        channel = _channels[group] = Channel(group)
+    return channel
