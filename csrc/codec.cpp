@@ -2,8 +2,8 @@
 #include "codec.h"
 
 #include <atomic>
-#include <cstdio>
 #include <cstdlib>
+#include <stdexcept>
 
 #include "cpu/kernels.h"
 #include "cpu/pieces.h"
@@ -20,6 +20,21 @@ const Kernels* find_kernels(const std::string& name) {
     if (name == all[i]->name) return all[i];
   }
   return nullptr;
+}
+
+// The best one, or the one that GCT_FORCE_IMPL names.
+const Kernels* first_choice() {
+  int count;
+  const Kernels* best = usable_kernels(&count)[0];
+  const char* forced = std::getenv("GCT_FORCE_IMPL");
+  if (forced == nullptr || *forced == '\0') return best;
+  const Kernels* k = find_kernels(forced);
+  if (k != nullptr) return k;
+  std::string usable;
+  for (const std::string& name : implementations()) usable += (usable.empty() ? "" : ", ") + name;
+  throw std::runtime_error(
+      "gct: GCT_FORCE_IMPL must name an implementation usable on this machine (" + usable +
+      "), got " + forced);
 }
 
 }  // namespace
@@ -41,8 +56,7 @@ const Kernels* const* usable_kernels(int* count) {
 const Kernels& kernels() {
   const Kernels* k = chosen.load(std::memory_order_relaxed);
   if (k == nullptr) {
-    int count;
-    k = usable_kernels(&count)[0];
+    k = first_choice();
     chosen.store(k, std::memory_order_relaxed);
   }
   return *k;

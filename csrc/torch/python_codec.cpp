@@ -62,16 +62,35 @@ py::dict inspect_wire(const at::Tensor& wire) {
   return result;
 }
 
+py::tuple encode_report(const at::Tensor& values, const CodecParams& params) {
+  EncodeStats stats;
+  stats.want_model_bits = true;
+  const at::Tensor wire = encode_tensor(values, params, &stats);
+  py::dict report;
+  report["attempts"] = stats.attempts;
+  report["model_bits"] = stats.model_bits;
+  report["nonfinite_runs"] = stats.nonfinite_runs;
+  return py::make_tuple(wire, report);
+}
+
 }  // namespace
 
 void register_codec(py::module_& m) {
+  implementation();  // a wrong GCT_FORCE_IMPL is refused at import, not in the middle of training
+
   py::class_<CodecParams>(m, "CodecParams", "Validated settings of the codec; see gct.Codec.")
       .def(py::init(&make_params), py::kw_only(), py::arg("kind"), py::arg("target"),
            py::arg("value"), py::arg("allocation8"), py::arg("stochastic"), py::arg("seed") = 0);
 
-  m.def("encode", &encode_tensor, py::arg("values"), py::arg("params"),
-        py::call_guard<py::gil_scoped_release>(),
-        "Encode a contiguous CPU tensor as one run; returns the segment, 1-D uint8.");
+  m.def(
+      "encode",
+      [](const at::Tensor& values, const CodecParams& params) {
+        return encode_tensor(values, params);
+      },
+      py::arg("values"), py::arg("params"), py::call_guard<py::gil_scoped_release>(),
+      "Encode a contiguous CPU tensor as one run; returns the segment, 1-D uint8.");
+  m.def("encode_report", &encode_report, py::arg("values"), py::arg("params"),
+        "Encode, and say what the encoder did: for tests and benchmarks.");
   m.def("decode", &decode_tensor, py::arg("wire"), py::call_guard<py::gil_scoped_release>(),
         "Decode a segment to 1-D float32.");
   m.def("inspect", &inspect_wire, py::arg("wire"), "What a segment's headers say.");
