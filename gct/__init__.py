@@ -11,9 +11,12 @@ _load_extension()
 # Everything below needs the extension.
 from gct.codec import Codec, decode, encode  # noqa: E402
 from gct.collectives import Work, all_gather, all_reduce, reduce_scatter  # noqa: E402
+from gct.hooks import hook  # noqa: E402
+from gct.state import GCTState  # noqa: E402
 
 __all__ = [
     "Codec",
+    "GCTState",
     "GeneralizedGaussian",
     "Work",
     "__version__",
@@ -22,5 +25,6 @@ __all__ = [
     "decode",
     "encode",
     "fit",
+    "hook",
     "reduce_scatter",
 ]

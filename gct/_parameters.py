@@ -1,0 +1,127 @@
+"""What a hook's state remembers by parameter: names, layouts of buckets, residuals.
+
+DDP regroups its buckets after the first iteration, and a bucket's index then means other
+parameters. So nothing that outlives a step is keyed by bucket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from gct._channel import Run
+
+# Norm gains and biases travel uncompressed: they are a fraction of a percent of the elements, and
+# errors in them hurt most. A longer 1-D parameter is something else, such as a flattened module.
+EXEMPT_NUMEL = 65536
+
+
+class ParameterKeys:
+    """Stable keys: names where the model is known, else the order in which parameters appear.
+
+    That order is the same in every run of the same model under DDP, which fills its first buckets
+    in a fixed order.
+    """
+
+    def __init__(self, model: nn.Module | None) -> None:
+        self._keys = WeakTensorKeyDictionary()
+        self._names = WeakTensorKeyDictionary()
+        for name, parameter in model.named_parameters() if model is not None else ():
+            self._names[parameter] = name
+
+    def knows(self, parameter: Tensor) -> bool:
+        return parameter in self._keys
+
+    def add(self, parameter: Tensor) -> None:
+        if parameter not in self._keys:
+            self._keys[parameter] = self._names.get(parameter, str(len(self._keys)))
+
+    def key(self, parameter: Tensor) -> str:
+        key: str = self._keys[parameter]
+        return key
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a bucket divides into runs."""
+
+    ids: tuple[int, ...]  # of the parameters: what tells this layout from the next
+    runs: tuple[Run, ...]
+    keys: tuple[str | None, ...]  # by run; None for those that travel uncompressed
+
+
+def make_layout(parameters: Sequence[Tensor], keys: ParameterKeys) -> Layout:
+    """One run for each parameter; neighbours that travel uncompressed share one."""
+    runs: list[Run] = []
+    run_keys: list[str | None] = []
+    for parameter in parameters:
+        exempt = parameter.dim() < 2 and parameter.numel() <= EXEMPT_NUMEL
+        if exempt and runs and runs[-1][1]:
+            runs[-1] = (runs[-1][0] + parameter.numel(), True)
+            continue
+        runs.append((parameter.numel(), exempt))
+        run_keys.append(None if exempt else keys.key(parameter))
+    return Layout(tuple(map(id, parameters)), tuple(runs), tuple(run_keys))
+
+
+class Residuals:
+    """Error feedback's memory: what this rank has not sent yet, in units of its gradients.
+
+    Flat float32 tensors, one per bucket, because that is what the engine updates; re-cut when DDP
+    regroups its buckets.
+    """
+
+    def __init__(self, keys: ParameterKeys) -> None:
+        self._keys = keys
+        self._views = WeakTensorKeyDictionary()  # parameter -> its part of a flat tensor
+        self._flat: dict[int, tuple[tuple[int, ...], Tensor]] = {}
+        self._loaded: dict[str, Tensor] = {}
+
+    def for_bucket(self, index: int, parameters: Sequence[Tensor]) -> Tensor:
+        """The residual of a bucket, zero for parameters seen for the first time."""
+        ids = tuple(map(id, parameters))
+        known = self._flat.get(index)
+        if known is not None and known[0] == ids:
+            return known[1]
+        flat = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float32)
+        begin = 0
+        for parameter in parameters:
+            view = flat[begin : begin + parameter.numel()]
+            begin += parameter.numel()
+            old = self._initial(parameter)
+            if old is not None:
+                view.copy_(old)
+            self._views[parameter] = view
+        self._flat[index] = (ids, flat)
+        return flat
+
+    def _initial(self, parameter: Tensor) -> Tensor | None:
+        if parameter in self._views:
+            view: Tensor = self._views[parameter]
+            return view
+        key = self._keys.key(parameter)
+        loaded = self._loaded.pop(key, None)
+        if loaded is not None and loaded.numel() != parameter.numel():
+            raise ValueError(
+                f"the loaded residual of parameter {key} has {loaded.numel()} elements, but the "
+                f"parameter has {parameter.numel()}: it belongs to another model"
+            )
+        return loaded
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies by parameter key, in the parameter's shape left flat."""
+        current = {self._keys.key(p): view.clone() for p, view in self._views.items()}
+        return {**self._loaded, **current}
+
+    def load_state_dict(self, residuals: dict[str, Tensor]) -> None:
+        """Forget everything and start from these when their parameters appear."""
+        self._views = WeakTensorKeyDictionary()
+        self._flat.clear()
+        self._loaded = {
+            key: residual.detach().to("cpu", torch.float32).flatten().clone()
+            for key, residual in residuals.items()
+        }

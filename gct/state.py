@@ -1,0 +1,386 @@
+"""The state of the DDP hook: settings, step, residuals, statistics."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.futures import Future
+
+from gct._channel import Algorithm, Channel, check_backend, resolve_group
+from gct._parameters import Layout, ParameterKeys, Residuals, make_layout
+from gct.codec import Codec, Kind, Rounding
+
+__all__ = ["GCTState", "ParameterStats", "Stats"]
+
+_logger = logging.getLogger("gct")
+
+_STATE_VERSION = 1
+_CODEC_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_HALF_DTYPES = (torch.bfloat16, torch.float16)
+
+
+class ParameterStats(TypedDict):
+    """How one parameter's gradient was distributed when this rank last sent it."""
+
+    shape: float  # of the generalized Gaussian, after each block's scale was divided out
+    scale: float  # mean absolute value
+
+
+class Stats(TypedDict):
+    """Totals of this rank since the state was made, except where said otherwise."""
+
+    steps: int  # backward passes that were synchronized
+    raw_bytes: int  # what a ring all-reduce of the same buckets, uncompressed, would have sent
+    wire_bytes: int  # handed to the process group for other ranks, all headers counted
+    ratio: float  # raw_bytes / wire_bytes
+    bits_per_element: float  # mean size of what was encoded, exempt parameters and headers included
+    plain_bytes: int  # sent by ordinary all-reduces (first steps, small buckets), as in a ring
+    encode_seconds: float
+    wait_seconds: float  # for the process group, in the engine's two threads
+    decode_seconds: float  # decoding and adding
+    nonfinite_runs: int  # runs that held NaN or Inf and were sent as NaN
+    scratch_bytes: int  # held now, without residuals
+    parameters: dict[str, ParameterStats]
+
+
+class GCTState:
+    """What :func:`gct.hook` needs; one for each DDP model.
+
+        state = gct.GCTState(bits=2.0)
+        model.register_comm_hook(state, gct.hook)
+
+    All ranks make theirs with the same settings. At its first use it makes two private process
+    groups among the ranks of ``process_group``.
+
+    Args:
+        process_group: the one that DDP uses, Gloo on the CPU; None is the default group.
+        bits, snr_db, step: the codec's target, at most one of them; see :class:`gct.Codec`.
+            2.0 bits per element if none is given.
+        codec: the codec's kind, ``"gg"``, ``"eg"``, ``"fixed"`` or ``"raw"``.
+        rounding: ``"deterministic"`` or ``"stochastic"``.
+        error_feedback: add what one step's encoding left out to the next step's gradient. Costs 4
+            bytes per element and an addition. ``"auto"`` is False: measured, it hurts AdamW.
+        allocation: how steps of the quantizer follow scales; see :class:`gct.Codec`.
+        start_step: backward passes before this one are reduced without compression. The first
+            gradients are unlike all others, and DDP regroups its buckets after the first pass.
+        min_numel: buckets with fewer elements are reduced without compression.
+        rate_weight: reserved for GradientConstraint; must be 0.
+        algorithm: ``"auto"``, ``"one_shot"`` or ``"two_shot"``; see :func:`gct.all_reduce`.
+        seed: for stochastic rounding; the same on all ranks.
+        model: gives parameters their names in :meth:`stats` and :meth:`state_dict`. Without it
+            their keys are "0", "1", ... in the order in which DDP hands them over.
+
+    Parameters with fewer than two dimensions (norm gains, biases) travel uncompressed with the
+    rest of their bucket. bfloat16 and float16 gradients are added in float32. A gradient with NaN
+    or Inf anywhere comes out non-finite on all ranks, so that a GradScaler skips the step.
+
+    Pickling and copying leave the process group and the statistics out; the copy uses the default
+    group.
+
+    Raises:
+        ValueError: settings out of range, or a group of another backend.
+    """
+
+    def __init__(
+        self,
+        process_group: dist.ProcessGroup | None = None,
+        *,
+        bits: float | None = None,
+        snr_db: float | None = None,
+        step: float | None = None,
+        codec: Kind = "gg",
+        rounding: Rounding = "deterministic",
+        error_feedback: bool | Literal["auto"] = "auto",
+        allocation: str | float = "auto",
+        start_step: int = 2,
+        min_numel: int = 1024,
+        rate_weight: float = 0.0,
+        algorithm: Algorithm = "auto",
+        seed: int = 0,
+        model: nn.Module | None = None,
+    ) -> None:
+        self._settings: dict[str, Any] = {
+            "bits": bits,
+            "snr_db": snr_db,
+            "step": step,
+            "codec": codec,
+            "rounding": rounding,
+            "error_feedback": error_feedback,
+            "allocation": allocation,
+            "start_step": start_step,
+            "min_numel": min_numel,
+            "rate_weight": rate_weight,
+            "algorithm": algorithm,
+            "seed": seed,
+        }
+        self.codec = Codec(
+            codec,
+            bits=bits,
+            snr_db=snr_db,
+            step=step,
+            allocation=allocation,
+            rounding=rounding,
+        )
+        _check_settings(self._settings)
+        if process_group is not None:
+            check_backend(process_group)
+        self.error_feedback = error_feedback is True
+        self.start_step = start_step
+        self.min_numel = min_numel
+        self.algorithm: Algorithm = algorithm
+        self.seed = seed
+        self.step = 0  # backward passes so far
+
+        self._group = process_group
+        self._channel: Channel | None = None
+        self._keys = ParameterKeys(model)
+        self._residuals = Residuals(self._keys)
+        self._layouts: dict[int, Layout] = {}
+        self._open = True  # the first step: parameters may still be new
+        self._seen: set[int] = set()  # buckets of this step (compiled DDP: parameters)
+        self._plain_bytes = 0
+        self._warned = False
+        self._run_stats: dict[int, tuple[Layout, Tensor]] = {}
+
+    # What the hook calls.
+
+    def reduce_bucket(self, bucket: dist.GradBucket) -> Future[Tensor]:  # type: ignore[name-defined]
+        """Start the reduction of a bucket to its mean over all ranks."""
+        index = bucket.index()
+        parameters = bucket.parameters()
+        layout = self._enter(index, parameters)
+        buffer = bucket.buffer()
+        if self._goes_plain(buffer):
+            future = self._reduce_plain(buffer)
+        else:
+            residual = (
+                self._residuals.for_bucket(index, parameters) if self.error_feedback else None
+            )
+            future = self._reduce(buffer, layout, index, residual, f"bucket {index}")
+        if bucket.is_last():
+            self._end_step()
+        return future
+
+    def reduce_gradient(self, gradient: Tensor, parameter: Tensor) -> Tensor:
+        """Reduce one parameter's gradient, in place, and wait: compiled DDP's way.
+
+        There is no bucket and no last one: a step ends when a parameter comes again.
+        """
+        index = id(parameter)
+        if index in self._seen:
+            self._end_step()
+        layout = self._enter(index, [parameter])
+        if self._goes_plain(gradient) or layout.runs[0][1]:
+            return self._reduce_plain(gradient).wait()
+        residual = self._residuals.for_bucket(index, [parameter]) if self.error_feedback else None
+        name = f"parameter {layout.keys[0]}"
+        return self._reduce(gradient, layout, index, residual, name).wait()
+
+    def serves(self, index: int, parameters: Sequence[Tensor]) -> bool:
+        """Whether a bucket is of the model that this state was registered with."""
+        if all(self._keys.knows(p) for p in parameters):
+            return True
+        return (
+            self._open
+            and index not in self._seen
+            and not any(self._keys.knows(p) for p in parameters)
+        )
+
+    # Where things stand.
+
+    def stats(self) -> Stats:
+        """Bytes, rates, times, and shape and scale by parameter; see :class:`Stats`."""
+        engine = self._channel.stats() if self._channel is not None else None
+        raw, wire = (engine["raw_bytes"], engine["wire_bytes"]) if engine else (0, 0)
+        numel = engine["encoded_numel"] if engine else 0
+        return {
+            "steps": self.step,
+            "raw_bytes": raw,
+            "wire_bytes": wire,
+            "ratio": raw / wire if wire else 1.0,
+            "bits_per_element": 8 * engine["encoded_bytes"] / numel if engine and numel else 0.0,
+            "plain_bytes": self._plain_bytes,
+            "encode_seconds": engine["encode_seconds"] if engine else 0.0,
+            "wait_seconds": engine["wait_seconds"] if engine else 0.0,
+            "decode_seconds": engine["decode_seconds"] if engine else 0.0,
+            "nonfinite_runs": engine["nonfinite_runs"] if engine else 0,
+            "scratch_bytes": self._channel.scratch_bytes() if self._channel is not None else 0,
+            "parameters": self._parameter_stats(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: the step, and this rank's residuals.
+
+        Residuals differ from rank to rank: with error feedback every rank saves its own.
+        """
+        return {
+            "version": _STATE_VERSION,
+            "step": self.step,
+            "settings": dict(self._settings),
+            "rank": self._channel.rank if self._channel is not None else None,
+            "world_size": self._channel.size if self._channel is not None else None,
+            "residuals": self._residuals.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from :meth:`state_dict`; settings stay what this state was made with.
+
+        Residuals are an error not yet sent, of one rank: they are dropped, with a warning in the
+        log, if they were saved by another rank or in a world of another size.
+
+        Raises:
+            ValueError: not from :meth:`state_dict`, or of another version.
+        """
+        version = state_dict.get("version")
+        if version != _STATE_VERSION:
+            raise ValueError(
+                f"expected a GCTState's state_dict of version {_STATE_VERSION}, got {version!r}"
+            )
+        self.step = int(state_dict["step"])
+        residuals = dict(state_dict["residuals"])
+        saved_by = (state_dict["rank"], state_dict["world_size"])
+        if residuals and None not in saved_by and saved_by != self._place():
+            _logger.warning(
+                "gct: residuals of rank %s of %s are dropped on rank %s of %s",
+                *saved_by,
+                *self._place(),
+            )
+            residuals = {}
+        self._residuals.load_state_dict(residuals)
+
+    def close(self) -> None:
+        """End the engine's threads. Not needed: the interpreter's exit does it too."""
+        if self._channel is not None:
+            self._channel.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        _logger.info("gct: the process group is not part of a pickled or copied GCTState")
+        return {"settings": self._settings, "state_dict": self.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state["settings"])  # type: ignore[misc]
+        self.step = state["state_dict"]["step"]
+        self._residuals.load_state_dict(state["state_dict"]["residuals"])
+
+    # How it works.
+
+    def _enter(self, index: int, parameters: Sequence[Tensor]) -> Layout:
+        """Note that a bucket of this step is here; its layout."""
+        layout = self._layouts.get(index)
+        if layout is None or layout.ids != tuple(map(id, parameters)):
+            if not self.serves(index, parameters):
+                raise RuntimeError(
+                    "this GCTState already serves another model: make one GCTState for each "
+                    "model that a hook is registered on"
+                )
+            for parameter in parameters:
+                self._keys.add(parameter)
+            layout = self._layouts[index] = make_layout(parameters, self._keys)
+        self._seen.add(index)
+        self._open_channel()
+        return layout
+
+    def _end_step(self) -> None:
+        self.step += 1
+        self._open = False
+        self._seen.clear()
+
+    def _open_channel(self) -> Channel:
+        if self._channel is None:
+            self._group = resolve_group(self._group)
+            self._channel = Channel(self._group)
+            if self._channel.rank == 0:
+                _logger.info("gct: %d ranks, %s", self._channel.size, self._settings)
+        return self._channel
+
+    def _goes_plain(self, buffer: Tensor) -> bool:
+        if buffer.device.type != "cpu":
+            raise ValueError(
+                f"this version of gct works on CPU gradients, got a bucket on {buffer.device}"
+            )
+        if buffer.dtype not in _CODEC_DTYPES or buffer.layout != torch.strided:
+            if not self._warned:
+                self._warned = True
+                _logger.warning(
+                    "gct: %s %s gradients are reduced without compression",
+                    buffer.layout,
+                    buffer.dtype,
+                )
+            return True
+        return self.step < self.start_step or buffer.numel() < self.min_numel
+
+    def _reduce_plain(self, buffer: Tensor) -> Future[Tensor]:
+        """The mean over all ranks without loss."""
+        channel = self._open_channel()
+        # Gloo adds half-precision values in half precision, or, in some versions, not at all.
+        values = buffer.float() if buffer.dtype in _HALF_DTYPES else buffer
+        nbytes = values.numel() * values.element_size()
+        self._plain_bytes += 2 * nbytes * (channel.size - 1) // channel.size
+        values.div_(channel.size)
+        work = dist.all_reduce(values, group=self._group, async_op=True)
+        assert work is not None
+
+        def result(future: Future[list[Tensor]]) -> Tensor:
+            [mean] = future.value()
+            return mean if mean.dtype == buffer.dtype else buffer.copy_(mean)
+
+        return work.get_future().then(result)
+
+    def _reduce(
+        self, buffer: Tensor, layout: Layout, index: int, residual: Tensor | None, what: str
+    ) -> Future[Tensor]:
+        def keep(run_stats: Tensor) -> None:
+            self._run_stats[index] = (layout, run_stats)
+
+        return self._open_channel().submit(
+            "all_reduce",
+            buffer,
+            self.codec._params,
+            name=f"{what} of step {self.step}",
+            residual=residual,
+            runs=layout.runs,
+            mean=True,
+            algorithm=self.algorithm,
+            seed=(self.seed << 40) + (self.step << 16) + len(self._seen),
+            on_stats=keep,
+        )
+
+    def _parameter_stats(self) -> dict[str, ParameterStats]:
+        result: dict[str, ParameterStats] = {}
+        for layout, run_stats in list(self._run_stats.values()):
+            for key, (scale, shape) in zip(layout.keys, run_stats.tolist(), strict=True):
+                if key is not None:
+                    result[key] = {"shape": shape, "scale": scale}
+        return result
+
+    def _place(self) -> tuple[int | None, int | None]:
+        """This rank and the number of ranks, as far as they can be known now."""
+        if self._channel is not None:
+            return self._channel.rank, self._channel.size
+        if not dist.is_initialized():
+            return None, None
+        return dist.get_rank(self._group), dist.get_world_size(self._group)
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    if settings["error_feedback"] not in (True, False, "auto"):
+        raise ValueError(
+            f'error_feedback must be True, False or "auto", got {settings["error_feedback"]!r}'
+        )
+    for name in ("start_step", "min_numel", "seed"):
+        value = settings[name]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"{name} must be a whole number from 0 on, got {value!r}")
+    if settings["algorithm"] not in ("auto", "one_shot", "two_shot"):
+        raise ValueError(
+            f"algorithm must be auto, one_shot or two_shot, got {settings['algorithm']!r}"
+        )
+    if settings["rate_weight"] != 0:
+        raise ValueError(
+            "rate_weight must be 0 in this version: it comes with GradientConstraint in a later one"
+        )
