@@ -1,0 +1,574 @@
+"""A decoder written from docs/wire-format.md and the number tables, and from nothing else.
+
+Slow and plain on purpose: what it and the library read alike is what the page says. It refuses
+whatever the page forbids, with a ValueError that names the broken rule, and counts on its way
+which rules a segment made use of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import math
+import re
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+RAW, GG, EG, FIXED = range(4)
+ZERO_RUN, NONFINITE_RUN, RAW_RUN, CODED_RUN = range(4)
+RAW_TYPES = ("float32", "bfloat16", "float16")
+BLOCK = 256
+LANES = 32
+SCALE_BITS = 12  # frequencies sum to 4096
+STATE_MIN, STATE_END = 1 << 15, 1 << 31
+CLASS_MIN, CLASS_MAX = -200, 248
+MAX_NUMEL = 1 << 48
+SMALLEST_NORMAL = np.float32(2.0**-126)
+
+
+class Segment(NamedTuple):
+    magic: bytes
+    version: int
+    kind: int
+    flags: int
+    raw_type: int
+    table_id: int
+    num_runs: int
+    numel: int
+    size: int
+    num_pieces: int
+    piece_log2: int
+    bits: int
+    zero: int
+
+    @property
+    def stochastic(self) -> bool:
+        return self.flags == 1
+
+    @property
+    def raw_bytes(self) -> int:
+        return 4 if self.raw_type == 0 else 2
+
+
+class Run(NamedTuple):
+    numel: int
+    step: float
+    ratio: int
+    base_class: int
+    mode: int
+    shape: int
+    allocation: int
+    model: int
+    zero: int
+
+    @property
+    def num_blocks(self) -> int:
+        return -(-self.numel // BLOCK)
+
+
+SEGMENT_HEADER = struct.Struct("<4sBBBBIIQQIBBH")
+RUN_HEADER = struct.Struct("<QfhhBBBBI")
+
+
+@dataclasses.dataclass
+class Decoded:
+    """What a segment holds, and how it was coded."""
+
+    segment: Segment
+    runs: list[Run]
+    values: Floats
+    ideal_bits: float  # of everything coded, under the segment's own tables; kinds gg and eg
+    counts: Counter[str]  # how often each special rule was used
+
+
+def require(condition: bool, rule: str) -> None:
+    if not condition:
+        raise ValueError(rule)
+
+
+# ---- number tables
+
+
+def _number(text: str) -> int | float:
+    text = text.strip().rstrip("uf" if "." in text else "u")
+    return float.fromhex(text) if "." in text else int(text, 0)
+
+
+def _read_tables() -> dict[str, Any]:
+    path = Path(__file__).parent.parent / "csrc" / "core" / "gg_tables.inc"
+    tables: dict[str, Any] = {}
+    for name, brackets, body in re.findall(
+        r"constexpr \w+ (\w+)(\[\])? = ([^;]+);", path.read_text()
+    ):
+        numbers = [_number(text) for text in body.strip("{} \n").split(",") if text.strip()]
+        tables[name] = numbers if brackets else numbers[0]
+    return tables
+
+
+TABLES = _read_tables()
+
+
+class Alphabet:
+    """Symbols with integer frequencies that sum to 4096."""
+
+    def __init__(self, freqs: list[int]) -> None:
+        assert sum(freqs) == 1 << SCALE_BITS
+        self.freqs = freqs
+        self.starts = list(itertools.accumulate(freqs, initial=0))
+        self.symbols = [symbol for symbol, freq in enumerate(freqs) for _ in range(freq)]
+        self.ideal_bits = [SCALE_BITS - math.log2(freq) if freq else math.inf for freq in freqs]
+
+
+class Table(NamedTuple):
+    """One quantizer table: K magnitudes, their alphabet and their centroid offsets."""
+
+    K: int
+    alphabet: Alphabet
+    offsets: Floats  # in steps; by magnitude, the last one for all above K
+    golomb_order: int
+
+
+@functools.cache
+def quantizer_table(index: int) -> Table:
+    place = slice(TABLES["kTableStart"][index], TABLES["kTableStart"][index + 1])
+    freqs = TABLES["kFreqs"][place]
+    both_signs = [freq for freq in freqs[1:-1] for _ in "+-"]
+    offsets = np.array(TABLES["kCentroidOffsets"][place]).astype(np.float32) * np.float32(2.0**-12)
+    alphabet = Alphabet([freqs[0], *both_signs, freqs[-1]])
+    return Table(len(freqs) - 2, alphabet, offsets, TABLES["kGolombOrders"][index])
+
+
+@functools.cache
+def class_model(index: int) -> Alphabet:
+    return Alphabet(TABLES["kClassFreqs"][17 * index : 17 * (index + 1)])
+
+
+# ---- bits
+
+
+def unzigzag(u: int) -> int:
+    return -(u + 1) // 2 if u & 1 else u // 2
+
+
+class BitReader:
+    def __init__(self, data: bytes) -> None:
+        bits = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+        self._bits = (bits + ord("0")).tobytes().decode("ascii")
+        self._at = 0
+
+    def read(self, count: int) -> int:
+        text = self._bits[self._at : self._at + count]
+        require(len(text) == count, "a piece's bits end too early")
+        self._at += count
+        return int(text[::-1], 2) if text else 0
+
+    def read_exp_golomb(self, order: int) -> int:
+        one = self._bits.find("1", self._at)
+        require(one >= 0, "a piece's bits end too early")
+        length = order + one - self._at
+        require(length <= 31, "an exp-Golomb number has at most 31 bits")
+        self._at = one + 1
+        return (1 << length) + self.read(length) - (1 << order)
+
+    @property
+    def used(self) -> int:
+        return self._at
+
+    def check_end(self) -> None:
+        rest = self._bits[self._at :]
+        require(len(rest) < 8 and "1" not in rest, "fewer than 8 zero bits of padding end a piece")
+
+
+class Lanes:
+    """The 32 interleaved rANS states of a piece of kind gg and the words that they share."""
+
+    def __init__(self, states: bytes, words: bytes) -> None:
+        self._states: list[int] = list(struct.unpack(f"<{LANES}I", states))
+        self._words = iter(struct.unpack(f"<{len(words) // 2}H", words))
+        self.ideal_bits = 0.0
+        require(
+            all(STATE_MIN <= state < STATE_END for state in self._states),
+            "a lane's state is from 2^15 to 2^31 - 1",
+        )
+
+    def decode(self, alphabet: Alphabet, lane: int) -> int:
+        state = self._states[lane]
+        remainder = state & ((1 << SCALE_BITS) - 1)
+        symbol = alphabet.symbols[remainder]
+        start = alphabet.starts[symbol]
+        state = alphabet.freqs[symbol] * (state >> SCALE_BITS) + remainder - start
+        if state < STATE_MIN:
+            state = state << 16 | self._next_word()
+        self._states[lane] = state
+        self.ideal_bits += alphabet.ideal_bits[symbol]
+        return symbol
+
+    def _next_word(self) -> int:
+        for word in self._words:
+            return int(word)
+        raise ValueError("a piece's words end too early")
+
+    def check_end(self) -> None:
+        require(self._states == [STATE_MIN] * LANES, "every lane ends in state 2^15")
+        require(next(self._words, None) is None, "a piece uses all its words")
+
+
+# ---- headers
+
+
+def _check_segment(segment: Segment, length: int) -> None:
+    require(segment.magic == b"GCT1", "magic is GCT1")
+    require(segment.version == 1, "version is 1")
+    require(segment.kind <= FIXED, "kind is 0 to 3")
+    require(segment.flags <= 1, "flags other than bit 0 are 0")
+    require(segment.raw_type < len(RAW_TYPES), "raw type is 0 to 2")
+    require(segment.table_id == TABLES["kTableId"], "table id is the tables' own")
+    require(segment.numel <= MAX_NUMEL, "numel is at most 2^48")
+    require(segment.size <= length, "size is at most what was received")
+    require(segment.piece_log2 <= 16, "p is at most 16")
+    require(segment.zero == 0, "the header's last two bytes are 0")
+    if segment.kind == FIXED:
+        require(1 <= segment.bits <= 8, "kind fixed: bits is 1 to 8")
+    else:
+        require(segment.bits == 0, "bits is 0 in kinds other than fixed")
+    headers = SEGMENT_HEADER.size + RUN_HEADER.size * segment.num_runs
+    require(headers <= segment.size, "size has room for the run headers")
+
+
+def _check_run(segment: Segment, run: Run) -> None:
+    require(run.numel <= MAX_NUMEL, "numel of a run is at most 2^48")
+    require(run.mode <= CODED_RUN, "mode is 0 to 3")
+    require(run.zero == 0, "a run header's last four bytes are 0")
+    if run.mode != CODED_RUN:
+        return
+    require(segment.kind != RAW, "kind raw has no coded runs")
+    require(run.shape < TABLES["kNumShapes"], "shape is an index into kShapes")
+    if segment.kind == FIXED:
+        return
+    require(math.isfinite(run.step) and run.step > 0, "step is finite and above 0")
+    require(CLASS_MIN <= run.base_class <= CLASS_MAX, "base class is -200 to 248")
+    require(run.allocation <= 8, "allocation is 0 to 8")
+    models = TABLES["kNumClassModels"] if segment.kind == GG else 1
+    require(run.model < models, "class model is below kNumClassModels, 0 in kinds other than gg")
+
+
+def read_headers(wire: bytes) -> tuple[Segment, list[Run]]:
+    require(len(wire) >= SEGMENT_HEADER.size, "a segment has 40 bytes of header")
+    segment = Segment._make(SEGMENT_HEADER.unpack_from(wire))
+    _check_segment(segment, len(wire))
+    headers = wire[SEGMENT_HEADER.size :][: RUN_HEADER.size * segment.num_runs]
+    runs = [Run._make(fields) for fields in RUN_HEADER.iter_unpack(headers)]
+    for run in runs:
+        _check_run(segment, run)
+    require(sum(run.numel for run in runs) == segment.numel, "numel is the sum over the runs")
+    return segment, runs
+
+
+# ---- values
+
+
+def bfloat16(data: bytes) -> Floats:
+    return (np.frombuffer(data, "<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def raw_values(segment: Segment, data: bytes) -> Floats:
+    if RAW_TYPES[segment.raw_type] == "bfloat16":
+        return bfloat16(data)
+    return np.frombuffer(data, "<f4" if segment.raw_bytes == 4 else "<f2").astype(np.float32)
+
+
+class BlockRule(NamedTuple):
+    """How the symbols of a block of some class become values."""
+
+    table: Table
+    t: int
+    shift: int
+    step: np.float32
+    integer_levels: bool
+
+    def values(self, signed: list[int]) -> Floats:
+        k = np.array(signed, np.int64)
+        level = np.abs(k).astype(np.float32)
+        if not self.integer_levels:
+            level = level - self.table.offsets[np.minimum(np.abs(k), self.table.K + 1)]
+        with np.errstate(over="ignore"):  # a step near float32's largest number and a high level
+            value = self.step * level
+        return np.where(k < 0, -value, np.where(k > 0, value, np.float32(0)))
+
+
+@functools.lru_cache(maxsize=4096)
+def block_rule(run: Run, stochastic: bool, block_class: int) -> BlockRule:
+    require(CLASS_MIN <= block_class <= CLASS_MAX, "a block's class is -200 to 248")
+    t = (run.ratio + (8 - run.allocation) * block_class + 2) // 4
+    shift = max(0, -((TABLES["kTableMax"] - t) // 4))
+    require(shift <= 18, "shift is at most 18")
+    t = max(t - 4 * shift, TABLES["kTableMin"])
+    index = run.shape * TABLES["kTablesPerShape"] + t - TABLES["kTableMin"]
+    octaves, sixteenths = divmod(run.allocation * block_class, 16)
+    with np.errstate(over="ignore", under="ignore"):
+        step = np.float32(run.step) * np.float32(TABLES["kExp2Sixteenths"][sixteenths])
+        step = step * np.float32(2.0**octaves)
+    normal = np.isfinite(step) and step >= SMALLEST_NORMAL
+    require(bool(normal), "a block's step is a normal number")
+    return BlockRule(quantizer_table(index), t, shift, step, stochastic or shift > 0)
+
+
+# ---- pieces
+
+
+class Block(NamedTuple):
+    run: Run
+    run_index: int
+    numel: int
+
+
+def blocks_of(runs: list[Run]) -> Iterator[Block]:
+    for index, run in enumerate(runs):
+        if run.mode == CODED_RUN:
+            for first in range(0, run.numel, BLOCK):
+                yield Block(run, index, min(BLOCK, run.numel - first))
+
+
+class ClassPredictor:
+    """A block's class is predicted by the one before it, zero blocks left out."""
+
+    def __init__(self) -> None:
+        self._run_index = -1
+        self._last = 0
+
+    def add(self, block: Block, difference: int) -> int:
+        if block.run_index != self._run_index:
+            self._run_index, self._last = block.run_index, block.run.base_class
+        self._last += difference
+        require(CLASS_MIN <= self._last <= CLASS_MAX, "a block's class is -200 to 248")
+        return self._last
+
+
+class GGPiece:
+    """Classes of all blocks first, then symbols; escapes and low bits beside them."""
+
+    def __init__(self, stochastic: bool, states: bytes, words: bytes, extra: bytes) -> None:
+        self._stochastic = stochastic
+        self._lanes = Lanes(states, words)
+        self._extra = BitReader(extra)
+        self.counts: Counter[str] = Counter()
+
+    def decode(self, blocks: list[Block]) -> Iterator[Floats]:
+        classes = self._read_classes(blocks)
+        for block, block_class in zip(blocks, classes, strict=True):
+            if block_class is None:
+                yield np.zeros(block.numel, np.float32)
+            else:
+                rule = block_rule(block.run, self._stochastic, block_class)
+                yield rule.values(self._read_block(rule, block.numel))
+        self._lanes.check_end()
+        self._extra.check_end()
+
+    @property
+    def ideal_bits(self) -> float:
+        return self._lanes.ideal_bits + self._extra.used
+
+    def _read_classes(self, blocks: list[Block]) -> list[int | None]:
+        predictor = ClassPredictor()
+        return [self._read_class(i % LANES, block, predictor) for i, block in enumerate(blocks)]
+
+    def _read_class(self, lane: int, block: Block, predictor: ClassPredictor) -> int | None:
+        symbol = self._lanes.decode(class_model(block.run.model), lane)
+        if symbol == 0:
+            self.counts["zero blocks"] += 1
+            return None
+        difference = symbol - 2 - TABLES["kClassDeltaMax"]
+        if symbol == 1:
+            u = self._extra.read_exp_golomb(3)
+            require(u <= 2048, "a class escape is at most 2048")
+            difference = unzigzag(u)
+            self.counts["class escapes"] += 1
+        return predictor.add(block, difference)
+
+    def _read_block(self, rule: BlockRule, numel: int) -> list[int]:
+        alphabet = rule.table.alphabet
+        symbols = [self._lanes.decode(alphabet, i % LANES) for i in range(numel)]
+        self.counts["blocks with shift"] += rule.shift > 0
+        self.counts["blocks at kTableMin"] += rule.t == TABLES["kTableMin"]
+        return [self._finish(rule, symbol) for symbol in symbols]
+
+    def _finish(self, rule: BlockRule, symbol: int) -> int:
+        """Signed magnitude of a symbol, with its extra bits."""
+        h = (symbol + 1) // 2 if symbol & 1 else -(symbol // 2)
+        if symbol == 2 * rule.table.K + 1:
+            h = self._read_escape(rule)
+        if rule.shift == 0:
+            return h
+        return (h << rule.shift) + self._extra.read(rule.shift) - (1 << (rule.shift - 1))
+
+    def _read_escape(self, rule: BlockRule) -> int:
+        self.counts["escapes"] += 1
+        negative = self._extra.read(1)
+        g = self._extra.read_exp_golomb(max(0, rule.t // 4))
+        require(g <= 1 << 30, "an escape is at most 2^30")
+        h = rule.table.K + 1 + g
+        return -h if negative else h
+
+
+class EGPiece:
+    """One sequence of exp-Golomb numbers: a block's class, then its elements."""
+
+    def __init__(self, stochastic: bool, extra: bytes) -> None:
+        self._stochastic = stochastic
+        self._extra = BitReader(extra)
+        self.counts: Counter[str] = Counter()
+
+    def decode(self, blocks: list[Block]) -> Iterator[Floats]:
+        predictor = ClassPredictor()
+        for block in blocks:
+            u = self._extra.read_exp_golomb(1)
+            require(u <= 4096, "a class difference is at most 4096")
+            if u == 0:
+                self.counts["zero blocks"] += 1
+                yield np.zeros(block.numel, np.float32)
+                continue
+            block_class = predictor.add(block, unzigzag(u - 1))
+            rule = block_rule(block.run, self._stochastic, block_class)
+            self.counts["blocks with shift"] += rule.shift > 0
+            yield rule.values(self._read_block(rule, block.numel))
+        self._extra.check_end()
+
+    @property
+    def ideal_bits(self) -> float:
+        return self._extra.used
+
+    def _read_block(self, rule: BlockRule, numel: int) -> list[int]:
+        order = rule.table.golomb_order + rule.shift
+        signed = [unzigzag(self._extra.read_exp_golomb(order)) for _ in range(numel)]
+        require(max(map(abs, signed)) <= 1 << 30, "a magnitude is at most 2^30")
+        return signed
+
+
+# ---- segments
+
+
+class Coded(NamedTuple):
+    """Values of the coded runs, end to end."""
+
+    values: Floats
+    ideal_bits: float
+    counts: Counter[str]
+
+
+def _read_pieces(segment: Segment, runs: list[Run], data: bytes) -> list[GGPiece | EGPiece]:
+    num_blocks = sum(run.num_blocks for run in runs if run.mode == CODED_RUN)
+    expected = -(-num_blocks >> segment.piece_log2)
+    require(segment.num_pieces == expected, "pieces is ceil(coded blocks / 2^p)")
+    require(8 * expected <= len(data), "the segment has room for the piece table")
+    pieces: list[GGPiece | EGPiece] = []
+    at = 8 * expected
+    for num_words, num_extra in struct.iter_unpack("<II", data[:at]):
+        require(segment.kind == GG or num_words == 0, "words is 0 in kind eg")
+        ends = [at, at + (4 * LANES if segment.kind == GG else 0)]
+        ends += [ends[1] + 2 * num_words, ends[1] + 2 * num_words + num_extra]
+        require(ends[-1] <= len(data), "pieces end where raw data begins")
+        states, words, extra = (data[a:b] for a, b in itertools.pairwise(ends))
+        if segment.kind == GG:
+            pieces.append(GGPiece(segment.stochastic, states, words, extra))
+        else:
+            pieces.append(EGPiece(segment.stochastic, extra))
+        at = ends[-1]
+    require(at == len(data), "raw data begins where the pieces end")
+    return pieces
+
+
+def _decode_pieces(segment: Segment, runs: list[Run], data: bytes) -> Coded:
+    blocks = blocks_of(runs)
+    values = [np.zeros(0, np.float32)]
+    ideal_bits, counts = 0.0, Counter[str]()
+    for piece in _read_pieces(segment, runs, data):
+        values += piece.decode(list(itertools.islice(blocks, 1 << segment.piece_log2)))
+        ideal_bits += piece.ideal_bits
+        counts += piece.counts
+    return Coded(np.concatenate(values), ideal_bits, counts)
+
+
+def _fixed_bytes(run: Run, bits: int) -> int:
+    whole_blocks, rest = divmod(run.numel, BLOCK)
+    return 2 * run.num_blocks + whole_blocks * bits * BLOCK // 8 - (-rest * bits // 8)
+
+
+def _decode_fixed_block(run: Run, bits: int, scale: np.float32, data: bytes, numel: int) -> Floats:
+    unpacked = np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
+    codes = unpacked[: bits * numel].reshape(numel, bits) @ (1 << np.arange(bits))
+    magnitudes = 1 << (bits - 1)
+    first = 255 * run.shape + magnitudes - 1
+    levels = np.array(TABLES["kFixedLevels"][first : first + magnitudes]).astype(np.float32)
+    levels *= np.float32(2.0**-16)
+    with np.errstate(over="ignore", invalid="ignore"):
+        value = scale * levels[codes % magnitudes]
+    signed: Floats = np.where(codes >= magnitudes, -value, value)
+    return signed
+
+
+def _decode_fixed(segment: Segment, runs: list[Run], data: bytes) -> Coded:
+    require(segment.num_pieces == 0, "pieces is 0 in kind fixed")
+    coded = [run for run in runs if run.mode == CODED_RUN]
+    sizes = [_fixed_bytes(run, segment.bits) for run in coded]
+    require(sum(sizes) == len(data), "scales and codes fill the space before raw data")
+    values = [np.zeros(0, np.float32)]
+    at = 0
+    for run, size in zip(coded, sizes, strict=True):
+        scales = bfloat16(data[at : at + 2 * run.num_blocks])
+        codes = data[at + 2 * run.num_blocks : at + size]
+        for block, scale in zip(blocks_of([run]), scales, strict=True):
+            num_bytes = -(-block.numel * segment.bits // 8)
+            values.append(
+                _decode_fixed_block(run, segment.bits, scale, codes[:num_bytes], block.numel)
+            )
+            codes = codes[num_bytes:]
+        at += size
+    return Coded(np.concatenate(values), 0.0, Counter())
+
+
+def _decode_coded(segment: Segment, runs: list[Run], data: bytes) -> Coded:
+    if segment.kind in (GG, EG):
+        return _decode_pieces(segment, runs, data)
+    if segment.kind == FIXED:
+        return _decode_fixed(segment, runs, data)
+    require(segment.num_pieces == 0, "pieces is 0 in kind raw")
+    require(not data, "raw data follows the run headers in kind raw")
+    return Coded(np.zeros(0, np.float32), 0.0, Counter())
+
+
+def _join_runs(runs: list[Run], coded: Floats, raw: Floats) -> Floats:
+    at = {CODED_RUN: 0, RAW_RUN: 0}
+    values = []
+    for run in runs:
+        if run.mode in at:
+            source = coded if run.mode == CODED_RUN else raw
+            values.append(source[at[run.mode] :][: run.numel])
+            at[run.mode] += run.numel
+        else:
+            filler = 0.0 if run.mode == ZERO_RUN else math.nan
+            values.append(np.full(run.numel, filler, np.float32))
+    return np.concatenate([np.zeros(0, np.float32), *values])
+
+
+def decode(wire: bytes, max_numel: int = 1 << 28) -> Decoded:
+    """Decodes one segment; what follows it is ignored. Refuses more than max_numel elements, which
+    a few bytes can announce."""
+    segment, runs = read_headers(wire)
+    raw_numel = sum(run.numel for run in runs if run.mode == RAW_RUN)
+    coded_begin = SEGMENT_HEADER.size + RUN_HEADER.size * segment.num_runs
+    raw_begin = segment.size - raw_numel * segment.raw_bytes
+    require(coded_begin <= raw_begin, "the segment has room for its raw data")
+    require(segment.numel <= max_numel, f"this decoder stops at {max_numel} elements")
+    coded = _decode_coded(segment, runs, wire[coded_begin:raw_begin])
+    raw = raw_values(segment, wire[raw_begin : segment.size])
+    values = _join_runs(runs, coded.values, raw)
+    return Decoded(segment, runs, values, coded.ideal_bits, coded.counts)
