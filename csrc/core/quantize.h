@@ -25,7 +25,7 @@ GCT_HD inline int scale_class(float mean) {
   const uint32_t bits = float_bits(mean);
   const int exponent = static_cast<int>(bits >> 23) - 127;
   const uint32_t mantissa = bits & 0x7fffffu;
-  constexpr uint32_t kQuarter = 0x1837f0u;        // 2^(1/4)
+  constexpr uint32_t kQuarter = 0x1837f1u;        // 2^(1/4)
   constexpr uint32_t kThreeQuarters = 0x5744fdu;  // 2^(3/4)
   return 2 * exponent + (mantissa >= kQuarter) + (mantissa >= kThreeQuarters);
 }

@@ -49,7 +49,8 @@ BlockMoments moments(const float* x, int n) {
 bool quantize(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
   if (q.stochastic) return scalar_kernels()->quantize(x, n, q, symbols);
   const __m512 inverse = _mm512_set1_ps(q.inverse_step), bias = _mm512_set1_ps(q.bias);
-  const __m512 limit = _mm512_set1_ps(kMagnitudeLimit);
+  // Past the alphabet all magnitudes are one, the escape; this one's double can't overflow.
+  const __m512 limit = _mm512_set1_ps(static_cast<float>(q.magnitudes + 1));
   const __m512i escape = _mm512_set1_epi32(escape_symbol(q.magnitudes));
   const __m512i one = _mm512_set1_epi32(1);
   __mmask16 escaped = 0;

@@ -27,12 +27,12 @@ bool quantize(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
   for (int i = 0; i < n; ++i) {
     const int32_t k = quantize_magnitude(x[i], q, i);
     const int32_t positive = (float_bits(x[i]) >> 31) ? 0 : 1;
-    int32_t symbol = k == 0 ? 0 : 2 * k - positive;
     if (k > q.magnitudes) {
-      symbol = escape;
+      symbols[i] = static_cast<uint8_t>(escape);
       escaped = true;
+    } else {
+      symbols[i] = static_cast<uint8_t>(k == 0 ? 0 : 2 * k - positive);
     }
-    symbols[i] = static_cast<uint8_t>(symbol);
   }
   return escaped;
 }

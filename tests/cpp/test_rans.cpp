@@ -1,0 +1,226 @@
+// rANS as arithmetic: exact division, the coder's step against its definition, round trips on every
+// table and every implementation, words in the order that the wire format promises.
+#include <algorithm>
+#include <vector>
+
+#include "check.h"
+#include "core/rans.h"
+#include "cpu/kernels.h"
+
+namespace gct {
+namespace {
+
+using test::Random;
+
+// The definition (Duda 2013), with a real division.
+uint32_t put_ref(uint32_t x, uint32_t freq, uint32_t cum) {
+  return (x / freq) * kProbTotal + cum + x % freq;
+}
+
+uint32_t put(uint32_t x, uint32_t freq, uint32_t cum, uint16_t** words) {
+  rans_put(&x, make_encode_entry(freq, cum), words);
+  return x;
+}
+
+void check_put(uint32_t x, uint32_t freq, uint32_t cum) {
+  uint16_t buffer[1];
+  uint16_t* words = buffer + 1;
+  const uint32_t actual = put(x, freq, cum, &words);
+  CHECK(actual == put_ref(x, freq, cum), x, freq, cum, actual);
+  CHECK(words == buffer + 1, x, freq, cum);  // these states need no renormalization
+}
+
+// The rounded-up reciprocal overestimates a quotient by an amount that grows with x, so the state
+// just below the last multiple of freq is the worst one; the others guard the formula's edges.
+void test_division() {
+  Random random(1);
+  for (uint32_t freq = 1; freq < kProbTotal; ++freq) {
+    const uint32_t end = freq << 19;  // states from here on are renormalized first
+    const uint32_t first = std::max(kRansLow, freq);
+    std::vector<uint32_t> states = {end - 1, end - freq, first, first + 1, kRansLow};
+    for (int shift = 4; shift < 19; ++shift) {
+      states.push_back((freq << shift) - 1);
+      states.push_back(freq << shift);
+    }
+    for (int i = 0; i < 40; ++i) {
+      const uint32_t multiple = freq * static_cast<uint32_t>(random.below(1 << 19));
+      states.push_back(multiple + freq - 1);
+      states.push_back(multiple);
+    }
+    for (uint32_t x : states) {
+      if (x < kRansLow || x >= end) continue;
+      check_put(x, freq, 0);
+      check_put(x, freq, kProbTotal - freq);
+      check_put(x, freq, (kProbTotal - freq) / 2);
+    }
+  }
+}
+
+// Computed by hand from x -> (x / f) 4096 + cum + x mod f; a state of at least f 2^19 first gives
+// away its low 16 bits.
+void test_literal_sequence() {
+  uint16_t buffer[4];
+  uint16_t* words = buffer + 4;
+  uint32_t x = kRansLow;
+  x = put(x, 2048, 0, &words);  // 32768 / 2048 = 16 rest 0
+  CHECK(x == 0x10000u, x);
+  x = put(x, 1024, 2048, &words);  // 65536 / 1024 = 64 rest 0
+  CHECK(x == 0x40800u, x);
+  x = put(x, 3, 7, &words);  // 264192 / 3 = 88064 rest 0
+  CHECK(x == 0x15800007u, x);
+  CHECK(words == buffer + 4);
+  x = put(x, 5, 100, &words);  // over 5 2^19: word 7; 0x1580 / 5 = 1100 rest 4
+  CHECK(words == buffer + 3 && buffer[3] == 7, buffer[3]);
+  CHECK(x == 1100 * 4096 + 100 + 4, x);
+  x = put(x, 1, 4095, &words);  // 4505704 = 0x44c068, over 2^19: word 0xc068
+  CHECK(words == buffer + 2 && buffer[2] == 0xc068, buffer[2]);
+  CHECK(x == 0x44 * 4096 + 4095, x);  // a state under 2^15 before the symbol, over it after
+
+  // And back, by the decoder's step.
+  x = rans_advance(x, make_decode_entry(9, 1, 0));
+  CHECK(x == 0x44u, x);
+  x = (x << 16) | buffer[2];
+  x = rans_advance(x, make_decode_entry(9, 5, (x & 4095) - 100));
+  CHECK(x == 0x1580u, x);
+  x = (x << 16) | buffer[3];
+  x = rans_advance(x, make_decode_entry(9, 3, (x & 4095) - 7));
+  CHECK(x == 0x40800u, x);
+}
+
+// Symbol frequencies of a table, both signs written out, from the generated numbers alone.
+std::vector<uint32_t> freqs_of(int table) {
+  const int magnitudes = table_magnitudes(table);
+  const uint16_t* f = table_freqs(table);
+  std::vector<uint32_t> freqs = {f[0]};
+  for (int k = 1; k <= magnitudes; ++k) freqs.insert(freqs.end(), {f[k], f[k]});
+  freqs.push_back(f[magnitudes + 1]);
+  return freqs;
+}
+
+std::vector<uint32_t> class_freqs_of(int model) {
+  constexpr int kSymbols = 2 * tables::kClassDeltaMax + 3;
+  const uint16_t* f = tables::kClassFreqs + model * kSymbols;
+  return {f, f + kSymbols};
+}
+
+// Half the symbols by their probability, half evenly: rare ones must occur too.
+std::vector<uint8_t> draw_symbols(const std::vector<uint32_t>& freqs, size_t count,
+                                  Random* random) {
+  std::vector<uint8_t> symbols(count);
+  for (uint8_t& s : symbols) {
+    if (random->below(2) == 0) {
+      s = static_cast<uint8_t>(random->below(freqs.size()));
+      continue;
+    }
+    uint64_t slot = random->below(kProbTotal);
+    for (s = 0; slot >= freqs[s]; ++s) slot -= freqs[s];
+  }
+  return symbols;
+}
+
+// Decoder written from docs/wire-format.md: one symbol at a time, words in order.
+bool decodes_by_the_book(std::vector<uint32_t> lanes, const std::vector<uint32_t>& freqs,
+                         const std::vector<uint8_t>& symbols, const std::vector<uint16_t>& words) {
+  size_t next = 0;
+  for (size_t i = 0; i < symbols.size(); ++i) {
+    uint32_t& x = lanes[i % kLanes];
+    uint32_t r = x % 4096, s = 0;
+    for (; r >= freqs[s]; ++s) r -= freqs[s];
+    if (s != symbols[i]) return false;
+    x = freqs[s] * (x / 4096) + r;
+    if (x >= 1u << 15) continue;
+    if (next == words.size()) return false;
+    x = x * 65536 + words[next++];
+  }
+  return next == words.size() &&
+         std::all_of(lanes.begin(), lanes.end(), [](uint32_t x) { return x == 1u << 15; });
+}
+
+struct Encoded {
+  std::vector<uint32_t> lanes;
+  std::vector<uint16_t> words;
+  bool operator==(const Encoded& o) const { return lanes == o.lanes && words == o.words; }
+};
+
+Encoded encode_all(const Kernels& k, const EncodeTable& table,
+                   const std::vector<uint8_t>& symbols) {
+  Encoded e = {std::vector<uint32_t>(kLanes, kRansLow), std::vector<uint16_t>(symbols.size() + 1)};
+  e.words[0] = 0xabcd;  // guard: a symbol gives at most one word
+  uint16_t* end = e.words.data() + e.words.size();
+  const uint16_t* begin =
+      k.encode(e.lanes.data(), symbols.data(), static_cast<int>(symbols.size()), table, end);
+  CHECK(e.words[0] == 0xabcd && begin > e.words.data(), symbols.size());
+  e.words.erase(e.words.begin(), e.words.begin() + (begin - e.words.data()));
+  return e;
+}
+
+void check_decode(const Kernels& k, const DecodeTable& table, const std::vector<uint8_t>& symbols,
+                  Encoded e) {
+  const size_t count = e.words.size();
+  e.words.resize(count + kLanes);  // as the decoder pads a piece's words
+  std::vector<uint8_t> decoded(symbols.size() + 1, 0xee);
+  const uint16_t* end = e.words.data() + count;
+  const int n = static_cast<int>(symbols.size());
+  std::vector<uint32_t> lanes = e.lanes;
+  CHECK(k.decode(lanes.data(), table, n, e.words.data(), end, decoded.data()) == end);
+  CHECK(decoded.back() == 0xee);
+  decoded.pop_back();
+  CHECK(decoded == symbols, symbols.size());
+  CHECK(lanes == std::vector<uint32_t>(kLanes, kRansLow));
+  if (count > 0) {  // one word short: refused, and nothing behind the end is used
+    lanes = e.lanes;
+    CHECK(k.decode(lanes.data(), table, n, e.words.data(), end - 1, decoded.data()) == nullptr);
+  }
+}
+
+void check_round_trip(const std::vector<uint32_t>& freqs, const EncodeTable& encode_table,
+                      const DecodeTable& decode_table, const std::vector<uint8_t>& symbols) {
+  int count;
+  const Kernels* const* all = usable_kernels(&count);
+  const Encoded reference = encode_all(*scalar_kernels(), encode_table, symbols);
+  CHECK(decodes_by_the_book(reference.lanes, freqs, symbols, reference.words), symbols.size());
+  for (int i = 0; i < count; ++i) {
+    CHECK(encode_all(*all[i], encode_table, symbols) == reference, i, symbols.size());
+    check_decode(*all[i], decode_table, symbols, reference);
+  }
+}
+
+void test_round_trips() {
+  Random random(2);
+  const size_t lengths[] = {1, 15, 16, 17, 31, 32, 33, 64, 255, 256};
+  size_t next = 0;
+  for (int table = 0; table < kNumTables; ++table) {
+    const std::vector<uint32_t> freqs = freqs_of(table);
+    for (size_t n : {lengths[next % 10], size_t{256}}) {
+      check_round_trip(freqs, encode_table(table), decode_table(table),
+                       draw_symbols(freqs, n, &random));
+    }
+    ++next;
+  }
+  for (int model = 0; model < tables::kNumClassModels; ++model) {
+    const std::vector<uint32_t> freqs = class_freqs_of(model);
+    check_round_trip(freqs, class_encode_table(model), class_decode_table(model),
+                     draw_symbols(freqs, 256, &random));
+  }
+}
+
+// The decoder's refusal must depend on the words alone: broken lanes are some state, never a crash.
+void test_wrong_lane_is_noticed() {
+  Random random(3);
+  const std::vector<uint32_t> freqs = freqs_of(100);
+  const std::vector<uint8_t> symbols = draw_symbols(freqs, 256, &random);
+  Encoded e = encode_all(*scalar_kernels(), encode_table(100), symbols);
+  std::swap(e.lanes[3], e.lanes[4]);
+  CHECK(!decodes_by_the_book(e.lanes, freqs, symbols, e.words));
+}
+
+}  // namespace
+}  // namespace gct
+
+int main() {
+  gct::test_division();
+  gct::test_literal_sequence();
+  gct::test_round_trips();
+  gct::test_wrong_lane_is_noticed();
+  return gct::test::result();
+}
