@@ -101,10 +101,10 @@ RateControl::RateControl(const EncodePlan& plan) : plan_(plan) {
     highest = std::max(highest, g.scale_class);
   }
   const int slope = 8 - plan.params->allocation8;
-  // From 16 octaves under the largest block's scale to 12 above it, where all symbols are zero, as
+  // From 19 octaves under the largest block's scale to 12 above it, where all symbols are zero, as
   // far as all steps stay normal floats.
   const double steepness = plan.params->allocation8 / 16.0;
-  finest_ = std::max(slope * highest / 16.0 - 16.0, -124.0 - steepness * lowest);
+  finest_ = std::max(slope * highest / 16.0 - 19.0, -124.0 - steepness * lowest);
   coarsest_ = std::min(slope * highest / 16.0 + 12.0, 125.0 - steepness * highest);
 }
 
