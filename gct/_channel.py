@@ -59,7 +59,7 @@ class Channel:
         algorithm: Algorithm = "auto",
         seed: int | None = None,
         on_stats: OnStats | None = None,
-    ) -> Future[Tensor]:
+    ) -> Future[str]:
         """Start a collective; all ranks start the same ones in the same order.
 
         Args:
@@ -77,9 +77,9 @@ class Channel:
                 another thread.
 
         Returns:
-            A future of the tensor that holds the result. It fails with a RuntimeError that names
-            the job and the rank if a peer dies, the group's timeout passes or a segment can't be
-            decoded; so does every later one.
+            A future of the error message, empty if the result is in place. A message names the job
+            and the rank: a peer died, the group's timeout passed, or a segment can't be decoded.
+            Every later job fails with the same one.
 
         Raises:
             ValueError: tensors that this collective can't take.
@@ -92,8 +92,6 @@ class Channel:
                 on_stats(run_stats)
             done.set_result(error)
 
-        result = input if output is None else output
-        future = done.then(lambda finished: _result_or_raise(finished, result))
         self._engine.submit(
             collective=collective,
             input=input.detach(),
@@ -107,7 +105,24 @@ class Channel:
             name=name,
             on_done=on_done,
         )
-        return future
+        return done
+
+    def agree(self, settings: object) -> None:
+        """Raise ValueError on all ranks unless ``settings`` print the same on all of them.
+
+        Ranks with other settings expect messages of other sizes, which Gloo answers by ending the
+        process. Called before anything is submitted, because it uses the same private group.
+        """
+        if self.size == 1:
+            return
+        printed: list[str] = [""] * self.size
+        dist.all_gather_object(printed, repr(settings), group=self._groups[0])
+        for rank, other in enumerate(printed):
+            if other != printed[0]:
+                raise ValueError(
+                    f"all ranks need the same settings, but rank 0 has {printed[0]} and rank "
+                    f"{rank} has {other}"
+                )
 
     def stats(self) -> _C.EngineStats:
         return self._engine.stats()
@@ -179,8 +194,9 @@ def _private_group(group: dist.ProcessGroup, shot: int) -> dist.ProcessGroup:
     return private
 
 
-def _result_or_raise(finished: Future[str], result: Tensor) -> Tensor:
-    error = finished.value()
+def result_or_raise(done: Future[str], result: Tensor) -> Tensor:
+    """Wait for what :meth:`Channel.submit` returned; RuntimeError if the collective failed."""
+    error = done.wait()
     if error:
         raise RuntimeError(error)
     return result

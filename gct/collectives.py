@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
 
-from gct._channel import Algorithm, Channel, Collective, resolve_group
+from gct._channel import Algorithm, Channel, Collective, resolve_group, result_or_raise
 from gct.codec import Codec
 
 __all__ = ["Work", "all_gather", "all_reduce", "reduce_scatter"]
@@ -22,8 +22,9 @@ _channels: weakref.WeakKeyDictionary[dist.ProcessGroup, Channel] = weakref.WeakK
 class Work:
     """A collective on its way."""
 
-    def __init__(self, future: Future[Tensor]) -> None:
-        self._future = future
+    def __init__(self, done: Future[str], result: Tensor) -> None:
+        self._done = done
+        self._result = result
 
     def wait(self) -> Tensor:
         """The tensor that holds the result, once it does.
@@ -31,15 +32,15 @@ class Work:
         Raises:
             RuntimeError: a peer died, the group's timeout passed, or a segment was damaged.
         """
-        return self._future.wait()
+        return result_or_raise(self._done, self._result)
 
     def is_completed(self) -> bool:
         """Whether wait() would return (or raise) at once."""
-        return self._future.done()
+        return self._done.done()
 
     def get_future(self) -> Future[Tensor]:
-        """The future behind this."""
-        return self._future
+        """A future of what wait() returns."""
+        return self._done.then(lambda done: result_or_raise(done, self._result))
 
 
 @overload
@@ -166,7 +167,7 @@ def _run(
     settings = Codec() if codec is None else codec
     if not isinstance(settings, Codec):
         raise TypeError(f"codec must be a gct.Codec, got {type(codec).__name__}")
-    future = _channel(resolve_group(group)).submit(
+    done = _channel(resolve_group(group)).submit(
         collective,
         input,
         settings._params,
@@ -175,7 +176,7 @@ def _run(
         mean=op == "mean",
         algorithm=algorithm,
     )
-    work = Work(future)
+    work = Work(done, input if output is None else output)
     return work if async_op else work.wait()
 
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.futures import Future
 
-from gct._channel import Algorithm, Channel, check_backend, resolve_group
+from gct._channel import Algorithm, Channel, check_backend, resolve_group, result_or_raise
 from gct._parameters import Layout, ParameterKeys, Residuals, make_layout
 from gct.codec import Codec, Kind, Rounding
 
@@ -294,6 +294,7 @@ class GCTState:
         if self._channel is None:
             self._group = resolve_group(self._group)
             self._channel = Channel(self._group)
+            self._channel.agree(self._settings)
             if self._channel.rank == 0:
                 _logger.info("gct: %d ranks, %s", self._channel.size, self._settings)
         return self._channel
@@ -337,7 +338,7 @@ class GCTState:
         def keep(run_stats: Tensor) -> None:
             self._run_stats[index] = (layout, run_stats)
 
-        return self._open_channel().submit(
+        done = self._open_channel().submit(
             "all_reduce",
             buffer,
             self.codec._params,
@@ -349,6 +350,7 @@ class GCTState:
             seed=(self.seed << 40) + (self.step << 16) + len(self._seen),
             on_stats=keep,
         )
+        return done.then(lambda done: result_or_raise(done, buffer))
 
     def _parameter_stats(self) -> dict[str, ParameterStats]:
         result: dict[str, ParameterStats] = {}
