@@ -6,6 +6,7 @@
 //   segment header | run headers | raw data                                  (kind raw)
 #pragma once
 
+#include <limits>
 #include <vector>
 
 #include "core/gg_tables.h"
@@ -131,7 +132,7 @@ inline Status read_run_header(const uint8_t* p, WireKind kind, RunHeader* h) {
   if (h->mode != RunMode::kCoded) return Status::kOk;
   if (kind == WireKind::kRaw || h->code.shape >= tables::kNumShapes) return Status::kBadHeader;
   if (kind == WireKind::kFixed) return Status::kOk;
-  const bool step_ok = h->code.step > 0 && h->code.step <= 3.0e38f;
+  const bool step_ok = h->code.step > 0 && h->code.step <= std::numeric_limits<float>::max();
   const int models = kind == WireKind::kGG ? tables::kNumClassModels : 1;
   const bool class_ok = h->base_class >= kMinClass && h->base_class <= kMaxClass;
   return step_ok && class_ok && h->code.allocation8 <= 8 && h->model < models ? Status::kOk

@@ -111,7 +111,8 @@ Status restore_shifted(const DecodedBlock& block, const uint8_t* symbols, bool a
     if (symbols[i] == escape_symbol(magnitudes)) {
       uint32_t excess;
       negative = extra->get(1) != 0;
-      if (!get_golomb(extra, escape_order(block.code.table), &excess)) return Status::kCorrupt;
+      if (!get_golomb(extra, escape_order(block.code.table), &excess) || excess > (1u << 30))
+        return Status::kCorrupt;
       high = int64_t{magnitudes} + 1 + excess;
     }
     const int64_t k = (negative ? -high : high) * (2 * half) + extra->get(shift) - half;
