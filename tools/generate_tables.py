@@ -47,7 +47,7 @@ CLASS_ZERO_PROBS = [0.0, 0.05, 0.30, 0.80]
 
 
 class UnitGG:
-    """Generalized Gaussian of mean |x| = 1; `below`/`above` are one-sided partial moments of |x|."""
+    """Generalized Gaussian of mean |x| = 1; `below` and `above` are partial moments of |x|."""
 
     def __init__(self, shape: float) -> None:
         self.shape = shape
@@ -63,21 +63,28 @@ class UnitGG:
     def below(self, r: int, t: np.ndarray) -> np.ndarray:
         return self.moment_total(r) * gammainc((r + 1) / self.shape, (t / self.alpha) ** self.shape)
 
-    def between(self, r: int, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
-        """Of the two differences, the one that doesn't cancel."""
-        upper = self.above(r, lo) - self.above(r, hi)
-        lower = self.below(r, hi) - self.below(r, lo)
-        return np.where(self.above(0, lo) < 0.5, upper, lower)
+    def binned(self, edges: np.ndarray, orders: range) -> list[np.ndarray]:
+        """Moments of these orders between ascending edges and, last, above them; both signs together.
+
+        Of the two differences that give a bin, the one that doesn't cancel: lower parts up to the median.
+        """
+        tail_mass = self.above(0, edges)
+        lower_bins = int((tail_mass[:-1] >= 0.5).sum())
+        parts = []
+        for r in orders:
+            above = tail_mass if r == 0 else self.above(r, edges)
+            below = self.below(r, edges[: lower_bins + 1])
+            body = above[:-1] - above[1:]
+            body[:lower_bins] = below[1:] - below[:-1]
+            parts.append(np.append(body, above[-1]))
+        return parts
 
 
 def bins(gg: UnitGG, step: float, deadzone: float, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mass, sum of |x| and sum of x^2 (both signs together) of the magnitudes 0..count-1 and, last, of the rest."""
     edges = np.concatenate([[0.0], (np.arange(count) + 0.5 + deadzone) * step])
-    parts = []
-    for r in range(3):
-        body = gg.between(r, edges[:-1], edges[1:])
-        parts.append(np.append(body, gg.above(r, edges[-1:])))
-    return parts[0], parts[1], parts[2]
+    mass, first, second = gg.binned(edges, range(3))
+    return mass, first, second
 
 
 def entropy_and_distortion(gg: UnitGG, step: float, deadzone: float) -> tuple[float, float]:
@@ -175,8 +182,7 @@ def lloyd_max(shape: float, magnitudes: int) -> list[int]:
     levels = gg.alpha * 3 ** (1 / shape) * gammaincinv(1 / shape, p) ** (1 / shape)
     for _ in range(2000):
         edges = np.concatenate([[0.0], (levels[1:] + levels[:-1]) / 2])
-        mass = np.append(gg.between(0, edges[:-1], edges[1:]), gg.above(0, edges[-1:]))
-        first = np.append(gg.between(1, edges[:-1], edges[1:]), gg.above(1, edges[-1:]))
+        mass, first = gg.binned(edges, range(2))
         new = first / mass
         done = np.max(np.abs(new - levels) / new) < 1e-6
         levels = new
