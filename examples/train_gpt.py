@@ -171,7 +171,7 @@ class Run:
         }
         if self.comm_state is not None:
             stats = self.comm_state.stats()
-            names = ("raw_bytes", "wire_bytes", "ratio", "bits_per_element")
+            names = ("raw_bytes", "wire_bytes", "ratio", "bits_per_element", "plain_bytes")
             summary["gct_stats"] = {name: stats[name] for name in names if name in stats}
         self.log.write("summary", **summary)
         return summary
