@@ -90,12 +90,14 @@ def bins(gg: UnitGG, step: float, deadzone: float, count: int) -> tuple[np.ndarr
 def entropy_and_distortion(gg: UnitGG, step: float, deadzone: float) -> tuple[float, float]:
     """Ideal bits an element and mean squared error in units of step^2, with centroid reconstruction."""
     mass, first, second = bins(gg, step, deadzone, 400)
+    # Beyond the last bin no cell's centroid is worth computing: error as in a flat cell, step^2 / 12.
+    mass, first, second, rest = mass[:-1], first[:-1], second[:-1], mass[-1]
     keep = mass > 1e-300
     mass, first, second = mass[keep], first[keep], second[keep]
     sign_bits = mass[1:].sum()
     rate = float(-(mass * np.log2(mass)).sum() + sign_bits)
     distortion = second.sum() - (first[1:] ** 2 / mass[1:]).sum()
-    return rate, float(distortion) / step**2
+    return rate, float(distortion) / step**2 + rest / 12
 
 
 def best_deadzone(gg: UnitGG, step: float) -> int:
@@ -188,7 +190,7 @@ def lloyd_max(shape: float, magnitudes: int) -> list[int]:
         levels = new
         if done:
             break
-    return np.rint(levels * LEVEL_UNIT).astype(int).tolist()
+    return np.rint(levels * LEVEL_UNIT).astype(np.float32).astype(int).tolist()  # exact in float32
 
 
 def class_freqs(theta: float, zero: float) -> list[int]:
