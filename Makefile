@@ -74,7 +74,7 @@ sanitize: build
 	tools/cpp_test.sh build/cpp-sanitize -DGCT_DEV=ON -DGCT_SANITIZE=ON
 	tools/sanitized_pytest.sh tests/test_malformed.py
 
-py-test: build
+py-test: .venv/.examples
 	pytest -q $(PYTEST_ARGS)
 
 dist-test: build
