@@ -102,7 +102,7 @@ Status decode_pieces(const SegmentLayout& layout, const std::vector<RunPlace>& r
 }  // namespace
 
 Status inspect(const uint8_t* wire, size_t size, SegmentInfo* info) {
-  if (wire == nullptr || info == nullptr) return Status::kBadArgument;
+  if ((wire == nullptr && size > 0) || info == nullptr) return Status::kBadArgument;
   SegmentLayout layout;
   const Status status = read_layout(wire, size, &layout);
   if (status != Status::kOk) return status;
@@ -115,7 +115,8 @@ Status inspect(const uint8_t* wire, size_t size, SegmentInfo* info) {
 
 Status decode(const uint8_t* wire, size_t size, float* out, int64_t numel, bool accumulate,
               Workspace& workspace) {
-  if (wire == nullptr || (out == nullptr && numel > 0)) return Status::kBadArgument;
+  if (wire == nullptr && size > 0) return Status::kBadArgument;
+  if (out == nullptr && numel > 0) return Status::kBadArgument;
   SegmentLayout layout;
   Status status = read_layout(wire, size, &layout);
   if (status != Status::kOk) return status;

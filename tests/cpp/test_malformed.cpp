@@ -1,0 +1,221 @@
+// Damaged segments by the hundred thousand: decode() gives an error or values, and with the
+// sanitizers (make sanitize) no access outside the input or the output goes unseen: both lie in
+// heap blocks of exactly their size. The damage is the same in every run.
+#include <iostream>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "codec.h"
+#include "core/wire.h"
+
+namespace {
+
+using gct::Status;
+using gct::test::Random;
+using Bytes = std::vector<uint8_t>;
+
+constexpr int kDamaged = 200000;        // each is decoded up to four times
+constexpr int64_t kMaxNumel = 1 << 20;  // what the test is ready to hold; 64 bytes may say 2^48
+
+// ---- sound segments
+
+// Peaked, with heavy tails; every 100th is a spike, which takes escapes or low bits.
+std::vector<float> gradient_like(int64_t numel, Random& random) {
+  std::vector<float> x(static_cast<size_t>(numel));
+  for (float& v : x) {
+    v = static_cast<float>((random.unit() - 0.5) * random.unit() * random.unit());
+    if (random.below(100) == 0) v *= 1e5f;
+  }
+  return x;
+}
+
+Bytes encode(const gct::CodecParams& params, const std::vector<std::vector<float>>& values) {
+  std::vector<gct::Run> runs;
+  for (const std::vector<float>& x : values) {
+    gct::Run run;
+    run.data = x.data();
+    run.numel = static_cast<int64_t>(x.size());
+    run.raw = runs.size() % 4 == 3;
+    runs.push_back(run);
+  }
+  gct::EncodeInput input;
+  input.runs = runs.data();
+  input.num_runs = static_cast<int64_t>(runs.size());
+  Bytes wire(gct::max_segment_bytes(params, input));
+  size_t written = 0;
+  gct::Workspace workspace;
+  const Status status =
+      gct::encode(params, input, wire.data(), wire.size(), &written, workspace, nullptr);
+  CHECK(status == Status::kOk, static_cast<int>(status));
+  wire.resize(written);
+  return wire;
+}
+
+// One run; several with all modes among them; two pieces.
+std::vector<std::vector<std::vector<float>>> make_inputs(Random& random) {
+  std::vector<std::vector<float>> several;
+  for (int64_t numel : {700, 0, 257, 10, 1, 300}) several.push_back(gradient_like(numel, random));
+  several.emplace_back(40);                                    // zeros
+  several.emplace_back(40, 3e38f * static_cast<float>(1e30));  // infinities
+  for (int i = 0; i < 300; ++i) several[4].push_back(i % 7 == 0 ? 1e-30f : 0.0f);
+  return {{gradient_like(300, random)}, several, {gradient_like(66000, random)}};
+}
+
+std::vector<Bytes> make_segments(Random& random) {
+  std::vector<Bytes> segments;
+  for (const auto& input : make_inputs(random)) {
+    for (gct::Kind kind :
+         {gct::Kind::kRaw, gct::Kind::kGG, gct::Kind::kEG, gct::Kind::kFixed, gct::Kind::kGG}) {
+      gct::CodecParams params;
+      params.kind = kind;
+      params.value = static_cast<double>(2 + 2 * random.below(3));
+      params.allocation8 = static_cast<int>(8 * random.below(2));
+      if (kind == gct::Kind::kEG) params.rounding = gct::Rounding::kStochastic;
+      segments.push_back(encode(params, input));
+    }
+  }
+  return segments;
+}
+
+// ---- damage
+
+// Where a field of the headers begins, or any byte.
+size_t any_offset(const Bytes& wire, Random& random) {
+  constexpr size_t kFields[] = {0,  4,  5,  6,  7,  8,  12, 16, 24, 32, 36, 37, 38,
+                                40, 48, 52, 54, 56, 57, 58, 59, 60, 64, 68, 88};
+  const size_t at = random.below(2) == 0 ? random.below(wire.size())
+                                         : kFields[random.below(sizeof kFields / sizeof *kFields)];
+  return at < wire.size() ? at : wire.size() - 1;
+}
+
+// An extreme number, or one near a small one, over up to 8 bytes.
+void overwrite_number(Bytes* wire, size_t at, Random& random) {
+  const uint64_t number = random.below(2) == 0 ? (uint64_t{1} << random.below(64)) - random.below(2)
+                                               : random.below(300);
+  const size_t width = size_t{1} << random.below(4);
+  for (size_t i = 0; i < width && at + i < wire->size(); ++i)
+    (*wire)[at + i] = static_cast<uint8_t>(number >> (8 * i));
+}
+
+// Another length, and a header that agrees with it half of the time.
+void resize(Bytes* wire, Random& random) {
+  wire->resize(random.below(wire->size() + 40), static_cast<uint8_t>(random.bits()));
+  if (wire->size() < gct::kSegmentHeaderBytes || random.below(2) == 0) return;
+  gct::store_le<uint64_t>(wire->data() + 24, wire->size());
+}
+
+void damage(Bytes* wire, const std::vector<Bytes>& others, Random& random) {
+  if (wire->empty()) return;
+  const size_t at = any_offset(*wire, random);
+  switch (random.below(6)) {
+    case 0:
+    case 1:
+      (*wire)[at] = static_cast<uint8_t>((*wire)[at] ^ (1u << random.below(8)));
+      break;
+    case 2:
+      overwrite_number(wire, at, random);
+      break;
+    case 3:
+      resize(wire, random);
+      break;
+    case 4:  // the rest of another segment
+      for (size_t i = at, end = wire->size(); i < end; ++i) {
+        const Bytes& other = others[at % others.size()];
+        if (i < other.size()) (*wire)[i] = other[i];
+      }
+      break;
+    default:
+      for (size_t i = at; i < wire->size() && i < at + 16; ++i)
+        (*wire)[i] = static_cast<uint8_t>(random.bits());
+  }
+}
+
+// ---- checks
+
+struct Outcome {
+  Status status;
+  std::vector<uint32_t> bits;  // of the values, if there are any
+  bool operator==(const Outcome& o) const { return status == o.status && bits == o.bits; }
+};
+
+// Decodes from and to blocks of exactly the sizes that are passed on.
+Outcome decode_exactly(const Bytes& wire, int64_t numel, bool accumulate) {
+  std::unique_ptr<uint8_t[]> input(new uint8_t[wire.size()]);
+  for (size_t i = 0; i < wire.size(); ++i) input[i] = wire[i];
+  const size_t count = static_cast<size_t>(numel);
+  std::unique_ptr<float[]> output(new float[count]());
+  gct::Workspace workspace;
+  Outcome outcome{gct::decode(input.get(), wire.size(), output.get(), numel, accumulate, workspace),
+                  {}};
+  if (outcome.status != Status::kOk) return outcome;
+  for (size_t i = 0; i < count; ++i) {
+    const bool nan = output[i] != output[i];
+    outcome.bits.push_back(nan ? 0x7fc00000u : gct::float_bits(output[i]));
+  }
+  return outcome;
+}
+
+class Tester {
+ public:
+  std::map<Status, int> seen;
+
+  void test(const Bytes& wire) {
+    gct::SegmentInfo info;
+    const Status header = gct::inspect(wire.data(), wire.size(), &info);
+    if (header != Status::kOk) {
+      ++seen[header];
+      CHECK(decode_exactly(wire, 100, false).status == header, static_cast<int>(header));
+      return;
+    }
+    if (info.numel > kMaxNumel) return;
+    ++seen[decode_exactly(wire, info.numel + 1, false).status];
+    const Outcome first = decode_on(0, wire, info.numel, false);
+    ++seen[first.status];
+    for (size_t i = 1; i < names_.size(); ++i)
+      CHECK(decode_on(i, wire, info.numel, false) == first, i, info.numel);
+    CHECK(decode_on(0, wire, info.numel, true).status == first.status, info.numel);
+  }
+
+ private:
+  Outcome decode_on(size_t implementation, const Bytes& wire, int64_t numel, bool accumulate) {
+    gct::set_implementation(names_[implementation]);
+    return decode_exactly(wire, numel, accumulate);
+  }
+
+  const std::vector<std::string> names_ = gct::implementations();
+};
+
+void test_sound_segments(const std::vector<Bytes>& segments, Tester& tester) {
+  for (const Bytes& wire : segments) tester.test(wire);
+  CHECK(tester.seen[Status::kOk] == static_cast<int>(segments.size()), tester.seen[Status::kOk]);
+}
+
+void test_damaged_segments(const std::vector<Bytes>& segments, Random& random, Tester& tester) {
+  for (int i = 0; i < kDamaged; ++i) {
+    // The long ones, last in the list, take their turn seldom: they take long.
+    const size_t usual = segments.size() * 2 / 3;
+    Bytes wire = segments[random.below(i % 200 == 0 ? segments.size() : usual)];
+    for (size_t n = random.below(3) + 1; n > 0; --n) damage(&wire, segments, random);
+    tester.test(wire);
+  }
+  for (Status status :
+       {Status::kOk, Status::kBadMagic, Status::kBadVersion, Status::kBadTables, Status::kBadHeader,
+        Status::kTruncated, Status::kCorrupt, Status::kSizeMismatch})
+    CHECK(tester.seen[status] > kDamaged / 1000, static_cast<int>(status), tester.seen[status]);
+}
+
+}  // namespace
+
+int main() {
+  Random random(1);
+  Tester tester;
+  const std::vector<Bytes> segments = make_segments(random);
+  test_sound_segments(segments, tester);
+  test_damaged_segments(segments, random, tester);
+  std::cerr << kDamaged << " damaged segments: " << tester.seen[Status::kOk] << " read, "
+            << tester.seen[Status::kCorrupt] << " with a corrupt payload\n";
+  return gct::test::result();
+}
