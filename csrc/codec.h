@@ -105,7 +105,8 @@ size_t max_segment_bytes(const CodecParams& params, const EncodeInput& input);
 size_t slot_bytes(const CodecParams& params, const EncodeInput& input);
 
 // Encodes input into out[0, capacity). With Target::kBits the result is at most min(capacity,
-// slot_bytes()) long and the step is chosen for it; with other targets kTooSmall if it doesn't fit.
+// slot_bytes()) long and the step is chosen for it, kTooSmall if a smaller capacity doesn't hold
+// even zeros; with other targets kTooSmall if it doesn't fit.
 // *written is the segment's size.
 Status encode(const CodecParams& params, const EncodeInput& input, uint8_t* out, size_t capacity,
               size_t* written, Workspace& workspace, EncodeStats* stats = nullptr);

@@ -142,13 +142,16 @@ class SegmentEncoder {
         log2_step = fine.log2_step +
                     std::min(std::max(share, 0.1), 0.9) * (coarse.log2_step - fine.log2_step);
       } else {
-        log2_step += control.change_for_factor(log2_step, factor);
+        // Where the model's change doesn't get under the slot (exp-Golomb takes a bit an element up
+        // to the step that zeroes whole blocks), octaves do.
+        const bool stuck = status != Status::kOk && attempt > 0;
+        const double least = stuck ? std::exp2(attempt - 1) : -1e3;
+        log2_step += std::max(control.change_for_factor(log2_step, factor), least);
       }
     }
-    if (coarse.known) {
-      control.apply(coarse.log2_step, &plan_);
-      return write_pieces(slot, written);
-    }
+    control.apply(coarse.known ? coarse.log2_step : control.coarsest(), &plan_);
+    const Status status = write_pieces(slot, written);
+    if (status == Status::kOk || capacity_ < slot_bytes(params_, input_)) return status;
     // Unreachable as far as we know: a NaN is loud, zeros wouldn't be.
     for (RunPlan& p : plan_.runs) {
       if (p.header.mode == RunMode::kCoded) p.header.mode = RunMode::kNonFinite;

@@ -33,6 +33,8 @@ class RateControl {
   // How log2(step) has to change, by the model alone, for `factor` times the bits that it gives
   // now.
   double change_for_factor(double log2_step, double factor) const;
+  // log2(step) at which all symbols are zero, or the largest that keeps steps normal floats.
+  double coarsest() const { return coarsest_; }
   // log2(step) at which the squared error over the coded runs is `error`.
   double step_for_error(double error);
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <iostream>
+#include <string>
 
 namespace gct::test {
 
@@ -21,8 +22,8 @@ void check(const char* file, int line, const char* text, bool ok, const Values&.
 }
 
 template <typename... Values>
-void check_named(const char* file, int line, const char* text, bool ok, const char* name,
-                 const Values&... values) {
+void check_in(const char* file, int line, const char* text, const std::string& name, bool ok,
+              const Values&... values) {
   if (!ok && failures < kPrinted) std::cerr << "in case: " << name << '\n';
   check(file, line, text, ok, values...);
 }
@@ -57,5 +58,4 @@ class Random {
 // Condition first, then any values worth seeing.
 #define CHECK(...) gct::test::check(__FILE__, __LINE__, #__VA_ARGS__, __VA_ARGS__)
 // The same with the name of a case before the values: CHECK_IN(name, condition, value...).
-#define CHECK_IN(name, condition, ...) \
-  gct::test::check_named(__FILE__, __LINE__, #condition, condition, name, __VA_ARGS__)
+#define CHECK_IN(name, ...) gct::test::check_in(__FILE__, __LINE__, #__VA_ARGS__, name, __VA_ARGS__)

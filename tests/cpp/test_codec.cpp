@@ -1,0 +1,474 @@
+// The codec as a whole: all implementations and thread counts give the same bytes and the same
+// decoded bits, the error is what the quantizer allows element by element, and the encoder keeps to
+// its buffer and to its promised sizes.
+#include <algorithm>
+#include <cstring>
+
+#include "check.h"
+#include "codec.h"
+#include "core/wire.h"
+#include "cpu/kernels.h"
+#include "cpu/thread_pool.h"
+#include "inputs.h"
+
+namespace gct {
+namespace {
+
+using test::describe;
+using test::Input;
+using test::make_values;
+using test::Random;
+using test::value_kinds;
+using test::Values;
+
+constexpr uint8_t kCanary = 0xc5;
+constexpr size_t kCanaries = 64;
+
+CodecParams params(Kind kind, Target target, double value, int allocation8 = 8,
+                   Rounding rounding = Rounding::kDeterministic) {
+  CodecParams p;
+  p.kind = kind;
+  p.target = target;
+  p.value = value;
+  p.allocation8 = allocation8;
+  p.rounding = rounding;
+  p.seed = 12345;
+  return p;
+}
+
+struct Encoded {
+  Status status = Status::kOk;
+  std::vector<uint8_t> wire;
+};
+
+// Into a buffer of exactly `capacity` bytes (address sanitizer sees one more) plus canaries.
+Encoded encode_in(const std::string& name, const CodecParams& p, const Input& input,
+                  size_t capacity, Workspace& ws) {
+  std::vector<uint8_t> buffer(capacity + kCanaries, kCanary);
+  Encoded e;
+  size_t written = 0;
+  e.status = encode(p, input.view, buffer.data(), capacity, &written, ws);
+  const auto spoilt = [](uint8_t b) { return b != kCanary; };
+  const auto end = buffer.begin() + static_cast<std::ptrdiff_t>(capacity);
+  CHECK_IN(name, std::none_of(end, buffer.end(), spoilt), capacity);
+  if (e.status != Status::kOk) return e;
+  CHECK_IN(name, written <= capacity, written, capacity);
+  e.wire.assign(buffer.begin(), buffer.begin() + static_cast<std::ptrdiff_t>(written));
+  return e;
+}
+
+std::vector<float> decode_all(const std::string& name, const std::vector<uint8_t>& wire,
+                              size_t numel, Workspace& ws) {
+  std::vector<float> out(numel, 42.0f);
+  const Status status =
+      decode(wire.data(), wire.size(), out.data(), static_cast<int64_t>(numel), false, ws);
+  CHECK_IN(name, status == Status::kOk, static_cast<int>(status));
+  return out;
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
+}
+
+bool finite(const float* x, int64_t n) {
+  return std::all_of(x, x + n, [](float f) { return std::isfinite(f); });
+}
+
+// One run of a segment with its input and its output.
+struct RunView {
+  RunHeader header;
+  const float* x;
+  const float* y;
+};
+
+// gg and eg: a value and its level lie in one bin, and bins are one step wide but for the one at
+// zero, whose half width is 0.8 steps with the largest deadzone; stochastic rounding stays under
+// one step too. The products add two roundings: 1e-6 of x.
+double worst_error_in_steps(const RunView& run) {
+  double worst = 0;
+  for (int64_t b = 0; b < num_blocks(run.header.numel); ++b) {
+    const float* x = run.x + b * kBlock;
+    const int n = static_cast<int>(std::min<int64_t>(kBlock, run.header.numel - b * kBlock));
+    float mean = scalar_kernels()->moments(x, n).sum_abs / static_cast<float>(n);
+    BlockCode code;
+    if (!std::isfinite(mean) || !block_code(run.header.code, scale_class(mean), &code)) continue;
+    const bool zero = scale_class(mean) < kMinClass;
+    for (int i = 0; i < n; ++i) {
+      const double value = static_cast<double>(x[i]);
+      const double error = std::fabs(value - static_cast<double>(run.y[b * kBlock + i]));
+      const double rounding = 1e-6 * std::fabs(value);
+      // A block whose mean is below 2^-100 decodes to zeros.
+      const double allowed = zero ? std::fabs(value) : static_cast<double>(code.step);
+      worst = std::max(worst, std::max(0.0, error - rounding) / std::max(allowed, 1e-300));
+    }
+  }
+  return worst;
+}
+
+// fixed: the level is the nearest one of the block's, but for ties in rounding (1e-5 of the scale).
+bool nearest_levels(const RunView& run, int bits) {
+  for (int64_t b = 0; b < num_blocks(run.header.numel); ++b) {
+    const float* x = run.x + b * kBlock;
+    const int n = static_cast<int>(std::min<int64_t>(kBlock, run.header.numel - b * kBlock));
+    float sum = 0;
+    for (int i = 0; i < n; ++i) sum += std::fabs(x[i]) / static_cast<float>(n);
+    if (scale_class(sum) <= kMinClass) continue;
+    const uint32_t* levels = fixed_levels(run.header.code.shape, bits);
+    for (int i = 0; i < n; ++i) {
+      const double value = std::fabs(static_cast<double>(x[i]));
+      const double decoded = std::fabs(static_cast<double>(run.y[b * kBlock + i]));
+      if (!std::isfinite(decoded)) return value > 1e38;
+      double best = 1e300;
+      // The scale on the wire has 8 significant bits.
+      const double scale = static_cast<double>(bfloat16_to_float(float_to_bfloat16(sum)));
+      for (int k = 0; k < 1 << (bits - 1); ++k)
+        best = std::min(best, std::fabs(value - scale * levels[k] / 65536));
+      if (std::fabs(value - decoded) > best + 1e-2 * scale) return false;
+      if (decoded > 0 && std::signbit(x[i]) != std::signbit(run.y[b * kBlock + i])) return false;
+    }
+  }
+  return true;
+}
+
+void check_run(const std::string& name, const SegmentHeader& segment, const RunView& run) {
+  const int64_t n = run.header.numel;
+  const bool input_finite = finite(run.x, n);
+  switch (run.header.mode) {
+    case RunMode::kRaw:
+      CHECK_IN(name, n == 0 || std::memcmp(run.x, run.y, static_cast<size_t>(n) * 4) == 0, n);
+      break;
+    case RunMode::kNonFinite:
+      CHECK_IN(name, !input_finite, n);
+      CHECK_IN(name, std::all_of(run.y, run.y + n, [](float f) { return std::isnan(f); }), n);
+      break;
+    case RunMode::kZero:
+      CHECK_IN(name, std::all_of(run.x, run.x + n, [](float f) { return std::fabs(f) < 1e-27f; }),
+               n);
+      CHECK_IN(name, std::all_of(run.y, run.y + n, [](float f) { return float_bits(f) == 0; }), n);
+      break;
+    case RunMode::kCoded:
+      CHECK_IN(name, input_finite, n);
+      if (segment.kind == WireKind::kFixed) {
+        CHECK_IN(name, nearest_levels(run, segment.fixed_bits), n);
+      } else {
+        CHECK_IN(name, worst_error_in_steps(run) <= 1, n, worst_error_in_steps(run));
+      }
+  }
+}
+
+// Every element against the input. Returns the number of coded elements.
+int64_t check_values(const std::string& name, const Input& input, const std::vector<uint8_t>& wire,
+                     const std::vector<float>& decoded) {
+  SegmentLayout layout;
+  CHECK_IN(name, read_layout(wire.data(), wire.size(), &layout) == Status::kOk, wire.size());
+  CHECK_IN(name, layout.runs.size() == input.runs.size(), layout.runs.size());
+  const float* x = input.values.floats.data();
+  const float* y = decoded.data();
+  int64_t coded = 0;
+  for (size_t i = 0; i < layout.runs.size() && i < input.runs.size(); ++i) {
+    const RunHeader& h = layout.runs[i];
+    CHECK_IN(name, h.numel == input.runs[i].numel, i, h.numel);
+    CHECK_IN(name, !input.runs[i].raw || h.mode == RunMode::kRaw, i);
+    check_run(name, layout.header, {h, x, y});
+    coded += h.mode == RunMode::kCoded ? h.numel : 0;
+    x += h.numel;
+    y += h.numel;
+  }
+  return coded;
+}
+
+void check_accumulate(const std::string& name, const std::vector<uint8_t>& wire,
+                      const std::vector<float>& decoded, Workspace& ws) {
+  std::vector<float> sum(decoded.size()), expected(decoded.size());
+  for (size_t i = 0; i < sum.size(); ++i) {
+    sum[i] = 0.25f * static_cast<float>(i % 9) + 0.125f;
+    expected[i] = sum[i] + decoded[i];
+  }
+  const Status status =
+      decode(wire.data(), wire.size(), sum.data(), static_cast<int64_t>(sum.size()), true, ws);
+  CHECK_IN(name, status == Status::kOk, static_cast<int>(status));
+  for (size_t i = 0; i < sum.size(); ++i) {
+    const bool same = sum[i] == expected[i] || (std::isnan(sum[i]) && std::isnan(expected[i]));
+    CHECK_IN(name, same, i, sum[i], expected[i]);
+  }
+}
+
+struct Pools {
+  ThreadPool three{3};
+  Workspace alone, threaded;
+  Pools() { threaded.pool = &three; }
+};
+
+Pools& pools() {
+  static Pools p;
+  return p;
+}
+
+// The whole of what this file is about, for one input and one setting. Returns the wire.
+std::vector<uint8_t> check_codec(const std::string& input_name, const CodecParams& p,
+                                 const Input& input) {
+  const std::string name = input_name + ", " + describe(p);
+  const size_t slot = slot_bytes(p, input.view), most = max_segment_bytes(p, input.view);
+  CHECK_IN(name, slot <= most, slot, most);
+  CHECK(set_implementation("scalar"));
+  const Encoded reference = encode_in(name, p, input, slot, pools().alone);
+  CHECK_IN(name, reference.status == Status::kOk, static_cast<int>(reference.status));
+  if (reference.status != Status::kOk) return {};
+  const size_t numel = input.values.floats.size();
+  const std::vector<float> decoded = decode_all(name, reference.wire, numel, pools().alone);
+  check_values(name, input, reference.wire, decoded);
+  for (const std::string& implementation : implementations()) {
+    CHECK(set_implementation(implementation));
+    const std::string here = name + ", " + implementation;
+    for (Workspace* ws : {&pools().alone, &pools().threaded}) {
+      const Encoded e = encode_in(here, p, input, slot, *ws);
+      CHECK_IN(here, e.wire == reference.wire, e.wire.size(), reference.wire.size());
+      CHECK_IN(here, same_bits(decode_all(here, reference.wire, numel, *ws), decoded));
+      check_accumulate(here, reference.wire, decoded, *ws);
+    }
+  }
+  return reference.wire;
+}
+
+std::vector<CodecParams> one_of_each_kind() {
+  return {params(Kind::kGG, Target::kBits, 2),
+          params(Kind::kGG, Target::kBits, 3, 0, Rounding::kStochastic),
+          params(Kind::kEG, Target::kBits, 3, 4),
+          params(Kind::kFixed, Target::kBits, 4),
+          params(Kind::kGG, Target::kSnrDb, 12, 4),
+          params(Kind::kRaw, Target::kBits, 2)};
+}
+
+void test_lengths_and_dtypes() {
+  const DType dtypes[] = {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat64};
+  for (int64_t numel : {0, 1, 7, 8, 31, 32, 33, 255, 256, 257, 1009, 5003}) {
+    for (DType dtype : dtypes) {
+      const Input input(make_values(value_kinds()[4], dtype, numel, 5), {numel});
+      const std::string name =
+          "length " + std::to_string(numel) + " dtype " + std::to_string(static_cast<int>(dtype));
+      for (const CodecParams& p : one_of_each_kind()) check_codec(name, p, input);
+    }
+  }
+}
+
+void test_value_kinds() {
+  for (const test::ValueKind& kind : value_kinds()) {
+    const Input input(make_values(kind, DType::kFloat32, 2777, 6), {2777});
+    for (const CodecParams& p : one_of_each_kind()) check_codec(kind.name, p, input);
+    for (double bits : {0.3, 8.0}) {
+      check_codec(kind.name, params(Kind::kGG, Target::kBits, bits), input);
+      check_codec(kind.name, params(Kind::kEG, Target::kBits, bits, 0), input);
+    }
+    for (double step : {1e-30, 1e-4, 0.5, 1e30})
+      check_codec(kind.name, params(Kind::kGG, Target::kStep, step, 4), input);
+  }
+}
+
+void test_parameters() {
+  const std::vector<int64_t> lengths = {1, 700, -33, 0, 2049, -1, 5, 255, 4001, -300, 31};
+  const Input input(make_values(value_kinds()[4], DType::kFloat32, 7376, 7), lengths);
+  for (Kind kind : {Kind::kGG, Kind::kEG}) {
+    for (Rounding rounding : {Rounding::kDeterministic, Rounding::kStochastic}) {
+      for (int allocation8 : {0, 4, 8}) {
+        for (double bits : {0.3, 1.0, 1.5, 2.0, 4.0, 7.0, 12.0})
+          check_codec("runs", params(kind, Target::kBits, bits, allocation8, rounding), input);
+        for (double snr : {3.0, 20.0, 90.0})
+          check_codec("runs", params(kind, Target::kSnrDb, snr, allocation8, rounding), input);
+      }
+    }
+  }
+  for (int bits = 1; bits <= 8; ++bits)
+    check_codec("runs", params(Kind::kFixed, Target::kBits, bits), input);
+}
+
+// More than one piece (65536 elements), so that threads and piece borders matter.
+void test_several_pieces() {
+  const Input one(make_values(value_kinds()[4], DType::kFloat32, 70001, 8), {70001});
+  check_codec("70001", params(Kind::kGG, Target::kBits, 2), one);
+  check_codec("70001", params(Kind::kEG, Target::kBits, 3), one);
+  const Input many(make_values(value_kinds()[5], DType::kBFloat16, 260001, 9),
+                   {65536, 65535, -777, 1, 65537, 62615});
+  const std::vector<uint8_t> wire =
+      check_codec("260001", params(Kind::kGG, Target::kBits, 1.5, 0), many);
+  SegmentHeader h;
+  CHECK(read_segment_header(wire.data(), wire.size(), &h) == Status::kOk && h.num_pieces == 4,
+        h.num_pieces);
+}
+
+// NaN and infinity: that run, and no other, comes out as NaN; raw runs keep them as they are.
+void test_nonfinite() {
+  const float inf = std::numeric_limits<float>::infinity();
+  for (double bad : {std::nan(""), static_cast<double>(inf), static_cast<double>(-inf)}) {
+    for (int64_t at : {0, 999, 1500}) {
+      Values values;
+      Random random(10);
+      for (int64_t i = 0; i < 3000; ++i) values.push(i == at ? bad : test::gaussian(&random));
+      const Input coded(values, {1000, 1000, 1000});
+      const Input raw(values, {1000, 1000, -1000});
+      const Input raw_bad(values, {-1000, -1000, 1000});
+      for (const CodecParams& p : one_of_each_kind()) {
+        check_codec("non-finite", p, coded);
+        check_codec("non-finite, raw beside it", p, raw);
+        check_codec("non-finite in a raw run", p, raw_bad);
+      }
+    }
+  }
+}
+
+void test_capacity() {
+  const Input input(make_values(value_kinds()[4], DType::kFloat32, 3001, 11), {1500, -101, 1400});
+  std::vector<CodecParams> settings = one_of_each_kind();
+  settings.push_back(params(Kind::kEG, Target::kStep, 0.01));
+  for (const CodecParams& p : settings) {
+    const std::string name = "capacity, " + describe(p);
+    const Encoded whole =
+        encode_in(name, p, input, max_segment_bytes(p, input.view), pools().alone);
+    const size_t size = whole.wire.size();
+    CHECK_IN(name, whole.status == Status::kOk && size > 0, size);
+    // With exactly its size the same bytes fit.
+    const bool bits = p.target == Target::kBits && p.kind != Kind::kFixed && p.kind != Kind::kRaw;
+    for (size_t capacity : {size, size - 1, size / 2, size_t{600}, size_t{112}, size_t{111},
+                            size_t{40}, size_t{1}, size_t{0}}) {
+      const Encoded e = encode_in(name, p, input, capacity, pools().alone);
+      if (bits && e.status == Status::kOk) {  // a coarser step, chosen for the capacity
+        check_values(name, input, e.wire, decode_all(name, e.wire, 3001, pools().alone));
+      } else {
+        const Status expected = capacity >= size ? Status::kOk : Status::kTooSmall;
+        CHECK_IN(name, e.status == expected, capacity, size, static_cast<int>(e.status));
+      }
+    }
+  }
+}
+
+void test_bad_arguments() {
+  const Input input(make_values(value_kinds()[0], DType::kFloat32, 100, 12), {100});
+  std::vector<uint8_t> out(4096);
+  size_t written;
+  const auto status_of = [&](const CodecParams& p) {
+    return encode(p, input.view, out.data(), out.size(), &written, pools().alone);
+  };
+  CHECK(status_of(params(Kind::kGG, Target::kBits, 2)) == Status::kOk);
+  for (double value : {0.0, -1.0, std::nan(""), HUGE_VAL})
+    CHECK(status_of(params(Kind::kGG, Target::kBits, value)) == Status::kBadArgument, value);
+  for (double value : {0.0, 2.5, 9.0})
+    CHECK(status_of(params(Kind::kFixed, Target::kBits, value)) == Status::kBadArgument, value);
+  CHECK(status_of(params(Kind::kFixed, Target::kSnrDb, 4)) == Status::kBadArgument);
+  CHECK(status_of(params(Kind::kFixed, Target::kBits, 4, 8, Rounding::kStochastic)) ==
+        Status::kBadArgument);
+  CHECK(status_of(params(Kind::kGG, Target::kBits, 2, 9)) == Status::kBadArgument);
+  CHECK(status_of(params(Kind::kGG, Target::kBits, 2, -1)) == Status::kBadArgument);
+  CHECK(encode(params(Kind::kGG, Target::kBits, 2), input.view, nullptr, 4096, &written,
+               pools().alone) == Status::kBadArgument);
+  EncodeInput no_runs;
+  CHECK(encode(params(Kind::kGG, Target::kBits, 2), no_runs, out.data(), out.size(), &written,
+               pools().alone) == Status::kOk);
+  CHECK(written == kSegmentHeaderBytes, written);
+  CHECK(decode(out.data(), written, nullptr, 0, false, pools().alone) == Status::kOk);
+}
+
+// The mean over many seeds is the input: its standard error is at most half a step over the square
+// root of the number of seeds (a Bernoulli number's standard deviation); the limit is 4 of them,
+// over 500 elements 5 to leave room for the largest. The squared error is f (1 - f) <= 1/4 step^2.
+void test_stochastic_mean() {
+  constexpr int kSeeds = 300;
+  constexpr size_t kNumel = 500;
+  const Input input(make_values(value_kinds()[0], DType::kFloat32, kNumel, 13), {kNumel});
+  const double step = 1e-3;
+  std::vector<double> sum(kNumel, 0.0);
+  double squares = 0;
+  for (int seed = 0; seed < kSeeds; ++seed) {
+    CodecParams p = params(Kind::kGG, Target::kStep, step, 0, Rounding::kStochastic);
+    p.seed = static_cast<uint64_t>(seed);
+    const Encoded e = encode_in("mean", p, input, max_segment_bytes(p, input.view), pools().alone);
+    const std::vector<float> decoded = decode_all("mean", e.wire, kNumel, pools().alone);
+    for (size_t i = 0; i < kNumel; ++i) {
+      const double error =
+          static_cast<double>(decoded[i]) - static_cast<double>(input.values.floats[i]);
+      sum[i] += error;
+      squares += error * error;
+    }
+  }
+  double total = 0, variance = 0;
+  for (size_t i = 0; i < kNumel; ++i) {
+    const double y = std::fabs(static_cast<double>(input.values.floats[i])) / step;
+    const double f = y - std::floor(y);
+    variance += f * (1 - f) * step * step / kNumel;
+    const double limit = 5 * std::sqrt(f * (1 - f) / kSeeds) * step + 1e-6 * step;
+    CHECK(std::fabs(sum[i] / kSeeds) < limit, i, sum[i] / kSeeds, limit);
+    total += sum[i];
+  }
+  const double draws = kSeeds * static_cast<double>(kNumel);
+  CHECK(std::fabs(total / draws) < 4 * std::sqrt(variance / draws), total / draws);
+  // Relative standard error of a mean of draws whose fourth moment is at most step^2 times the
+  // second: below sqrt(step^2 / variance / draws) = 0.7 %. The limit is 4 of them.
+  CHECK(std::fabs(squares / draws / variance - 1) < 0.028, squares / draws, variance);
+}
+
+// What every check above would miss if it only looked at sizes: wrong values must be noticed.
+void test_wrong_values_are_noticed() {
+  const Input input(make_values(value_kinds()[0], DType::kFloat32, 1000, 14), {1000});
+  for (const CodecParams& p :
+       {params(Kind::kGG, Target::kBits, 3), params(Kind::kFixed, Target::kBits, 4)}) {
+    const Encoded e = encode_in("wrong", p, input, 4096, pools().alone);
+    std::vector<float> decoded = decode_all("wrong", e.wire, 1000, pools().alone);
+    SegmentLayout layout;
+    CHECK(read_layout(e.wire.data(), e.wire.size(), &layout) == Status::kOk);
+    const auto accepted = [&](const std::vector<float>& y) {
+      const RunView run = {layout.runs[0], input.values.floats.data(), y.data()};
+      return p.kind == Kind::kFixed ? nearest_levels(run, 4) : worst_error_in_steps(run) <= 1;
+    };
+    CHECK(accepted(decoded));
+    CHECK(!accepted(std::vector<float>(1000, 0.0f)));
+    std::swap(decoded[0], decoded[1]);
+    const auto middle = decoded.begin() + 500;
+    std::swap_ranges(decoded.begin(), middle, middle);
+    CHECK(!accepted(decoded));
+  }
+}
+
+// Random layouts, values, types and settings.
+void test_random_cases() {
+  Random random(15);
+  for (int i = 0; i < 120; ++i) {
+    std::vector<int64_t> lengths(1 + random.below(5));
+    int64_t numel = 0;
+    for (int64_t& length : lengths) {
+      const int64_t n = static_cast<int64_t>(random.below(random.below(2) == 0 ? 40 : 900));
+      length = random.below(4) == 0 ? -n : n;
+      numel += n;
+    }
+    const test::ValueKind& kind = value_kinds()[random.below(value_kinds().size())];
+    const DType dtype = static_cast<DType>(random.below(4));
+    const Input input(make_values(kind, dtype, numel, random.bits()), lengths);
+    CodecParams p = params(static_cast<Kind>(random.below(4)), Target::kBits,
+                           std::exp2(5.2 * random.unit() - 1.7), static_cast<int>(random.below(9)),
+                           static_cast<Rounding>(random.below(2)));
+    p.seed = random.bits();
+    if (p.kind == Kind::kFixed) {
+      p.value = 1 + static_cast<double>(random.below(8));
+      p.rounding = Rounding::kDeterministic;
+    } else if (p.kind != Kind::kRaw && random.below(3) == 0) {
+      p.target = random.below(2) == 0 ? Target::kSnrDb : Target::kStep;
+      p.value = p.target == Target::kSnrDb ? 1 + 60 * random.unit() : random.unit() + 1e-3;
+    }
+    check_codec("random case " + std::to_string(i) + " of " + kind.name, p, input);
+  }
+}
+
+}  // namespace
+}  // namespace gct
+
+int main() {
+  gct::test_lengths_and_dtypes();
+  gct::test_value_kinds();
+  gct::test_parameters();
+  gct::test_several_pieces();
+  gct::test_nonfinite();
+  gct::test_capacity();
+  gct::test_bad_arguments();
+  gct::test_stochastic_mean();
+  gct::test_wrong_values_are_noticed();
+  gct::test_random_cases();
+  return gct::test::result();
+}
