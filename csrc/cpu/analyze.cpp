@@ -12,13 +12,12 @@ namespace {
 struct ShapeMoments {
   double numel = 0, abs = 0, square = 0;
 
-  void add(int n, int scale_class, const BlockMoments& m) {
+  void add(int n, int scale_class, double sum_abs, double sum_square) {
     const double half = (scale_class & 1) != 0 ? 0.70710678118654752 : 1.0;
     const double inverse = std::ldexp(half, -(scale_class >> 1));
-    if (!(m.sum_square >= 1e-30f && m.sum_square <= 1e37f)) return;
     numel += n;
-    abs += m.sum_abs * inverse;
-    square += m.sum_square * (inverse * inverse);
+    abs += sum_abs * inverse;
+    square += sum_square * (inverse * inverse);
   }
 
   // Index of the table grid's shape with the nearest E x^2 / (E|x|)^2 (Mallat 1989).
@@ -37,6 +36,14 @@ bool mean_of_large(const float* x, int n, float* mean) {
   for (int i = 0; i < n; ++i) sum += std::fabs(static_cast<double>(x[i]));
   *mean = static_cast<float>(sum / n);
   return std::isfinite(sum);
+}
+
+// Sum of squares, again where float32 overflowed or lost its small terms.
+double sum_of_squares(const float* x, int n, float plain) {
+  if (plain >= 1e-30f && plain <= 1e37f) return plain;
+  double sum = 0;
+  for (int i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  return sum;
 }
 
 // Mode, shape and base class of one run; block means and squares from ws.block_mean[first_block]
@@ -67,9 +74,11 @@ class RunAnalyzer {
       if (c < kMinClass) continue;
       ++live_blocks;
       class_sum += c;
-      sum_abs += static_cast<double>(mean) * n;
-      square += m.sum_square;
-      shape.add(n, c, m);
+      const double block_abs = static_cast<double>(mean) * n;
+      const double block_square = sum_of_squares(x, n, m.sum_square);
+      sum_abs += block_abs;
+      square += block_square;
+      shape.add(n, c, block_abs, block_square);
     }
     if (live_blocks == 0) {
       h.mode = RunMode::kZero;

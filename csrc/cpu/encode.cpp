@@ -35,8 +35,11 @@ struct Sizes {
     for (int64_t i = 0; i < input.num_runs; ++i) {
       const Run& run = input.runs[i];
       numel += run.numel;
-      (run.raw || params.kind == Kind::kRaw ? raw_numel : coded_blocks) +=
-          run.raw ? run.numel : num_blocks(run.numel);
+      if (run.raw || params.kind == Kind::kRaw) {
+        raw_numel += run.numel;
+      } else {
+        coded_blocks += num_blocks(run.numel);
+      }
     }
     headers = static_cast<int64_t>(kSegmentHeaderBytes +
                                    kRunHeaderBytes * static_cast<size_t>(input.num_runs));
@@ -384,8 +387,8 @@ size_t slot_bytes(const CodecParams& params, const EncodeInput& input) {
     const double coded = params.value * static_cast<double>(sizes.numel - sizes.raw_numel) / 8;
     // Exempt runs and headers come out of the target, but never more than a quarter of the coded
     // runs' share.
-    slot = std::min(slot, std::max(static_cast<int64_t>(target),
-                                   overhead + static_cast<int64_t>(0.75 * coded)));
+    const double wanted = std::max(target, static_cast<double>(overhead) + 0.75 * coded);
+    if (wanted < static_cast<double>(slot)) slot = static_cast<int64_t>(wanted);
   }
   return static_cast<size_t>(slot);
 }

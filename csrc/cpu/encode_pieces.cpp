@@ -176,6 +176,7 @@ void prepare_classes(EncodePlan* plan) {
 void encode_piece_gg(const EncodePlan& plan, int64_t begin, int64_t end, bool want_model_bits,
                      PieceOutput* out) {
   const size_t count = static_cast<size_t>(end - begin);
+  out->model_bits = 0;
   out->extra.clear();
   out->symbols.resize(count * kBlock);
   out->words.resize(count * (kBlock + 1));  // at most one word a symbol
@@ -198,13 +199,14 @@ void encode_piece_gg(const EncodePlan& plan, int64_t begin, int64_t end, bool wa
              class_encode_table(blocks[b].model).entry[blocks[b].class_symbol], &word);
   }
   out->first_word = static_cast<size_t>(word - out->words.data());
-  if (want_model_bits)
-    out->model_bits =
-        ideal_bits(blocks, out->symbols.data()) + 8.0 * static_cast<double>(out->extra.size());
+  if (!want_model_bits) return;
+  out->model_bits =
+      ideal_bits(blocks, out->symbols.data()) + 8.0 * static_cast<double>(out->extra.size());
 }
 
 void encode_piece_eg(const EncodePlan& plan, int64_t begin, int64_t end, PieceOutput* out) {
   float scratch[kBlock];
+  out->model_bits = 0;
   out->extra.clear();
   out->words.clear();
   out->first_word = 0;

@@ -85,7 +85,7 @@ void test_sequence() {
   test::Random random(1);
   std::vector<uint32_t> values(3000);
   for (size_t i = 0; i < values.size(); ++i) {
-    values[i] = static_cast<uint32_t>(random.bits() >> (32 + i % 33)) >> 1;
+    values[i] = static_cast<uint32_t>(random.bits() >> (33 + i % 31));
     const int order = static_cast<int>(i % 7);
     put_golomb(&out, values[i], order);
     out.put(values[i], static_cast<int>(i % 33));

@@ -360,6 +360,9 @@ void test_bad_arguments() {
   CHECK(status_of(params(Kind::kGG, Target::kBits, 2, -1)) == Status::kBadArgument);
   CHECK(encode(params(Kind::kGG, Target::kBits, 2), input.view, nullptr, 4096, &written,
                pools().alone) == Status::kBadArgument);
+  // Targets that no number of bytes reaches are the largest size, not an overflow.
+  CodecParams endless = params(Kind::kGG, Target::kBits, 1e300);
+  CHECK(slot_bytes(endless, input.view) == max_segment_bytes(endless, input.view));
   EncodeInput no_runs;
   CHECK(encode(params(Kind::kGG, Target::kBits, 2), no_runs, out.data(), out.size(), &written,
                pools().alone) == Status::kOk);
@@ -403,6 +406,72 @@ void test_stochastic_mean() {
   // Relative standard error of a mean of draws whose fourth moment is at most step^2 times the
   // second: below sqrt(step^2 / variance / draws) = 0.7 %. The limit is 4 of them.
   CHECK(std::fabs(squares / draws / variance - 1) < 0.028, squares / draws, variance);
+}
+
+double snr_db(const std::vector<float>& x, const std::vector<float>& y) {
+  double signal = 0, error = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double value = static_cast<double>(x[i]), difference = value - static_cast<double>(y[i]);
+    signal += value * value;
+    error += difference * difference;
+  }
+  return 10 * std::log10(signal / error);
+}
+
+// A power of two times the input is the same input: the same size and error, up to what choosing
+// log2(step) in double and rounding it to 1/16 octave can change. Squares of float32 leave its
+// range beyond 2^63 and below 2^-63.
+void test_scale_invariance() {
+  const Input plain(make_values(value_kinds()[4], DType::kFloat32, 8192, 16), {4096, 4096});
+  for (int exponent : {-90, -80, -70, -40, 40, 60, 64, 80, 110}) {
+    Values scaled;
+    for (float f : plain.values.floats) scaled.push(std::ldexp(static_cast<double>(f), exponent));
+    const Input input(scaled, {4096, 4096});
+    for (int allocation8 : {0, 8}) {
+      for (const CodecParams& p : {params(Kind::kGG, Target::kSnrDb, 12, allocation8),
+                                   params(Kind::kEG, Target::kBits, 3, allocation8),
+                                   params(Kind::kGG, Target::kBits, 2, allocation8)}) {
+        const std::string name = "2^" + std::to_string(exponent) + ", " + describe(p);
+        const Encoded a = encode_in(name, p, plain, 1 << 16, pools().alone);
+        const Encoded b = encode_in(name, p, input, 1 << 16, pools().alone);
+        const double ratio =
+            static_cast<double>(b.wire.size()) / static_cast<double>(a.wire.size());
+        CHECK_IN(name, std::fabs(ratio - 1) < 0.01, ratio);
+        const double snr_a =
+            snr_db(plain.values.floats, decode_all(name, a.wire, 8192, pools().alone));
+        const double snr_b =
+            snr_db(input.values.floats, decode_all(name, b.wire, 8192, pools().alone));
+        CHECK_IN(name, std::fabs(snr_a - snr_b) < 0.1, snr_a, snr_b);
+        if (p.target == Target::kSnrDb) CHECK_IN(name, std::fabs(snr_b - 12) < 0.3, snr_b);
+      }
+    }
+  }
+}
+
+// model_bits: the ideal code length, which no code of whole segments undercuts and rANS meets to
+// 1 % and the fixed parts.
+void test_model_bits() {
+  const Input input(make_values(value_kinds()[4], DType::kFloat32, 50000, 17), {50000});
+  const CodecParams p = params(Kind::kGG, Target::kBits, 2);
+  std::vector<uint8_t> out(max_segment_bytes(p, input.view));
+  size_t written;
+  EncodeStats stats;
+  stats.want_model_bits = true;
+  CHECK(encode(p, input.view, out.data(), out.size(), &written, pools().alone, &stats) ==
+        Status::kOk);
+  const double bits = 8.0 * static_cast<double>(written);
+  const double fixed = 8 * (kSegmentHeaderBytes + kRunHeaderBytes + kPieceEntryBytes + kLaneBytes);
+  CHECK(stats.model_bits > 0.97 * bits - fixed && stats.model_bits <= bits, stats.model_bits, bits);
+  CHECK(stats.numel == 50000 && stats.coded_numel == 50000 && stats.nonfinite_runs == 0);
+  CHECK(stats.attempts >= 1, stats.attempts);
+  // Not asked for, or of a kind without tables: none, whatever the workspace held before.
+  for (Kind kind : {Kind::kGG, Kind::kEG}) {
+    EncodeStats plain;
+    plain.want_model_bits = kind == Kind::kEG;
+    CHECK(encode(params(kind, Target::kBits, 2), input.view, out.data(), out.size(), &written,
+                 pools().alone, &plain) == Status::kOk);
+    CHECK(plain.model_bits == 0, plain.model_bits);
+  }
 }
 
 // What every check above would miss if it only looked at sizes: wrong values must be noticed.
@@ -468,6 +537,8 @@ int main() {
   gct::test_capacity();
   gct::test_bad_arguments();
   gct::test_stochastic_mean();
+  gct::test_scale_invariance();
+  gct::test_model_bits();
   gct::test_wrong_values_are_noticed();
   gct::test_random_cases();
   return gct::test::result();
