@@ -32,9 +32,10 @@ void Link::start(Exchange& exchange) {
   exchange.recv.reserve(received);
   at::Tensor send = exchange.send.view(sent);
   at::Tensor recv = exchange.recv.view(received);
-  std::vector<int64_t> send_bytes = exchange.send_bytes;  // copies: some backends empty their arguments
+  // Copies: Gloo empties its arguments. The backend itself: ProcessGroup's name for this collective
+  // has changed between versions of torch.
+  std::vector<int64_t> send_bytes = exchange.send_bytes;
   std::vector<int64_t> recv_bytes = exchange.recv_bytes;
-  // The backend itself: ProcessGroup's name for this collective has changed between versions of torch.
   exchange.work = backend_->alltoall_base(recv, send, recv_bytes, send_bytes);
   sent_bytes_.fetch_add(sent);
 }
