@@ -6,7 +6,7 @@ import atexit
 import inspect
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -107,21 +107,23 @@ class Channel:
         )
         return done
 
-    def agree(self, settings: object) -> None:
-        """Raise ValueError on all ranks unless ``settings`` print the same on all of them.
+    def agree(self, settings: Mapping[str, object]) -> None:
+        """Raise ValueError on all ranks unless ``settings`` are the same on all of them.
 
         Ranks with other settings expect messages of other sizes, which Gloo answers by ending the
         process. Called before anything is submitted, because it uses the same private group.
         """
         if self.size == 1:
             return
-        printed: list[str] = [""] * self.size
-        dist.all_gather_object(printed, repr(settings), group=self._groups[0])
-        for rank, other in enumerate(printed):
-            if other != printed[0]:
+        everyone: list[Mapping[str, object]] = [{}] * self.size
+        dist.all_gather_object(everyone, dict(settings), group=self._groups[0])
+        for rank, other in enumerate(everyone):
+            differing = [name for name in settings if other[name] != everyone[0][name]]
+            if differing:
+                name = differing[0]
                 raise ValueError(
-                    f"all ranks need the same settings, but rank 0 has {printed[0]} and rank "
-                    f"{rank} has {other}"
+                    f"all ranks need the same settings, but {name} is {everyone[0][name]!r} on "
+                    f"rank 0 and {other[name]!r} on rank {rank}"
                 )
 
     def stats(self) -> _C.EngineStats:

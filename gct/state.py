@@ -327,8 +327,8 @@ class GCTState:
         assert work is not None
 
         def result(future: Future[list[Tensor]]) -> Tensor:
-            [mean] = future.value()
-            return mean if mean.dtype == buffer.dtype else buffer.copy_(mean)
+            future.value()  # raises what went wrong
+            return buffer if values is buffer else buffer.copy_(values)
 
         return work.get_future().then(result)
 
