@@ -1,7 +1,7 @@
 """A decoder written from docs/wire-format.md and the number tables, and from nothing else.
 
 Slow and plain on purpose: what it and the library read alike is what the page says. It refuses
-whatever the page forbids, with a ValueError that names the broken rule, and counts on its way
+whatever the page forbids, with an error that names the broken rule, and counts on its way
 which rules a segment made use of.
 """
 
@@ -90,9 +90,13 @@ class Decoded:
     counts: Counter[str]  # how often each special rule was used
 
 
+class MalformedError(ValueError):
+    """Names the rule that a segment breaks."""
+
+
 def require(condition: bool, rule: str) -> None:
     if not condition:
-        raise ValueError(rule)
+        raise MalformedError(rule)
 
 
 # ---- number tables
@@ -215,7 +219,7 @@ class Lanes:
     def _next_word(self) -> int:
         for word in self._words:
             return int(word)
-        raise ValueError("a piece's words end too early")
+        raise MalformedError("a piece's words end too early")
 
     def check_end(self) -> None:
         require(self._states == [STATE_MIN] * LANES, "every lane ends in state 2^15")
@@ -497,7 +501,7 @@ def _decode_pieces(segment: Segment, runs: list[Run], data: bytes) -> Coded:
     return Coded(np.concatenate(values), ideal_bits, counts)
 
 
-def _fixed_bytes(run: Run, bits: int) -> int:
+def fixed_run_bytes(run: Run, bits: int) -> int:
     whole_blocks, rest = divmod(run.numel, BLOCK)
     return 2 * run.num_blocks + whole_blocks * bits * BLOCK // 8 - (-rest * bits // 8)
 
@@ -518,7 +522,7 @@ def _decode_fixed_block(run: Run, bits: int, scale: np.float32, data: bytes, num
 def _decode_fixed(segment: Segment, runs: list[Run], data: bytes) -> Coded:
     require(segment.num_pieces == 0, "pieces is 0 in kind fixed")
     coded = [run for run in runs if run.mode == CODED_RUN]
-    sizes = [_fixed_bytes(run, segment.bits) for run in coded]
+    sizes = [fixed_run_bytes(run, segment.bits) for run in coded]
     require(sum(sizes) == len(data), "scales and codes fill the space before raw data")
     values = [np.zeros(0, np.float32)]
     at = 0

@@ -1,0 +1,357 @@
+"""Bytes that no encoder wrote: an error that says why, or values; never a crash.
+
+The Python decoder, which states every rule of docs/wire-format.md, is asked about each of them too:
+both must refuse or both must read the same values. `make sanitize` runs this file with a library
+that ends the process at the first access out of bounds.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import wire_builder
+import wire_decoder as wd
+
+import gct
+from gct import _C
+
+KINDS = {"raw": wd.RAW, "gg": wd.GG, "eg": wd.EG, "fixed": wd.FIXED}
+NUMEL = 300  # a block and a tail
+HEADERS = wd.SEGMENT_HEADER.size + wd.RUN_HEADER.size
+PAYLOAD_FLIPS = 300  # per kind, of single bits
+SCRAMBLES = 150  # per kind, of each sort
+HUGE = 1 << 47
+# A wrong size would not be seen by "it raised something": each message is one of these.
+REFUSAL = "not a gct segment|wire version|code tables|header|ends before|does not decode"
+
+
+@pytest.fixture(autouse=True, params=_C.implementations())
+def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = _C.implementation()
+    assert _C.set_implementation(request.param)
+    yield request.param
+    _C.set_implementation(before)
+
+
+@functools.cache
+def sound_segment(kind: str) -> bytes:
+    """As the encoder writes it: escapes, class escapes and low bits are in that of kind gg."""
+    x = np.random.default_rng(0).laplace(size=NUMEL).astype(np.float32)
+    x[7] = 1e6
+    codec = gct.Codec(kind, bits=4, allocation=0) if kind != "raw" else gct.Codec("raw")
+    return gct.encode(torch.from_numpy(x), codec).numpy().tobytes()
+
+
+def decode(wire: bytes) -> npt.NDArray[np.float32]:
+    return gct.decode(torch.tensor(list(wire), dtype=torch.uint8)).numpy()
+
+
+def accepts(wire: bytes) -> bool:
+    """Whether both decoders read these bytes; fails unless they agree."""
+    try:
+        expected = wd.decode(wire).values
+    except wd.MalformedError as error:
+        with pytest.raises(ValueError, match=REFUSAL):
+            pytest.fail(f"{error}: but the library read {decode(wire).size} values")
+        return False
+    ours = decode(wire)
+    same = (ours.view(np.uint32) == expected.view(np.uint32)) | np.isnan(ours) & np.isnan(expected)
+    assert ours.shape == expected.shape
+    assert same.all()
+    return True
+
+
+def flip(wire: bytes, bit: int) -> bytes:
+    changed = bytearray(wire)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def patch(wire: bytes, offset: int, new: bytes) -> bytes:
+    return wire[:offset] + new + wire[offset + len(new) :]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sound_segments_are_read(kind: str) -> None:
+    assert accepts(sound_segment(kind))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_truncation_is_refused(kind: str) -> None:
+    wire = sound_segment(kind)
+    for length in range(len(wire)):
+        assert not accepts(wire[:length])
+        with pytest.raises(ValueError, match="ends before"):
+            decode(wire[:length])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_truncation_that_the_header_hides_is_refused(kind: str) -> None:
+    wire = sound_segment(kind)
+    for length in range(wd.SEGMENT_HEADER.size, len(wire)):
+        assert not accepts(patch(wire[:length], 24, struct.pack("<Q", length)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_bit_of_the_headers_matters_to_both(kind: str) -> None:
+    wire = sound_segment(kind)
+    table = 64 if kind in ("gg", "eg") else 0  # bits of the piece table
+    read = [bit for bit in range(8 * HEADERS + table) if accepts(flip(wire, bit))]
+    # Magic, version; table id to pieces; the zeros and the run's numel: nothing there goes unseen.
+    assert not set(read) & {*range(40), *range(64, 288), *range(304, 384)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_payload_bits(kind: str) -> None:
+    wire = sound_segment(kind)
+    rng = np.random.default_rng(1)
+    read = sum(
+        accepts(flip(wire, int(bit)))
+        for bit in rng.integers(8 * HEADERS, 8 * len(wire), PAYLOAD_FLIPS)
+    )
+    if kind in ("raw", "fixed"):  # any payload is sound
+        assert read == PAYLOAD_FLIPS
+
+
+def test_most_damage_to_coded_payload_is_noticed() -> None:
+    """32 final states of 31 bits and an exact number of words leave little room: what passes are
+    flips in the extra bits of kind gg, which have no check."""
+    wire = sound_segment("gg")
+    _, runs = wd.read_headers(wire)
+    words, _ = struct.unpack_from("<II", wire, HEADERS)
+    assert len(runs) == 1
+    coded = range(8 * (HEADERS + 8), 8 * (HEADERS + 8 + 4 * wd.LANES + 2 * words))
+    read = [bit for bit in coded[::7] if accepts(flip(wire, bit))]
+    assert not read
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_payload(kind: str) -> None:
+    wire = sound_segment(kind)
+    rng = np.random.default_rng(2)
+    for _ in range(SCRAMBLES):
+        keep = int(rng.integers(wd.SEGMENT_HEADER.size, len(wire)))
+        accepts(wire[:keep] + rng.bytes(len(wire) - keep))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damaged_segments_of_many_runs(kind: str) -> None:
+    rng = np.random.default_rng(3)
+    read = 0
+    for seed in range(SCRAMBLES):
+        wire = wire_builder.random_segment(KINDS[kind], seed)
+        for _ in range(int(rng.integers(1, 4))):
+            wire = patch(wire, int(rng.integers(wd.SEGMENT_HEADER.size, len(wire))), rng.bytes(1))
+        read += accepts(wire)
+    assert read < SCRAMBLES
+
+
+def test_garbage() -> None:
+    rng = np.random.default_rng(4)
+    for length in [*range(100), 1000, 10_000]:
+        assert not accepts(rng.bytes(length))
+        header = wire_builder.plain_header(wd.GG)._replace(num_runs=1, size=length)
+        assert not accepts((wd.SEGMENT_HEADER.pack(*header) + rng.bytes(length))[:length])
+
+
+WRONG_FIELDS = {
+    "magic": (0, b"GCT2", "begin with 'GCT1'"),
+    "version": (4, b"\x02", "wire version: expected version 1"),
+    "kind": (5, b"\x04", "header"),
+    "flags": (6, b"\x02", "header"),
+    "raw type": (7, b"\x03", "header"),
+    "table id": (8, b"\0\0\0\0", "code tables"),
+    "runs": (12, struct.pack("<I", 2), "header"),
+    "no runs": (12, struct.pack("<I", 0), "header"),
+    "huge runs": (12, struct.pack("<I", 1 << 31), "header"),
+    "numel": (16, struct.pack("<Q", NUMEL + 1), "header"),
+    "huge numel": (16, struct.pack("<Q", 1 << 60), "header"),
+    "size": (24, struct.pack("<Q", 1 << 20), "ends before the size in its header"),
+    "huge size": (24, struct.pack("<Q", 1 << 63), "ends before"),
+    "small size": (24, struct.pack("<Q", 63), "header"),
+    "pieces": (32, struct.pack("<I", 2), "header"),
+    "huge pieces": (32, struct.pack("<I", (1 << 32) - 1), "header"),
+    "p": (36, b"\x11", "header"),
+    "bits": (37, b"\x09", "header"),
+    "reserved": (39, b"\x01", "header"),
+    "numel of a run": (40, struct.pack("<Q", NUMEL - 1), "header"),
+    "huge numel of a run": (40, struct.pack("<Q", (1 << 64) - 1), "header"),
+    "mode": (56, b"\x04", "header"),
+    "reserved of a run": (63, b"\x01", "header"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("field", WRONG_FIELDS)
+def test_wrong_fields_are_named(field: str, kind: str) -> None:
+    offset, new, message = WRONG_FIELDS[field]
+    wire = patch(sound_segment(kind), offset, new)
+    assert not accepts(wire)
+    with pytest.raises(ValueError, match=message):
+        decode(wire)
+
+
+# ---- segments of one run, built so that a single rule decides
+
+
+PLAIN_RUN = wd.Run(1, 1.0, 0, 0, wd.CODED_RUN, 0, 0, 0, 0)
+
+
+def gg_segment(
+    run: wd.Run,
+    steps: list[wire_builder.Step],
+    text: str,
+    more_words: int = 0,
+    padding: bytes = b"",
+) -> bytes:
+    states, words = wire_builder.rans_encode(steps)
+    words += [0] * more_words
+    extra = wire_builder.pack_bits(text) + padding
+    header = wire_builder.plain_header(wd.GG)._replace(num_pieces=1)
+    table = struct.pack("<II", len(words), len(extra))
+    body = struct.pack(f"<{len(states)}I{len(words)}H", *states, *words)
+    return wire_builder.join(header, [run], table + body + extra)
+
+
+def eg_segment(run: wd.Run, text: str, padding: bytes = b"") -> bytes:
+    extra = wire_builder.pack_bits(text) + padding
+    header = wire_builder.plain_header(wd.EG)._replace(num_pieces=1)
+    return wire_builder.join(header, [run], struct.pack("<II", 0, len(extra)) + extra)
+
+
+def zero_block(kind: str, run: wd.Run) -> bytes:
+    """Nothing in the payload depends on the run's fields."""
+    if kind == "gg":
+        return gg_segment(run, [(wd.class_model(run.model % 32), 0, 0)], "")
+    return eg_segment(run, wire_builder.exp_golomb_text(0, 1))
+
+
+def block_of_class(kind: str, run: wd.Run, block_class: int) -> bytes:
+    """One element, 0, in a block of this class, coded with the rule of the nearest sound class."""
+    nearest = min(max(block_class, wd.CLASS_MIN), wd.CLASS_MAX)
+    rule = wd.block_rule(run._replace(step=1.0, base_class=0), False, nearest)
+    code = wire_builder.zigzag(block_class - run.base_class)
+    if kind == "gg":
+        steps = [(wd.class_model(0), 0, 1), (rule.table.alphabet, 0, 0)]
+        return gg_segment(run, steps, wire_builder.exp_golomb_text(code, 3))
+    element = wire_builder.exp_golomb_text(0, rule.table.golomb_order + rule.shift)
+    return eg_segment(run, wire_builder.exp_golomb_text(code + 1, 1) + element)
+
+
+# The last sound values of a field, and the first ones beyond.
+FIELD_LIMITS: dict[str, tuple[list[float], list[float]]] = {
+    "step": ([3.4e38, 2.0**-149], [0.0, -1.0, float("inf"), float("nan")]),
+    "base_class": ([-200, 248], [-201, 249]),
+    "shape": ([15], [16]),
+    "allocation": ([8], [9]),
+    "zero": ([0], [1]),
+    "mode": ([wd.ZERO_RUN], [4]),
+}
+
+
+@pytest.mark.parametrize("kind", ["gg", "eg"])
+@pytest.mark.parametrize("field", FIELD_LIMITS)
+def test_fields_of_a_run_have_limits(field: str, kind: str) -> None:
+    wire = zero_block(kind, PLAIN_RUN)
+    segment, [run] = wd.read_headers(wire)
+    for values, sound in zip(FIELD_LIMITS[field], (True, False), strict=True):
+        for value in values:
+            payload = b"" if value == wd.ZERO_RUN and field == "mode" else wire[HEADERS:]
+            header = segment._replace(num_pieces=1 if payload else 0)
+            changed = wire_builder.join(header, [run._replace(**{field: value})], payload)
+            assert accepts(changed) == sound
+
+
+@pytest.mark.parametrize(("kind", "last"), [("gg", 31), ("eg", 0)])
+def test_class_models_have_a_limit(kind: str, last: int) -> None:
+    assert accepts(zero_block(kind, PLAIN_RUN._replace(model=last)))
+    assert not accepts(zero_block(kind, PLAIN_RUN._replace(model=last + 1)))
+
+
+@pytest.mark.parametrize("kind", ["gg", "eg"])
+def test_classes_have_limits(kind: str) -> None:
+    run = PLAIN_RUN._replace(allocation=8)  # the step follows the class and the table stays
+    for block_class, sound in [(-200, True), (-201, False), (248, True), (249, False)]:
+        assert accepts(block_of_class(kind, run, block_class)) == sound
+
+
+@pytest.mark.parametrize("kind", ["gg", "eg"])
+def test_shifts_have_a_limit(kind: str) -> None:
+    """Tables end at 10 quarters of an octave, and 18 octaves more are 82; 82 and a half is 83."""
+    last = PLAIN_RUN._replace(ratio=4 * 82 + 1)
+    assert wd.block_rule(last, False, 0).shift == 18
+    wire = {"gg": far_escape(0, 18), "eg": block_of_class("eg", last, 0)}[kind]
+    assert accepts(wire)
+    assert not accepts(patch(wire, 52, struct.pack("<h", last.ratio + 1)))
+
+
+@pytest.mark.parametrize("kind", ["gg", "eg"])
+@pytest.mark.parametrize(
+    ("step", "block_class", "sound"),
+    [(3.4e38, 0, True), (3.4e38, 2, False), (2.0**-126, 0, True), (2.0**-126, -2, False)],
+)
+def test_steps_of_blocks_are_normal(kind: str, step: float, block_class: int, sound: bool) -> None:
+    """Two classes are an octave here."""
+    run = PLAIN_RUN._replace(step=step, allocation=8)
+    assert accepts(block_of_class(kind, run, block_class)) == sound
+
+
+def far_escape(excess: int, shift: int) -> bytes:
+    """One element of kind gg, an escape."""
+    run = PLAIN_RUN._replace(ratio=16 * shift + 40)
+    rule = wd.block_rule(run, False, 0)
+    assert rule.shift == shift
+    steps = [(wd.class_model(0), 0, 9), (rule.table.alphabet, 0, 2 * rule.table.K + 1)]
+    text = "0" + wire_builder.exp_golomb_text(excess, max(0, rule.t // 4)) + "0" * shift
+    return gg_segment(run, steps, text)
+
+
+@pytest.mark.parametrize("shift", [0, 1, 18])
+def test_escapes_have_a_limit(shift: int) -> None:
+    assert accepts(far_escape(1 << 30, shift))
+    assert not accepts(far_escape((1 << 30) + 1, shift))
+
+
+def test_magnitudes_of_eg_have_a_limit() -> None:
+    order = wd.block_rule(PLAIN_RUN, False, 0).table.golomb_order
+    for k, sound in [(1 << 30, True), (-(1 << 30), True), ((1 << 30) + 1, False)]:
+        element = wire_builder.exp_golomb_text(wire_builder.zigzag(k), order)
+        assert accepts(eg_segment(PLAIN_RUN, wire_builder.exp_golomb_text(1, 1) + element)) == sound
+
+
+def test_a_piece_ends_exactly() -> None:
+    steps = [(wd.class_model(0), 0, 0)]
+    assert accepts(gg_segment(PLAIN_RUN, steps, ""))
+    assert not accepts(gg_segment(PLAIN_RUN, steps, "", more_words=1))
+    assert not accepts(gg_segment(PLAIN_RUN, steps, "", padding=b"\0"))
+    other_lane = [*steps, (wd.class_model(0), 1, 0)]
+    assert not accepts(gg_segment(PLAIN_RUN, other_lane, ""))
+    zero = wire_builder.exp_golomb_text(0, 1)
+    assert not accepts(eg_segment(PLAIN_RUN, zero, padding=b"\0"))
+    assert not accepts(eg_segment(PLAIN_RUN, zero + "000001"))
+
+
+def test_no_tensor_for_numbers_of_elements_beyond_memory() -> None:
+    """The page allows any number of zeros in 64 bytes: the allocator says no, not the kernel."""
+    if _C.build_info()["sanitize"]:
+        pytest.skip("AddressSanitizer ends the process where an allocation is too large")
+    run = wd.Run(HUGE, 0.0, 0, 0, wd.ZERO_RUN, 0, 0, 0, 0)
+    wire = wire_builder.join(wire_builder.plain_header(wd.GG), [run], b"")
+    with pytest.raises(RuntimeError, match="memory"):
+        decode(wire)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_huge_coded_runs_need_their_bytes(kind: str) -> None:
+    """No few bytes make the library allocate for coded or raw runs that aren't there."""
+    mode = wd.RAW_RUN if kind == "raw" else wd.CODED_RUN
+    run = wd.Run(HUGE, 1.0, 0, 0, mode, 0, 0, 0, 0)
+    for pieces in (0, 1, (1 << 32) - 1):
+        header = wire_builder.plain_header(KINDS[kind])._replace(piece_log2=16, num_pieces=pieces)
+        assert not accepts(wire_builder.join(header, [run], bytes(1000)))

@@ -1,0 +1,238 @@
+"""docs/wire-format.md is complete: its Python decoder and the library read the same values.
+
+Values are compared bit by bit; NaNs by their places, since the page leaves their bits open.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import wire_builder
+import wire_decoder as wd
+
+import gct
+from gct import _C
+
+Random = np.random.Generator
+Input = Callable[[int, Random], npt.NDArray[np.float32]]
+
+NUMEL = 700  # two blocks and a tail
+LENGTHS = [0, 1, 7, 255, 256, 257, 1000]
+LONG = 70001  # two pieces
+BUILT_SEGMENTS = 60  # random ones, per kind
+
+
+def gg_samples(shape: float) -> Input:
+    """Generalized Gaussian noise: the sign of a coin, a power of a gamma variable."""
+
+    def draw(n: int, rng: Random) -> npt.NDArray[np.float32]:
+        magnitude = rng.gamma(1 / shape, size=n) ** (1 / shape)
+        return (rng.choice([-1.0, 1.0], n) * magnitude).astype(np.float32)
+
+    return draw
+
+
+def spiky(n: int, rng: Random) -> npt.NDArray[np.float32]:
+    """One value that its block, with the step of all others, can only code with low bits aside."""
+    x = rng.standard_normal(n).astype(np.float32)
+    x[n // 2 : n // 2 + 1] = 1e7
+    return x
+
+
+def mixed_scales(n: int, rng: Random) -> npt.NDArray[np.float32]:
+    """Block scales over more than 1e12."""
+    scales = 10.0 ** rng.uniform(-7, 7, n // wd.BLOCK + 1)
+    return (rng.laplace(size=n) * np.repeat(scales, wd.BLOCK)[:n]).astype(np.float32)
+
+
+def mostly_zeros(n: int, rng: Random) -> npt.NDArray[np.float32]:
+    return (rng.laplace(size=n) * (rng.random(n) > 0.77)).astype(np.float32)
+
+
+def sparse(n: int, rng: Random) -> npt.NDArray[np.float32]:
+    """Single values far above the mean of their block, which no shape in the tables foresees."""
+    x = np.zeros(n, np.float32)
+    x[::97] = rng.standard_normal(x[::97].size)
+    return x
+
+
+def one_nan(n: int, rng: Random) -> npt.NDArray[np.float32]:
+    x = rng.standard_normal(n).astype(np.float32)
+    x[:1] = np.nan
+    return x
+
+
+INPUTS: dict[str, Input] = {
+    **{f"gg {shape}": gg_samples(shape) for shape in (0.4, 0.7, 1.0, 2.0, 3.0)},
+    "zeros": lambda n, _: np.zeros(n, np.float32),
+    "mostly zeros": mostly_zeros,
+    "sparse": sparse,
+    "constant": lambda n, _: np.full(n, -3.25, np.float32),
+    "one spike": spiky,
+    "denormals": lambda n, rng: (rng.standard_normal(n) * 1e-41).astype(np.float32),
+    "nearly denormal": lambda n, rng: (rng.standard_normal(n) * 1e-29).astype(np.float32),
+    "nearly infinite": lambda n, rng: (rng.standard_normal(n) * 1e37).astype(np.float32),
+    "mixed scales": mixed_scales,
+    "one NaN": one_nan,
+    "infinity": lambda n, _: np.full(n, np.inf, np.float32),
+}
+
+CODECS: list[gct.Codec] = [
+    *(
+        gct.Codec(kind, bits=bits, allocation=allocation, rounding=rounding)
+        for kind in ("gg", "eg")
+        for bits in (0.5, 2, 8)
+        for allocation in (0, 0.5, 1)
+        for rounding in ("deterministic", "stochastic")
+    ),
+    *(gct.Codec("gg", bits=bits) for bits in (1, 3, 5, 6)),
+    *(gct.Codec("fixed", bits=bits) for bits in range(1, 9)),
+    gct.Codec("raw"),
+]
+
+
+def codec_name(codec: gct.Codec) -> str:
+    return f"{codec.kind}-{codec.bits}-{codec.allocation}-{codec.rounding}"
+
+
+@pytest.fixture(autouse=True, params=_C.implementations())
+def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = _C.implementation()
+    assert _C.set_implementation(request.param)
+    yield request.param
+    _C.set_implementation(before)
+
+
+def assert_same_floats(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]) -> None:
+    assert ours.shape == theirs.shape
+    same = ours.view(np.uint32) == theirs.view(np.uint32)
+    wrong = np.flatnonzero(~(same | (np.isnan(ours) & np.isnan(theirs))))
+    assert wrong.size == 0, (
+        f"{wrong.size} of {ours.size} values differ, first at {wrong[0]}: "
+        f"the library has {ours[wrong[0]]!r}, the page says {theirs[wrong[0]]!r}"
+    )
+
+
+def decode_both(wire: torch.Tensor) -> wd.Decoded:
+    decoded = wd.decode(wire.numpy().tobytes())
+    assert_same_floats(gct.decode(wire).numpy(), decoded.values)
+    return decoded
+
+
+def encode(x: npt.NDArray[np.float32], codec: gct.Codec) -> torch.Tensor:
+    return gct.encode(torch.from_numpy(x), codec)
+
+
+def as_tensor(wire: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(wire), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=codec_name)
+def test_any_values(codec: gct.Codec) -> None:
+    rng = np.random.default_rng(0)
+    for make in INPUTS.values():
+        wire = encode(make(NUMEL, rng), codec)
+        assert decode_both(wire).segment.size == wire.numel()
+
+
+@pytest.mark.parametrize("kind", ["gg", "eg", "fixed", "raw"])
+def test_any_length(kind: str) -> None:
+    codec = gct.Codec(kind, bits=4)
+    rng = np.random.default_rng(1)
+    for numel in [*LENGTHS, LONG]:
+        decoded = decode_both(encode(gg_samples(1.0)(numel, rng), codec))
+        assert decoded.values.size == numel
+    assert decoded.segment.num_pieces == (2 if kind in ("gg", "eg") else 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_raw_values_arrive_as_they_were(dtype: torch.dtype) -> None:
+    x = torch.randn(300, generator=torch.Generator().manual_seed(2)).to(dtype)
+    x[0], x[1], x[2] = float("inf"), 1e-7, -0.0
+    decoded = decode_both(gct.encode(x, gct.Codec("raw")))
+    assert_same_floats(decoded.values, x.float().numpy())
+
+
+# A special path and what takes it: an input and a codec.
+SPECIAL_PATHS: dict[str, tuple[str, gct.Codec]] = {
+    "escapes": ("sparse", gct.Codec("gg", bits=1)),
+    "class escapes": ("mixed scales", gct.Codec("gg", bits=3)),
+    "zero blocks": ("mixed scales", gct.Codec("gg", bits=2, allocation=0)),
+    "blocks with shift": ("one spike", gct.Codec("gg", bits=3, allocation=0)),
+    "blocks at kTableMin": ("sparse", gct.Codec("gg", bits=0.1)),
+    "zero blocks of eg": ("mixed scales", gct.Codec("eg", bits=2, allocation=0)),
+    "blocks with shift of eg": ("one spike", gct.Codec("eg", bits=3, allocation=0)),
+}
+
+
+@pytest.mark.parametrize("path", SPECIAL_PATHS)
+def test_special_paths_are_taken(path: str) -> None:
+    name, codec = SPECIAL_PATHS[path]
+    decoded = decode_both(encode(INPUTS[name](5000, np.random.default_rng(3)), codec))
+    assert decoded.counts[path.removesuffix(" of eg")] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("zeros", wd.ZERO_RUN), ("one NaN", wd.NONFINITE_RUN), ("gg 1.0", wd.CODED_RUN)],
+)
+def test_run_modes_are_used(name: str, mode: int) -> None:
+    decoded = decode_both(encode(INPUTS[name](NUMEL, np.random.default_rng(4)), gct.Codec()))
+    assert [run.mode for run in decoded.runs] == [mode]
+
+
+@pytest.mark.parametrize("kind", [wd.RAW, wd.GG, wd.EG, wd.FIXED])
+def test_segments_that_no_encoder_wrote(kind: int) -> None:
+    """Many runs and modes together, small pieces, any class model, the longest escapes."""
+    counts: Counter[str] = Counter()
+    for seed in range(BUILT_SEGMENTS):
+        decoded = decode_both(as_tensor(wire_builder.random_segment(kind, seed)))
+        counts += decoded.counts
+        counts["pieces"] += decoded.segment.num_pieces > 1
+        counts["stochastic"] += decoded.segment.stochastic
+        counts["modes"] += len({run.mode for run in decoded.runs}) > 2
+    expected = {"modes", "stochastic"}
+    if kind in (wd.GG, wd.EG):
+        expected |= {"pieces", "zero blocks", "blocks with shift"}
+    if kind == wd.GG:
+        expected |= {"escapes", "class escapes", "blocks at kTableMin"}
+    assert expected <= set(counts)
+
+
+def test_padding_is_ignored() -> None:
+    wire = encode(gg_samples(1.0)(300, np.random.default_rng(5)), gct.Codec())
+    padded = torch.cat([wire, torch.full((17,), 255, dtype=torch.uint8)])
+    assert_same_floats(decode_both(padded).values, gct.decode(wire).numpy())
+
+
+def test_decoders_differ_where_tables_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this file compares isn't the library with itself."""
+    wire = encode(gg_samples(1.0)(300, np.random.default_rng(6)), gct.Codec())
+    offsets = [offset + 1 for offset in wd.TABLES["kCentroidOffsets"]]
+    monkeypatch.setitem(wd.TABLES, "kCentroidOffsets", offsets)
+    wd.quantizer_table.cache_clear()
+    wd.block_rule.cache_clear()
+    with pytest.raises(AssertionError, match="values differ"):
+        decode_both(wire)
+    wd.quantizer_table.cache_clear()
+    wd.block_rule.cache_clear()
+
+
+@pytest.mark.parametrize("bits", [1.5, 2, 3])
+def test_size_is_near_the_ideal_code_length(bits: float) -> None:
+    """Overhead over -log2 of the probabilities, for 100 000 elements in two pieces:
+
+    - 40 + 24 + 2 * 8 bytes of headers, 2 * 32 states of 4 bytes, 2 bytes of padding: at most 338
+      bytes, 1.8 % of 150 000 bits;
+    - rANS rounds a symbol's length by up to log2(1 + 4096 / x), up or down. States x are spread
+      evenly on a log scale from 2^15 to 2^31, so that the mean of this is under log2(e) / 8 / (16
+      ln 2) = 1.6 % of a bit: at most 1.1 % of 1.5 bits, if all were rounded up.
+    """
+    wire = encode(gg_samples(0.9)(100_000, np.random.default_rng(7)), gct.Codec(bits=bits))
+    ideal_bits = decode_both(wire).ideal_bits
+    assert ideal_bits <= 8 * wire.numel() <= 1.03 * ideal_bits
