@@ -48,6 +48,7 @@ struct Run {
   int64_t numel = 0;
   uint64_t position = 0;  // index of the first element for the random counter; unique within (seed)
   bool raw = false;
+  int64_t columns = 0;  // row length where the run is (part of) a matrix, stored row by row; else 0
 };
 
 struct EncodeInput {
@@ -91,6 +92,7 @@ class Workspace {
   // For the codec: by block of the coded runs, and pieces under way.
   std::vector<int16_t> classes;
   std::vector<float> block_mean, block_square;
+  std::vector<int8_t> profiles;  // column offsets, run after run, each extended by a block
   std::vector<PieceOutput>& outputs();
 
  private:
