@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.futures import Future
 
 from gct import _C
+from gct._roll_call import silent_ranks
 
 Collective = Literal["all_reduce", "reduce_scatter", "all_gather"]
 Algorithm = Literal["auto", "one_shot", "two_shot"]
@@ -43,6 +44,8 @@ class Channel:
         first, second = [str(private.group_name) for private in self._groups] or ["", ""]
         self._engine = _C.Engine(first, second, num_threads())
         self._calls = 0
+        self._failure = ""
+        self._closed = False
         _channels.add(self)
 
     def submit(
@@ -90,7 +93,7 @@ class Channel:
         def on_done(error: str, run_stats: Tensor) -> None:
             if on_stats is not None and not error:
                 on_stats(run_stats)
-            done.set_result(error)
+            done.set_result(self._explain(error) if error else "")
 
         self._engine.submit(
             collective=collective,
@@ -134,7 +137,18 @@ class Channel:
 
     def close(self) -> None:
         """End the engine's threads. What is on its way fails."""
+        self._closed = True
         self._engine.close()
+
+    def _explain(self, error: str) -> str:
+        """The engine's first error, and which ranks to look at."""
+        if not self._failure:
+            unknown = self._closed or not self._groups
+            silent = [] if unknown else silent_ranks(self._groups[0])
+            names = ", ".join(map(str, silent))
+            hint = f"\nDead, stuck or still waiting: rank {names}." if silent else ""
+            self._failure = error + hint
+        return self._failure
 
 
 @atexit.register

@@ -97,7 +97,7 @@ class Codec:
 
     def _check_value(self, name: str, value: float) -> None:
         if self.kind == "fixed":
-            if name != "bits" or value != int(value) or not 1 <= value <= 8:
+            if name != "bits" or not 1 <= value <= 8 or value != int(value):
                 raise ValueError(
                     f'kind="fixed" takes bits, a whole number from 1 to 8, got {name}={value}'
                 )

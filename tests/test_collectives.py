@@ -458,6 +458,7 @@ def test_a_lost_rank_is_an_exception_on_the_others(how: str) -> None:
     for rank, errors in enumerate(others):
         assert f"failed on rank {rank} of 3" in errors[0]
         assert "(1000000,)" in errors[0]
+        assert "Dead, stuck or still waiting: rank 2." in errors[0]
         assert errors[1] == errors[0], "later calls fail at once, for the same reason"
 
 

@@ -1,20 +1,21 @@
-"""Generate csrc/core/gg_tables.inc: every number of the codec that comes from the generalized Gaussian model.
+"""Generate csrc/core/gg_tables.inc: all of the codec's numbers from the generalized Gaussian model.
 
-The codec never evaluates a transcendental function at run time: ranks with another CPU, compiler or GPU would
-compute other tables and decode garbage. So the tables are computed here once, in float64, and committed.
-tests/test_tables.py runs this script and compares.
+The codec never evaluates a transcendental function at run time: ranks with another CPU, compiler or
+GPU would compute other tables and decode garbage. So the tables are computed here once, in float64,
+and committed. tests/test_tables.py runs this script and compares.
 
     python tools/generate_tables.py            # rewrite csrc/core/gg_tables.inc
     python tools/generate_tables.py --check    # exit 1 if the committed file differs
 
-Model (arXiv 2506.00486): f(x) = b / (2 a Gamma(1/b)) exp(-(|x|/a)^b), here always with mean |x| = 1, that is
-a = Gamma(1/b) / Gamma(2/b). Moments of |x| below t come from the regularised lower incomplete gamma function P:
-E[|x|^r; |x| < t] = E|x|^r P((r+1)/b, (t/a)^b).
+Model (arXiv 2506.00486): f(x) = b / (2 a Gamma(1/b)) exp(-(|x|/a)^b), here always with mean
+|x| = 1, that is a = Gamma(1/b) / Gamma(2/b). Moments of |x| below t come from the regularised lower
+incomplete gamma function P: E[|x|^r; |x| < t] = E|x|^r P((r+1)/b, (t/a)^b).
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import zlib
 from pathlib import Path
@@ -26,15 +27,19 @@ OUTPUT = Path(__file__).resolve().parent.parent / "csrc" / "core" / "gg_tables.i
 
 PROB_BITS = 12
 TOTAL = 1 << PROB_BITS
-# 16 shapes: the rate is flat in the shape (an error of 0.1 costs 0.005 bits near 0.87), so a coarse grid is enough.
+# 16 shapes: the rate is flat in the shape (an error of 0.1 costs 0.005 bits near 0.87), so a coarse
+# grid is enough.
 SHAPES = [0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.87, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.5, 6.0]
-# log2(mean |x| / step) in quarter octaves. Finer steps send low bits aside, coarser ones use the first table.
+# log2(mean |x| / step) in quarter octaves. Finer steps send low bits aside, coarser ones use the
+# first table.
 T_MIN, T_MAX = -16, 10
 MAX_MAGNITUDE = 62  # so that 2 * 62 + 2 symbols fit 7 bits
-DEADZONE_UNIT = 256  # deadzones and centroid offsets are integers over these units: exact in float32
+# Deadzones and centroid offsets are integers over these units: exact in float32.
+DEADZONE_UNIT = 256
 OFFSET_UNIT = 4096
-# Slope of the rate-distortion trade in units of step^2 per bit. D = step^2 / 12 and R = h - log2(step) at high rate
-# give -dD/dR = ln(2)/6 step^2; holding it for all tables makes one step for all blocks least-error at its rate.
+# Slope of the rate-distortion trade in units of step^2 per bit. D = step^2 / 12 and
+# R = h - log2(step) at high rate give -dD/dR = ln(2)/6 step^2; holding it for all tables makes one
+# step for all blocks least-error at its rate.
 LAMBDA = np.log(2) / 6
 MAX_DEADZONE = 0.30
 
@@ -52,45 +57,48 @@ class UnitGG:
     def __init__(self, shape: float) -> None:
         self.shape = shape
         self.alpha = gamma(1 / shape) / gamma(2 / shape)
+        self.median = self.alpha * gammaincinv(1 / shape, 0.5) ** (1 / shape)
         self.second = self.alpha**2 * gamma(3 / shape) / gamma(1 / shape)
 
     def moment_total(self, r: int) -> float:
         return [1.0, 1.0, self.second][r]
 
     def above(self, r: int, t: np.ndarray) -> np.ndarray:
-        return self.moment_total(r) * gammaincc((r + 1) / self.shape, (t / self.alpha) ** self.shape)
+        return self.moment_total(r) * gammaincc(
+            (r + 1) / self.shape, (t / self.alpha) ** self.shape
+        )
 
     def below(self, r: int, t: np.ndarray) -> np.ndarray:
         return self.moment_total(r) * gammainc((r + 1) / self.shape, (t / self.alpha) ** self.shape)
 
     def binned(self, edges: np.ndarray, orders: range) -> list[np.ndarray]:
-        """Moments of these orders between ascending edges and, last, above them; both signs together.
+        """Moments of these orders between ascending edges and, last, above them; both signs.
 
-        Of the two differences that give a bin, the one that doesn't cancel: lower parts up to the median.
+        Of the two differences that give a bin, the one that doesn't cancel: lower parts up to the
+        median.
         """
-        tail_mass = self.above(0, edges)
-        lower_bins = int((tail_mass[:-1] >= 0.5).sum())
+        split = int((edges[:-1] <= self.median).sum())
         parts = []
         for r in orders:
-            above = tail_mass if r == 0 else self.above(r, edges)
-            below = self.below(r, edges[: lower_bins + 1])
-            body = above[:-1] - above[1:]
-            body[:lower_bins] = below[1:] - below[:-1]
-            parts.append(np.append(body, above[-1]))
+            above = self.above(r, edges[split:])
+            below = self.below(r, edges[: split + 1])
+            parts.append(np.concatenate([np.diff(below), -np.diff(above), above[-1:]]))
         return parts
 
 
-def bins(gg: UnitGG, step: float, deadzone: float, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mass, sum of |x| and sum of x^2 (both signs together) of the magnitudes 0..count-1 and, last, of the rest."""
+def bins(
+    gg: UnitGG, step: float, deadzone: float, count: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mass, sum of |x| and of x^2, both signs, of the magnitudes 0..count-1 and, last, above."""
     edges = np.concatenate([[0.0], (np.arange(count) + 0.5 + deadzone) * step])
     mass, first, second = gg.binned(edges, range(3))
     return mass, first, second
 
 
 def entropy_and_distortion(gg: UnitGG, step: float, deadzone: float) -> tuple[float, float]:
-    """Ideal bits an element and mean squared error in units of step^2, with centroid reconstruction."""
+    """Ideal bits an element and mean squared error in units of step^2, levels at the centroids."""
     mass, first, second = bins(gg, step, deadzone, 400)
-    # Beyond the last bin no cell's centroid is worth computing: error as in a flat cell, step^2 / 12.
+    # Beyond the last bin no centroid is worth computing: error as in a flat cell, step^2 / 12.
     mass, first, second, rest = mass[:-1], first[:-1], second[:-1], mass[-1]
     keep = mass > 1e-300
     mass, first, second = mass[keep], first[keep], second[keep]
@@ -113,7 +121,7 @@ def best_deadzone(gg: UnitGG, step: float) -> int:
 
 
 def support(gg: UnitGG, step: float, deadzone: float) -> int:
-    """Largest magnitude with a symbol of its own: beyond it lies less than half a slot of probability."""
+    """Largest magnitude with a symbol of its own: beyond it lies less than half a slot."""
     k = 1
     while k < MAX_MAGNITUDE and gg.above(0, (k + 0.5 + deadzone) * step) > 0.5 / TOTAL:
         k += 1
@@ -121,7 +129,7 @@ def support(gg: UnitGG, step: float, deadzone: float) -> int:
 
 
 def integer_freqs(mass: np.ndarray) -> list[int]:
-    """Frequencies [zero, each sign of 1..K, escape]: all at least 1, f0 + 2 sum + escape = TOTAL exactly."""
+    """Frequencies [zero, each sign of 1..K, escape]: at least 1, f0 + 2 sum + escape = TOTAL."""
     pairs = np.maximum(1, np.rint(mass[1:-1] / 2 * TOTAL)).astype(int)
     escape = max(1, round(mass[-1] * TOTAL))
     zero = TOTAL - 2 * int(pairs.sum()) - escape
@@ -136,12 +144,14 @@ def golomb_bits(excess: np.ndarray, order: int) -> np.ndarray:
 
 
 def best_golomb_order(mass: np.ndarray) -> int:
-    """Order of the exp-Golomb code with the shortest mean length for zigzagged magnitudes of these masses."""
+    """Order of the exp-Golomb code that is shortest for zigzagged magnitudes of these masses."""
     k = np.arange(1, len(mass))
 
     def length(order: int) -> float:
         both_signs = golomb_bits(2 * k - 1, order) + golomb_bits(2 * k, order)
-        return float(mass[0] * golomb_bits(np.zeros(1), order)[0] + (mass[1:] / 2 * both_signs).sum())
+        return float(
+            mass[0] * golomb_bits(np.zeros(1), order)[0] + (mass[1:] / 2 * both_signs).sum()
+        )
 
     return min(range(8), key=length)
 
@@ -152,7 +162,7 @@ def symbol_table(shape: float, t: int) -> dict[str, object]:
     deadzone_units = best_deadzone(gg, step)
     deadzone = deadzone_units / DEADZONE_UNIT
     count = support(gg, step, deadzone)
-    mass, first, second = bins(gg, step, deadzone, count + 1)
+    mass, first, _ = bins(gg, step, deadzone, count + 1)
     freqs = integer_freqs(mass)
     centroids = first[1:-1] / np.maximum(mass[1:-1], 1e-300) / step
     offsets = np.rint((np.arange(1, count + 1) - centroids) * OFFSET_UNIT).astype(int)
@@ -175,9 +185,10 @@ def symbol_table(shape: float, t: int) -> dict[str, object]:
 
 
 def lloyd_max(shape: float, magnitudes: int) -> list[int]:
-    """Positive levels of the least-error symmetric quantizer with 2 * magnitudes levels, in 1/65536.
+    """Positive levels of the least-error symmetric quantizer of 2 * magnitudes levels, in 1/65536.
 
-    Starts from the asymptotically optimal point density f^(1/3), a GG of the same shape and a wider scale.
+    Starts from the asymptotically optimal point density f^(1/3), a GG of the same shape and a wider
+    scale.
     """
     gg = UnitGG(shape)
     p = (np.arange(magnitudes) + 0.5) / magnitudes
@@ -194,7 +205,7 @@ def lloyd_max(shape: float, magnitudes: int) -> list[int]:
 
 
 def class_freqs(theta: float, zero: float) -> list[int]:
-    """Frequencies of [zero block, escape, deltas -7..7] under a two-sided geometric law of the delta."""
+    """Frequencies of [zero block, escape, deltas -7..7]; deltas are two-sided geometric."""
     deltas = np.arange(-CLASS_DELTA_MAX, CLASS_DELTA_MAX + 1)
     p = theta ** np.abs(deltas)
     tail = 2 * theta ** (CLASS_DELTA_MAX + 1) / (1 - theta)
@@ -233,12 +244,13 @@ def generate() -> str:
     tables = [symbol_table(shape, t) for shape in SHAPES for t in range(T_MIN, T_MAX + 1)]
     starts = np.concatenate([[0], np.cumsum([len(t["freqs"]) for t in tables])]).tolist()
     flat_freqs = [f for t in tables for f in t["freqs"]]
-    # One entry per frequency, so that one index serves both: zero's offset is 0, the escape repeats the last one.
+    # One entry per frequency, so that one index serves both: zero's offset is 0, the escape repeats
+    # the last one.
     flat_offsets = [o for t in tables for o in [0, *t["offsets"], t["offsets"][-1]]]
     levels = [v for shape in SHAPES for b in FIXED_BITS for v in lloyd_max(shape, 2 ** (b - 1))]
     class_tables = [class_freqs(theta, zero) for zero in CLASS_ZERO_PROBS for theta in CLASS_THETAS]
     rhos = [rho(s) for s in SHAPES]
-    limits = [float_literal((a * b) ** 0.5) for a, b in zip(rhos[:-1], rhos[1:], strict=True)]
+    limits = [float_literal((a * b) ** 0.5) for a, b in itertools.pairwise(rhos)]
     body = "\n".join(
         [
             f"constexpr int kNumShapes = {len(SHAPES)};",
@@ -250,12 +262,15 @@ def generate() -> str:
             f"constexpr int kClassDeltaMax = {CLASS_DELTA_MAX};",
             "",
             c_array("kShapes", "float", [float_literal(s) for s in SHAPES]),
-            "// Shape i is chosen while E x^2 / (E|x|)^2 is above kRhoLimits[i]; the last one below all.",
+            "// Shape i is chosen while E x^2 / (E|x|)^2 is above kRhoLimits[i]; "
+            "the last one below all.",
             c_array("kRhoLimits", "float", limits),
             "// 2^(i/16).",
             c_array("kExp2Sixteenths", "float", [float_literal(2 ** (i / 16)) for i in range(16)]),
-            "// Table (shape, t) is entry shape * kTablesPerShape + t - kTableMin of the arrays below.",
-            "// Its frequencies are kFreqs[kTableStart[i]..kTableStart[i + 1]): zero, one sign of 1..K, escape.",
+            "// Table (shape, t) is entry shape * kTablesPerShape + t - kTableMin of the arrays "
+            "below.",
+            "// Its frequencies are kFreqs[kTableStart[i]..kTableStart[i + 1]): zero, one sign of "
+            "1..K, escape.",
             c_array("kTableStart", "uint16_t", starts),
             c_array("kDeadzones", "uint8_t", [t["deadzone"] for t in tables]),
             "// Best order of an exp-Golomb code of the zigzagged symbols.",
@@ -266,14 +281,16 @@ def generate() -> str:
             c_array("kFreqs", "uint16_t", flat_freqs),
             "// Magnitude minus centroid, in 1/4096 of a step.",
             c_array("kCentroidOffsets", "int16_t", flat_offsets),
-            "// Lloyd-Max levels in 1/65536 of mean |x|: shape-major, then 1, 2, 4, ... 128 magnitudes for 1..8 bits.",
+            "// Lloyd-Max levels in 1/65536 of mean |x|: shape-major, then 1, 2, 4, ... 128 "
+            "magnitudes for 1..8 bits.",
             c_array("kFixedLevels", "uint32_t", levels),
             "// Class models: [zero block, escape, deltas -7..7] each.",
             c_array("kClassFreqs", "uint16_t", [f for table in class_tables for f in table]),
         ]
     )
     head = (
-        "// Generated by tools/generate_tables.py; do not edit. Included by gg_tables.h inside namespace gct.\n"
+        "// Generated by tools/generate_tables.py; do not edit. "
+        "Included by gg_tables.h inside namespace gct.\n"
         "// clang-format off\n"
     )
     ident = f"constexpr uint32_t kTableId = 0x{zlib.crc32(body.encode()):08x}u;\n"
@@ -282,7 +299,9 @@ def generate() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="compare with the committed file instead of writing")
+    parser.add_argument(
+        "--check", action="store_true", help="compare with the committed file instead of writing"
+    )
     text = generate()
     if parser.parse_args().check:
         same = OUTPUT.read_text() == text

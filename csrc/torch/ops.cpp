@@ -37,7 +37,7 @@ std::string describe(const at::Tensor& wire) {
 
 }  // namespace
 
-at::Tensor encode_tensor(const at::Tensor& values, const CodecParams& params) {
+at::Tensor encode_tensor(const at::Tensor& values, const CodecParams& params, EncodeStats* stats) {
   check_plain(values, "the tensor");
   Run run;
   run.data = values.data_ptr();
@@ -52,7 +52,7 @@ at::Tensor encode_tensor(const at::Tensor& values, const CodecParams& params) {
   size_t written = 0;
   Workspace workspace;
   const Status status = encode(params, input, wire.data_ptr<uint8_t>(),
-                               static_cast<size_t>(capacity), &written, workspace);
+                               static_cast<size_t>(capacity), &written, workspace, stats);
   if (status != Status::kOk) throw_status(status, "encoding failed");
   return wire.narrow(0, 0, static_cast<int64_t>(written)).clone();
 }

@@ -9,8 +9,9 @@ namespace gct {
 
 // Encodes a CPU tensor (float32, bfloat16, float16 or float64, contiguous, any shape) as one run.
 // Returns the segment, a 1-D uint8 tensor of exactly its size. Throws std::invalid_argument for
-// another tensor.
-at::Tensor encode_tensor(const at::Tensor& values, const CodecParams& params);
+// another tensor. stats: may be null.
+at::Tensor encode_tensor(const at::Tensor& values, const CodecParams& params,
+                         EncodeStats* stats = nullptr);
 
 // Decodes a segment (1-D uint8, CPU, contiguous) to 1-D float32. Throws std::invalid_argument for
 // anything that is no sound segment.

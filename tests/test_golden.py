@@ -1,0 +1,118 @@
+"""Committed segments: this build writes the same bytes and reads the same values as the one that
+wrote them. Other bytes are another wire version; `pytest --update-golden` rewrites the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import wire_builder
+import wire_decoder as wd
+
+import gct
+from gct import _C
+
+FOLDER = Path(__file__).parent / "golden"
+HASHES = FOLDER / "values.json"
+NUMEL = 3000
+SEED = 20260701
+MAX_FOLDER_BYTES = 60_000
+
+ENCODED = {
+    **{f"gg-{bits}": gct.Codec("gg", bits=bits) for bits in (0.5, 2, 6)},
+    "gg-mse": gct.Codec("gg", bits=2, allocation="mse"),
+    "gg-step": gct.Codec("gg", step=0.25, allocation=0.5),
+    "gg-snr": gct.Codec("gg", snr_db=12),
+    "gg-stochastic": gct.Codec("gg", bits=2, rounding="stochastic"),
+    "eg-2": gct.Codec("eg", bits=2),
+    "eg-stochastic": gct.Codec("eg", bits=3, rounding="stochastic"),
+    **{f"fixed-{bits}": gct.Codec("fixed", bits=bits) for bits in (1, 3, 8)},
+    "raw": gct.Codec("raw"),
+}
+BUILT = {"built-raw": wd.RAW, "built-gg": wd.GG, "built-eg": wd.EG, "built-fixed": wd.FIXED}
+
+
+@pytest.fixture(autouse=True, params=_C.implementations())
+def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = _C.implementation()
+    assert _C.set_implementation(request.param)
+    yield request.param
+    _C.set_implementation(before)
+
+
+def gradient_like(numel: int, seed: int) -> npt.NDArray[np.float32]:
+    """Peaked, heavy-tailed values whose scale differs by block; from the raw bits of PCG64 by exact
+    or correctly rounded operations only, so that they are the same everywhere."""
+    raw = np.random.PCG64(seed).random_raw(3 * numel).reshape(3, numel)
+    uniform = (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    scales = 2.0 ** (np.arange(numel) // 512 - 9)
+    peaked = (uniform[0] - 0.5) * uniform[1] * uniform[2] / (0.05 + uniform[1])
+    return (scales * peaked).astype(np.float32)
+
+
+def digest(values: npt.NDArray[np.float32]) -> str:
+    bits = np.where(np.isnan(values), np.uint32(0x7FC00000), values.view(np.uint32))
+    return hashlib.sha256(bits.astype("<u4").tobytes()).hexdigest()
+
+
+def decode(wire: bytes) -> npt.NDArray[np.float32]:
+    return gct.decode(torch.frombuffer(bytearray(wire), dtype=torch.uint8)).numpy()
+
+
+def golden_hashes() -> dict[str, str]:
+    return json.loads(HASHES.read_text())
+
+
+def read(name: str) -> bytes:
+    return (FOLDER / f"{name}.gct").read_bytes()
+
+
+def encode(codec: gct.Codec) -> bytes:
+    values = torch.from_numpy(gradient_like(NUMEL, SEED))
+    return gct.encode(values, codec).numpy().tobytes()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _update_golden(request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("--update-golden"):
+        return
+    FOLDER.mkdir(exist_ok=True)
+    wires = {name: encode(codec) for name, codec in ENCODED.items()}
+    for name, kind in BUILT.items():
+        wires[name] = wire_builder.random_segment(kind, SEED, num_runs=8)
+    for name, wire in wires.items():
+        (FOLDER / f"{name}.gct").write_bytes(wire)
+    hashes = {name: digest(decode(wire)) for name, wire in wires.items()}
+    HASHES.write_text(json.dumps(hashes, indent=2) + "\n")
+
+
+@pytest.mark.parametrize("name", [*ENCODED, *BUILT])
+def test_values_are_the_same(name: str) -> None:
+    assert digest(decode(read(name))) == golden_hashes()[name]
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_bytes_are_the_same(name: str) -> None:
+    ours, golden = encode(ENCODED[name]), read(name)
+    assert len(ours) == len(golden)
+    first = next((i for i, (a, b) in enumerate(zip(ours, golden, strict=True)) if a != b), None)
+    assert first is None, f"byte {first} of {len(golden)}: {ours[first]}, was {golden[first]}"
+
+
+@pytest.mark.parametrize("name", [*ENCODED, *BUILT])
+def test_the_page_reads_the_same(name: str) -> None:
+    """The values don't rest on one decoder's word."""
+    assert digest(wd.decode(read(name)).values) == golden_hashes()[name]
+
+
+def test_folder_holds_these_files_and_is_small() -> None:
+    files = {path.name for path in FOLDER.iterdir()}
+    assert files == {HASHES.name, *(f"{name}.gct" for name in [*ENCODED, *BUILT])}
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < MAX_FOLDER_BYTES
