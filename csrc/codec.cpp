@@ -122,8 +122,8 @@ size_t Workspace::capacity_bytes() const {
                  run_stats.capacity() * sizeof(RunStats) + profiles.capacity();
   if (outputs_ == nullptr) return total;
   for (const PieceOutput& p : *outputs_)
-    total +=
-        p.words.capacity() * 2 + p.extra.capacity() + p.symbols.capacity() + p.tables.capacity() + sizeof(PieceOutput);
+    total += p.words.capacity() * 2 + p.extra.capacity() + p.symbols.capacity() +
+             p.tables.capacity() + sizeof(PieceOutput);
   return total;
 }
 

@@ -16,7 +16,8 @@ constexpr int kNumTables = tables::kNumShapes * tables::kTablesPerShape;
 // tables. Symbols fit 7 bits of a decoding entry.
 constexpr int kMaxSymbols = 128;
 constexpr int kEscapeSymbol = 127;
-static_assert(2 * tables::kMaxMagnitude < kEscapeSymbol, "the escape must have a number of its own");
+static_assert(2 * tables::kMaxMagnitude < kEscapeSymbol,
+              "the escape must have a number of its own");
 
 inline int table_index(int shape, int t) {
   return shape * tables::kTablesPerShape + t - tables::kTableMin;

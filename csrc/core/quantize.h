@@ -88,7 +88,8 @@ inline bool block_code(const RunCode& run, int scale_class, BlockCode* code) {
          scale_by_sixteenths(run.step, run.allocation8 * scale_class, &code->step);
 }
 
-// Columns of a matrix differ in scale as its rows do; a run may carry a half-octave offset for each.
+// Columns of a matrix differ in scale as its rows do; a run may carry a half-octave offset for
+// each.
 constexpr int kMinColumnOffset = -12;
 constexpr int kMaxColumnOffset = 8;
 constexpr uint32_t kMaxColumns = 1u << 16;

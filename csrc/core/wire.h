@@ -57,9 +57,7 @@ struct RunHeader {
   uint32_t columns = 0;  // length of the run's column profile; 0: none
 };
 
-inline bool has_pieces(WireKind kind) {
-  return kind == WireKind::kGG || kind == WireKind::kEG;
-}
+inline bool has_pieces(WireKind kind) { return kind == WireKind::kGG || kind == WireKind::kEG; }
 
 inline int raw_type_bytes(RawType type) { return type == RawType::kFloat32 ? 4 : 2; }
 inline int64_t num_blocks(int64_t numel) { return div_up(numel, kBlock); }
@@ -132,8 +130,7 @@ inline Status read_run_header(const uint8_t* p, WireKind kind, RunHeader* h) {
   h->code.allocation8 = p[18];
   h->model = p[19];
   h->columns = load_le<uint32_t>(p + 20);
-  if (numel > static_cast<uint64_t>(kMaxNumel) || p[16] > 3)
-    return Status::kBadHeader;
+  if (numel > static_cast<uint64_t>(kMaxNumel) || p[16] > 3) return Status::kBadHeader;
   h->numel = static_cast<int64_t>(numel);
   const bool profiled = h->mode == RunMode::kCoded && has_pieces(kind);
   if (h->columns > (profiled ? kMaxColumns : 0) || h->columns > numel) return Status::kBadHeader;

@@ -83,8 +83,8 @@ bool quantize(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
     const __m512i code =
         _mm512_mask_sub_epi32(twice, static_cast<__mmask16>(~negative), twice, one);
     const __mmask16 over = _mm512_cmpeq_epi32_mask(k, past);
-    const __m512i symbol = _mm512_mask_mov_epi32(
-        _mm512_max_epi32(code, _mm512_setzero_si512()), over, escape);
+    const __m512i symbol =
+        _mm512_mask_mov_epi32(_mm512_max_epi32(code, _mm512_setzero_si512()), over, escape);
     escaped = static_cast<__mmask16>(escaped | over);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(symbols + i), _mm512_cvtepi32_epi8(symbol));
   }

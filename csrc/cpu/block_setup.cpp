@@ -2,8 +2,8 @@
 
 namespace gct {
 
-// Deadzone and alphabet of each table of the shape. ratio: log2(mean |x| / step) of the block, in 1/16, where its own
-// table is code.t.
+// Deadzone and alphabet of each table of the shape. ratio: log2(mean |x| / step) of the block, in
+// 1/16, where its own table is code.t.
 void BlockSetup::prepare_tables(double ratio) {
   const int shape = first_table_ / tables::kTablesPerShape;
   const double origin = ratio - 4 * code.t;
@@ -16,7 +16,8 @@ void BlockSetup::prepare_tables(double ratio) {
   }
 }
 
-bool BlockSetup::prepare(const EncodePlan& plan, const BlockPlace& place, const RunCode& run, double log2_step) {
+bool BlockSetup::prepare(const EncodePlan& plan, const BlockPlace& place, const RunCode& run,
+                         double log2_step) {
   if (place.scale_class == kZeroClass || !block_code(run, place.scale_class, &code)) return false;
   const RunPlan& p = plan.runs[place.run];
   const double ratio = (8 - run.allocation8) * place.scale_class - 16 * log2_step;
@@ -25,12 +26,14 @@ bool BlockSetup::prepare(const EncodePlan& plan, const BlockPlace& place, const 
   quantizer.magnitudes = table_magnitudes(code.table);
   quantizer.stochastic = plan.params->rounding == Rounding::kStochastic;
   quantizer.seed = plan.params->seed;
-  quantizer.position = plan.input->runs[place.run].position + static_cast<uint64_t>(place.block * kBlock);
+  quantizer.position =
+      plan.input->runs[place.run].position + static_cast<uint64_t>(place.block * kBlock);
   quantizer.tables = choice = nullptr;
   if (p.header.columns == 0) return true;
   first_table_ = run.shape * tables::kTablesPerShape;
   prepare_tables(ratio);
-  const int8_t* offsets = block_offsets(&plan.ws->profiles[p.profile], p.header.columns, place.block);
+  const int8_t* offsets =
+      block_offsets(&plan.ws->profiles[p.profile], p.header.columns, place.block);
   choose_tables(code.t, offsets, place.n, choice_);
   quantizer.tables = choice = choice_;
   quantizer.biases = biases_;

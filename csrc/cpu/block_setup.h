@@ -23,9 +23,10 @@ class BlockSetup {
   BlockSetup(const BlockSetup&) = delete;  // choice and quantizer point into it
   BlockSetup& operator=(const BlockSetup&) = delete;
 
-  // For a block of a run coded as `run` says, at the exact log2 of the step of class 0. False for a zero block or one
-  // that has no code.
-  bool prepare(const EncodePlan& plan, const BlockPlace& place, const RunCode& run, double log2_step);
+  // For a block of a run coded as `run` says, at the exact log2 of the step of class 0. False for a
+  // zero block or one that has no code.
+  bool prepare(const EncodePlan& plan, const BlockPlace& place, const RunCode& run,
+               double log2_step);
 
   // Index of an element's table among all.
   int table(int i) const { return choice ? first_table_ + choice[i] : code.table; }

@@ -1,4 +1,5 @@
-// Symbols of one block with what doesn't fit the alphabet: escapes and low bits, in the order of the elements.
+// Symbols of one block with what doesn't fit the alphabet: escapes and low bits, in the order of
+// the elements.
 #pragma once
 
 #include "core/bit_io.h"
@@ -12,8 +13,10 @@ inline void put_escape(BitWriter* extra, bool negative, int32_t excess, int tabl
   put_golomb(extra, static_cast<uint32_t>(excess), escape_order(table));
 }
 
-// A block far above the table grid: k = (high << shift) + low - half; high goes through the table, low aside.
-inline void quantize_shifted(const float* x, int n, const BlockSetup& setup, uint8_t* symbols, BitWriter* extra) {
+// A block far above the table grid: k = (high << shift) + low - half; high goes through the table,
+// low aside.
+inline void quantize_shifted(const float* x, int n, const BlockSetup& setup, uint8_t* symbols,
+                             BitWriter* extra) {
   const Quantizer& q = setup.quantizer;
   const int shift = setup.code.shift;
   const int32_t half = 1 << (shift - 1);
@@ -31,7 +34,8 @@ inline void quantize_shifted(const float* x, int n, const BlockSetup& setup, uin
 }
 
 // Symbols of a block into symbols[0, n) and its extra bits.
-inline void make_symbols(const float* x, int n, const BlockSetup& setup, uint8_t* symbols, BitWriter* extra) {
+inline void make_symbols(const float* x, int n, const BlockSetup& setup, uint8_t* symbols,
+                         BitWriter* extra) {
   const Quantizer& q = setup.quantizer;
   if (setup.code.shift > 0) {
     quantize_shifted(x, n, setup, symbols, extra);

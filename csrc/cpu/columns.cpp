@@ -26,7 +26,8 @@ float inverse_class_scale(int scale_class) {
 }
 
 // Adds the elements of one row; they may lie in several blocks.
-void add_row(const Run& run, const EncodePlan& plan, const RunPlan& run_plan, int64_t row, ColumnSums* sums) {
+void add_row(const Run& run, const EncodePlan& plan, const RunPlan& run_plan, int64_t row,
+             ColumnSums* sums) {
   float scratch[kBlock];
   const int64_t columns = static_cast<int64_t>(sums->abs.size());
   for (int64_t begin = row * columns; begin < (row + 1) * columns;) {
@@ -64,8 +65,8 @@ int8_t column_offset(float mean) {
   return static_cast<int8_t>(std::min(std::max(offset, kMinColumnOffset), kMaxColumnOffset));
 }
 
-// Whether the bits that a profile saves exceed what it takes, by a margin: the saving is an octave's bit only at high
-// rates, and offsets of noise alone save nothing.
+// Whether the bits that a profile saves exceed what it takes, by a margin: the saving is an
+// octave's bit only at high rates, and offsets of noise alone save nothing.
 bool pays(const CodecParams& params, const std::vector<int8_t>& offsets, double numel) {
   double sum = 0, cost = 32;
   for (const int8_t offset : offsets) {
@@ -77,11 +78,13 @@ bool pays(const CodecParams& params, const std::vector<int8_t>& offsets, double 
   return cost < 0.7 * saved && cost < affordable;
 }
 
-// Block means of |x| with the columns' scales divided out: they vary with the rows alone, and no single large column
-// decides them. Replaces means, classes and base class.
-void divide_out_columns(const Run& run, const std::vector<int8_t>& offsets, EncodePlan* plan, RunPlan* run_plan) {
+// Block means of |x| with the columns' scales divided out: they vary with the rows alone, and no
+// single large column decides them. Replaces means, classes and base class.
+void divide_out_columns(const Run& run, const std::vector<int8_t>& offsets, EncodePlan* plan,
+                        RunPlan* run_plan) {
   std::vector<float> inverse(offsets.size() + kBlock);
-  for (size_t j = 0; j < inverse.size(); ++j) inverse[j] = inverse_class_scale(offsets[j % offsets.size()]);
+  for (size_t j = 0; j < inverse.size(); ++j)
+    inverse[j] = inverse_class_scale(offsets[j % offsets.size()]);
   float scratch[kBlock];
   double class_sum = 0, live = 0;
   for (int64_t b = 0; b < num_blocks(run.numel); ++b) {
@@ -91,7 +94,8 @@ void divide_out_columns(const Run& run, const std::vector<int8_t>& offsets, Enco
     const float* x = load_floats(run, plan->input->dtype, b * kBlock, n, scratch);
     const float* factor = &inverse[static_cast<size_t>((b * kBlock) % run.columns)];
     float lanes[kLanes] = {};
-    for (int i = 0; i < n; ++i) lanes[i % kLanes] += bits_float(float_bits(x[i]) & 0x7fffffffu) * factor[i];
+    for (int i = 0; i < n; ++i)
+      lanes[i % kLanes] += bits_float(float_bits(x[i]) & 0x7fffffffu) * factor[i];
     float sum = 0;
     for (const float lane : lanes) sum += lane;
     const float mean = sum / static_cast<float>(n);
@@ -108,7 +112,8 @@ void divide_out_columns(const Run& run, const std::vector<int8_t>& offsets, Enco
 
 void measure_columns(const Run& run, EncodePlan* plan, RunPlan* run_plan) {
   RunHeader& h = run_plan->header;
-  if (run.columns < 2 || run.columns > int64_t{kMaxColumns} || run.numel < kMinRows * run.columns) return;
+  if (run.columns < 2 || run.columns > int64_t{kMaxColumns} || run.numel < kMinRows * run.columns)
+    return;
   const ColumnSums sums = sum_columns(run, *plan, *run_plan);
   const double seen = static_cast<double>(sums.rows) * static_cast<double>(run.columns);
   if (sums.live == 0) return;
@@ -126,14 +131,16 @@ void measure_columns(const Run& run, EncodePlan* plan, RunPlan* run_plan) {
   h.columns = static_cast<uint32_t>(run.columns);
   run_plan->profile = plan->ws->profiles.size();
   std::vector<int8_t>& profiles = plan->ws->profiles;
-  for (size_t j = 0; j < extended_columns(h.columns); ++j) profiles.push_back(offsets[j % offsets.size()]);
+  for (size_t j = 0; j < extended_columns(h.columns); ++j)
+    profiles.push_back(offsets[j % offsets.size()]);
 }
 
 void write_profile(const int8_t* offsets, uint32_t columns, BitWriter* out) {
   for (uint32_t j = 0; j < columns; ++j) put_golomb(out, zigzag(offsets[j]), 0);
 }
 
-bool read_profiles(const std::vector<RunHeader>& runs, BitReader* bits, std::vector<int8_t>* profiles) {
+bool read_profiles(const std::vector<RunHeader>& runs, BitReader* bits,
+                   std::vector<int8_t>* profiles) {
   for (const RunHeader& run : runs) {
     if (run.columns == 0) continue;
     const size_t begin = profiles->size();

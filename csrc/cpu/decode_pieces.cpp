@@ -52,8 +52,7 @@ void list_blocks(const std::vector<RunPlace>& runs, const PieceInput& piece,
     while (b >= run->first_block + num_blocks(run->header->numel)) ++run;
     const int64_t start = (b - run->first_block) * kBlock;
     const int n = static_cast<int>(std::min<int64_t>(kBlock, run->header->numel - start));
-    const int8_t* offsets =
-        block_offsets(run->profile, run->header->columns, b - run->first_block);
+    const int8_t* offsets = block_offsets(run->profile, run->header->columns, b - run->first_block);
     blocks->push_back({run->header, run->out + start, n, true, {}, offsets});
   }
 }
@@ -94,9 +93,9 @@ Status decode_classes(RansState* s, std::vector<DecodedBlock>* blocks, BitReader
     DecodedBlock& block = (*blocks)[b];
     uint8_t symbol;
     // A table serves one lane at a time here: neighbours may belong to runs with other models.
-    s->words = scalar_kernels()->decode(&s->lanes[b % kLanes],
-                                        &class_decode_table(block.run->model), nullptr, 1,
-                                        s->words, s->words_end, &symbol);
+    s->words =
+        scalar_kernels()->decode(&s->lanes[b % kLanes], &class_decode_table(block.run->model),
+                                 nullptr, 1, s->words, s->words_end, &symbol);
     if (s->words == nullptr) return Status::kCorrupt;
     int delta = symbol - kFirstDelta - tables::kClassDeltaMax;
     uint32_t escaped = 0;
@@ -120,8 +119,7 @@ bool get_escape(BitReader* extra, int table, bool* negative, int32_t* magnitude)
 
 // Adds what the alphabet couldn't hold to a block of values that were decoded with level 0 there.
 Status restore_escapes(const DecodedBlock& block, const ElementTables& tables,
-                       const uint8_t* symbols, bool stochastic, bool accumulate,
-                       BitReader* extra) {
+                       const uint8_t* symbols, bool stochastic, bool accumulate, BitReader* extra) {
   for (int i = 0; i < block.n; ++i) {
     if (symbols[i] != kEscapeSymbol) continue;
     bool negative;

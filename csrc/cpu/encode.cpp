@@ -189,8 +189,7 @@ class SegmentEncoder {
   double fixed_overhead() {
     const double lanes = params_.kind == Kind::kGG ? 0.75 * kLaneBytes : 0;
     return static_cast<double>(sizes_.headers + plan_.raw_numel * sizes_.raw_bytes) +
-           static_cast<double>(profile_section_.size()) +
-           class_bits(&plan_) / 8 +
+           static_cast<double>(profile_section_.size()) + class_bits(&plan_) / 8 +
            static_cast<double>(num_pieces()) * (lanes + kPieceEntryBytes + 0.5);
   }
 

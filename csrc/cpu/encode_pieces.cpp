@@ -197,8 +197,7 @@ void encode_piece_gg(const EncodePlan& plan, int64_t begin, int64_t end, bool wa
   }
   out->first_word = static_cast<size_t>(word - out->words.data());
   if (!want_model_bits) return;
-  out->model_bits =
-      ideal_bits(blocks, *out) + 8.0 * static_cast<double>(out->extra.size());
+  out->model_bits = ideal_bits(blocks, *out) + 8.0 * static_cast<double>(out->extra.size());
 }
 
 void encode_piece_eg(const EncodePlan& plan, int64_t begin, int64_t end, PieceOutput* out) {

@@ -50,8 +50,8 @@ struct Kernels {
                             uint8_t* symbols);
 
   // out[i] = or += step * level[symbol]
-  void (*dequantize)(const uint8_t* symbols, int n, const LevelTable* levels,
-                     const uint8_t* choice, float step, bool accumulate, float* out);
+  void (*dequantize)(const uint8_t* symbols, int n, const LevelTable* levels, const uint8_t* choice,
+                     float step, bool accumulate, float* out);
 };
 
 // Implementations usable on this machine, best first; the last is the scalar reference.

@@ -106,7 +106,8 @@ void RateControl::group_blocks() {
     offset_shares_[r].resize(kMaxColumnOffset - kMinColumnOffset + 1);
     const int8_t* offsets = &plan_.ws->profiles[p.profile];
     for (uint32_t j = 0; j < p.header.columns; ++j)
-      offset_shares_[r][static_cast<size_t>(offsets[j] - kMinColumnOffset)] += 1.0 / p.header.columns;
+      offset_shares_[r][static_cast<size_t>(offsets[j] - kMinColumnOffset)] +=
+          1.0 / p.header.columns;
   }
   std::vector<double> numel(kMaxClass - kMinClass + 1, 0.0);
   for (size_t r = 0; r < plan_.runs.size(); ++r) {
@@ -129,20 +130,23 @@ void RateControl::group_blocks() {
 }
 
 // The elements of one class in a run, by column offset.
-void RateControl::add_groups(size_t run, int scale_class, double numel, std::vector<Group>* groups) const {
+void RateControl::add_groups(size_t run, int scale_class, double numel,
+                             std::vector<Group>* groups) const {
   const int shape = plan_.runs[run].header.code.shape;
   const std::vector<double>& shares = offset_shares_[run];
   if (shares.empty()) groups->push_back({shape, scale_class, 0, numel});
   for (size_t i = 0; i < shares.size(); ++i) {
     if (shares[i] > 0)
-      groups->push_back({shape, scale_class, static_cast<int>(i) + kMinColumnOffset, shares[i] * numel});
+      groups->push_back(
+          {shape, scale_class, static_cast<int>(i) + kMinColumnOffset, shares[i] * numel});
   }
 }
 
 // One group for all elements that the model can't tell apart.
 void RateControl::merge_groups() {
   const auto key = [](const Group& g) { return std::make_tuple(g.shape, g.scale_class, g.offset); };
-  std::sort(groups_.begin(), groups_.end(), [&](const Group& a, const Group& b) { return key(a) < key(b); });
+  std::sort(groups_.begin(), groups_.end(),
+            [&](const Group& a, const Group& b) { return key(a) < key(b); });
   size_t kept = 0;
   for (size_t i = 0; i < groups_.size(); ++i) {
     if (kept > 0 && key(groups_[kept - 1]) == key(groups_[i])) {

@@ -88,38 +88,45 @@ int first_table(int shape) { return shape * tables::kTablesPerShape; }
 
 const EncodeTable* encode_tables(int shape) {
   static LazyTables<ShapeTables<EncodeTable>, tables::kNumShapes> cache;
-  return cache.get(shape, [shape](ShapeTables<EncodeTable>* all) {
-    for (int i = 0; i < tables::kTablesPerShape; ++i)
-      fill_encode(symbol_freqs(first_table(shape) + i), &all->table[i]);
-  }).table;
+  return cache
+      .get(shape,
+           [shape](ShapeTables<EncodeTable>* all) {
+             for (int i = 0; i < tables::kTablesPerShape; ++i)
+               fill_encode(symbol_freqs(first_table(shape) + i), &all->table[i]);
+           })
+      .table;
 }
 
 const DecodeTable* decode_tables(int shape) {
   static LazyTables<ShapeTables<DecodeTable>, tables::kNumShapes> cache;
-  return cache.get(shape, [shape](ShapeTables<DecodeTable>* all) {
-    for (int i = 0; i < tables::kTablesPerShape; ++i)
-      fill_decode(symbol_freqs(first_table(shape) + i), &all->table[i]);
-  }).table;
+  return cache
+      .get(shape,
+           [shape](ShapeTables<DecodeTable>* all) {
+             for (int i = 0; i < tables::kTablesPerShape; ++i)
+               fill_decode(symbol_freqs(first_table(shape) + i), &all->table[i]);
+           })
+      .table;
 }
 
 const LevelTable* level_tables(int shape, bool stochastic) {
   static LazyTables<ShapeTables<LevelTable>, 2 * tables::kNumShapes> cache;
-  return cache.get(2 * shape + (stochastic ? 1 : 0), [shape, stochastic](ShapeTables<LevelTable>* all) {
-    for (int i = 0; i < tables::kTablesPerShape; ++i)
-      fill_levels(first_table(shape) + i, stochastic, &all->table[i]);
-  }).table;
+  return cache
+      .get(2 * shape + (stochastic ? 1 : 0),
+           [shape, stochastic](ShapeTables<LevelTable>* all) {
+             for (int i = 0; i < tables::kTablesPerShape; ++i)
+               fill_levels(first_table(shape) + i, stochastic, &all->table[i]);
+           })
+      .table;
 }
 
 const EncodeTable& class_encode_table(int model) {
   static LazyTables<EncodeTable, tables::kNumClassModels> cache;
-  return cache.get(model,
-                   [model](EncodeTable* t) { fill_encode(class_freqs(model), t); });
+  return cache.get(model, [model](EncodeTable* t) { fill_encode(class_freqs(model), t); });
 }
 
 const DecodeTable& class_decode_table(int model) {
   static LazyTables<DecodeTable, tables::kNumClassModels> cache;
-  return cache.get(model,
-                   [model](DecodeTable* t) { fill_decode(class_freqs(model), t); });
+  return cache.get(model, [model](DecodeTable* t) { fill_decode(class_freqs(model), t); });
 }
 
 }  // namespace gct
