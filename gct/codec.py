@@ -122,7 +122,8 @@ def encode(x: Tensor, codec: Codec | None = None) -> Tensor:
 
     Args:
         x: float32, bfloat16, float16 or float64, on the CPU, contiguous, any shape. Its elements
-            are taken in memory order; the shape is not kept.
+            are taken in memory order; the shape is not kept, but with two or more dimensions
+            and an allocation other than "relative" it saves bits.
         codec: settings; None is ``Codec()``, 2 bits per element.
 
     Returns:

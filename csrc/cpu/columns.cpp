@@ -9,6 +9,8 @@ namespace {
 // Rows that are looked at: an offset of half an octave shows on far fewer.
 constexpr int64_t kSampledRows = 128;
 constexpr int64_t kMinRows = 8;
+// Of class kMinClass: a block that isn't all zero stays so.
+constexpr float kSmallestMean = 0x1p-100f;
 
 // Sums of |x| / class scale and of its square, by column.
 struct ColumnSums {
@@ -82,9 +84,10 @@ bool pays(const CodecParams& params, const std::vector<int8_t>& offsets, double 
 // single large column decides them. Replaces means, classes and base class.
 void divide_out_columns(const Run& run, const std::vector<int8_t>& offsets, EncodePlan* plan,
                         RunPlan* run_plan) {
+  // With 1 / kBlock in them, exactly: sums of large values stay in range.
   std::vector<float> inverse(offsets.size() + kBlock);
   for (size_t j = 0; j < inverse.size(); ++j)
-    inverse[j] = inverse_class_scale(offsets[j % offsets.size()]);
+    inverse[j] = inverse_class_scale(offsets[j % offsets.size()]) * (1.0f / kBlock);
   float scratch[kBlock];
   double class_sum = 0, live = 0;
   for (int64_t b = 0; b < num_blocks(run.numel); ++b) {
@@ -98,8 +101,8 @@ void divide_out_columns(const Run& run, const std::vector<int8_t>& offsets, Enco
       lanes[i % kLanes] += bits_float(float_bits(x[i]) & 0x7fffffffu) * factor[i];
     float sum = 0;
     for (const float lane : lanes) sum += lane;
-    const float mean = sum / static_cast<float>(n);
-    const int c = std::min(std::max(scale_class(mean), kMinClass), kMaxClass);
+    const float mean = std::max(sum * (float{kBlock} / static_cast<float>(n)), kSmallestMean);
+    const int c = std::min(scale_class(mean), kMaxClass);
     plan->ws->block_mean[at] = mean;
     plan->ws->classes[at] = static_cast<int16_t>(c);
     class_sum += c;

@@ -218,8 +218,7 @@ class SegmentEncoder {
     h.num_runs = static_cast<uint32_t>(input_.num_runs);
     h.numel = sizes_.numel;
     h.size_bytes = static_cast<int64_t>(size);
-    const bool pieces = kind == WireKind::kGG || kind == WireKind::kEG;
-    h.num_pieces = pieces ? static_cast<uint32_t>(num_pieces()) : 0;
+    h.num_pieces = has_pieces(kind) ? static_cast<uint32_t>(num_pieces()) : 0;
     h.fixed_bits = kind == WireKind::kFixed ? static_cast<uint8_t>(params_.value) : 0;
     return h;
   }
@@ -286,7 +285,8 @@ class SegmentEncoder {
   Status write_pieces(size_t limit, size_t* written) {
     if (stats_ != nullptr) {
       ++stats_->attempts;
-      stats_->model_bits = 0;
+      const bool wanted = stats_->want_model_bits && params_.kind == Kind::kGG;
+      stats_->model_bits = wanted ? 8.0 * static_cast<double>(profile_section_.size()) : 0;
     }
     prepare_classes(&plan_);
     if (params_.kind == Kind::kEG) clear_class_models();

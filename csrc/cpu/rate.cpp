@@ -85,17 +85,19 @@ double block_error(const float* x, int n, const BlockSetup& setup) {
 
 RateControl::RateControl(const EncodePlan& plan) : plan_(plan) {
   group_blocks();
-  int lowest = kMaxClass, highest = kMinClass;
+  int lowest = kMaxClass, highest = kMinClass, top_column = 0;
   for (const Group& g : groups_) {
     lowest = std::min(lowest, g.scale_class);
     highest = std::max(highest, g.scale_class);
+    top_column = std::max(top_column, g.offset);
   }
   const int slope = 8 - plan.params->allocation8;
-  // From 19 octaves under the largest block's scale to 12 above it, where all symbols are zero, as
-  // far as all steps stay normal floats.
+  // From 19 octaves under the largest block's scale to 12 above its largest column's, where all
+  // symbols are zero, as far as all steps stay normal floats.
   const double steepness = plan.params->allocation8 / 16.0;
   finest_ = std::max(slope * highest / 16.0 - 19.0, -124.0 - steepness * lowest);
-  coarsest_ = std::min(slope * highest / 16.0 + 12.0, 125.0 - steepness * highest);
+  coarsest_ =
+      std::min(slope * highest / 16.0 + top_column / 2.0 + 12.0, 125.0 - steepness * highest);
 }
 
 void RateControl::group_blocks() {
