@@ -29,6 +29,7 @@ class Run(NamedTuple):
     raw: bool  # travels uncompressed
     columns: int = 0  # row length of a matrix, else 0: columns may differ in scale
 
+
 _MAX_DEFAULT_THREADS = 4
 _LOCAL_SIZE_VARIABLES = ("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE")
 
