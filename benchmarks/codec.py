@@ -40,13 +40,14 @@ from torch import Tensor
 
 import gct
 from gct import _C
+from gct.codec import Kind
 
 try:
     import zstandard
 except ImportError:
     zstandard = None
 
-CODECS = [
+CODECS: list[tuple[Kind, float]] = [
     ("gg", 1.0),
     ("gg", 2.0),
     ("gg", 3.0),
@@ -108,18 +109,18 @@ def snr_db(x: Tensor, y: Tensor) -> float:
     return 10 * math.log10(float(x.double().square().sum()) / error) if error > 0 else math.inf
 
 
-def least_snr_db(kind: str, bits: float) -> float:
+def least_snr_db(kind: Kind, bits: float) -> float:
     """6 dB a bit, less 4 dB; codebooks without a coder gain 5 dB a bit on such heavy tails. Zeros
     (0 dB) and misplaced values (below 0 dB) fail both."""
     return 5 * bits - 5.5 if kind == "fixed" else 6 * bits - 4
 
 
-def codec_of(kind: str, bits: float) -> gct.Codec:
+def codec_of(kind: Kind, bits: float) -> gct.Codec:
     """One step for all, as the peers have it: otherwise equal bits wouldn't be comparable in dB."""
     return gct.Codec(kind) if kind == "raw" else gct.Codec(kind, bits=bits, allocation="mse")
 
 
-def checked(x: Tensor, kind: str, bits: float) -> tuple[Tensor, float]:
+def checked(x: Tensor, kind: Kind, bits: float) -> tuple[Tensor, float]:
     """The wire and its SNR, after comparing all implementations."""
     codec = codec_of(kind, bits)
     results = []
@@ -137,7 +138,7 @@ def checked(x: Tensor, kind: str, bits: float) -> tuple[Tensor, float]:
     return wire, snr
 
 
-def codec_rows(x: Tensor, kind: str, bits: float, repeats: int) -> list[Row]:
+def codec_rows(x: Tensor, kind: Kind, bits: float, repeats: int) -> list[Row]:
     wire, snr = checked(x, kind, bits)
     codec = codec_of(kind, bits)
     total = torch.zeros_like(x)

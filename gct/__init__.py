@@ -3,8 +3,9 @@
 import torch  # noqa: F401  its libraries have to be loaded before the extension that needs them
 
 from gct._build import load_extension as _load_extension
+from gct._fit import fit
 from gct._version import __version__
-from gct.distribution import GeneralizedGaussian, fit
+from gct.distribution import GeneralizedGaussian
 
 _load_extension()
 

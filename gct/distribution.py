@@ -20,15 +20,16 @@ from __future__ import annotations
 
 import math
 import numbers
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import overload
 
 import torch
 from torch import Tensor
 
-__all__ = ["MAX_SHAPE", "MIN_SHAPE", "GeneralizedGaussian", "PooledScaleWarning", "fit"]
+from gct._gamma import interval_mass, log_gamma_quantile, lower, sample_gamma, upper
+
+__all__ = ["MAX_SHAPE", "MIN_SHAPE", "GeneralizedGaussian"]
 
 # Below 0.1 the standard deviation is more than 5e12 scales, above 10 the density is a box with
 # slightly rounded corners: nothing measured on networks lies outside.
@@ -42,16 +43,10 @@ _MIN_SNR_DB = 1e-3
 
 _LN2 = math.log(2.0)
 _EXACT_BINS = 512  # bins on each side that are summed one by one; the tail has a closed form
-_CHUNK = (
-    1 << 16
-)  # elements converted to float64 at a time: 2 MB of temporaries, which stay in cache
-_MAX_NEWTON = 60  # far more than ever needed: both uses converge quadratically
+# Elements converted to float64 at a time: 2 MB of temporaries, which stay in cache.
+CHUNK = 1 << 16
 
 _FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-class PooledScaleWarning(UserWarning):
-    """The data of one fit seem to come from distributions of very different scales."""
 
 
 @dataclass(frozen=True)
@@ -176,8 +171,8 @@ class GeneralizedGaussian:
         Raises:
             TypeError: x is not a floating point tensor.
         """
-        flat = _flat(x)
-        return math.fsum(float(self._log_prob(c.double()).sum()) for c in flat.split(_CHUNK))
+        flat = flat_floats(x)
+        return math.fsum(float(self._log_prob(c.double()).sum()) for c in flat.split(CHUNK))
 
     # Coding
 
@@ -276,7 +271,7 @@ class GeneralizedGaussian:
         device = torch.device("cpu") if generator is None else generator.device
         out = torch.zeros(size, dtype=torch.float64, device=device)
         if self._weight > 0.0:
-            for part in out.view(-1).split(_CHUNK):
+            for part in out.view(-1).split(CHUNK):
                 part.copy_(self._draw(part.numel(), generator, device))
         return out
 
@@ -285,7 +280,7 @@ class GeneralizedGaussian:
         # V = a G^(1/b) with G ~ Gamma(1 + 1/b). One uniform gives the sign too, and the gamma
         # parameter stays above 1, where Marsaglia and Tsang's method needs no special case.
         uniform = torch.rand(n, generator=generator, dtype=torch.float64, device=device)
-        gamma = _sample_gamma(1.0 + 1.0 / self.shape, n, generator, device)
+        gamma = sample_gamma(1.0 + 1.0 / self.shape, n, generator, device)
         x = uniform.mul_(2.0).sub_(1.0).mul_(gamma.pow_(1.0 / self.shape)).mul_(self.scale)
         if self.zero_fraction > 0.0:
             u = torch.rand(n, generator=generator, dtype=torch.float64, device=device)
@@ -331,7 +326,7 @@ class GeneralizedGaussian:
     def _cdf(self, x: Tensor) -> Tensor:
         if self._weight == 0.0:
             return torch.where(x.isnan(), x, (x >= 0.0).double())
-        half_tail = 0.5 * self._weight * _upper(1.0 / self.shape, self._exponent(x))
+        half_tail = 0.5 * self._weight * upper(1.0 / self.shape, self._exponent(x))
         return torch.where(x < 0.0, half_tail, 1.0 - half_tail)
 
     def _quantile(self, p: Tensor) -> Tensor:
@@ -343,7 +338,7 @@ class GeneralizedGaussian:
         # tail is P(|X| >= |quantile|) of the density alone; above 1 it falls into the atom.
         tail = 2.0 * torch.minimum(p, 1.0 - p) / self._weight
         centre = (2.0 * p - 1.0).abs() - self.zero_fraction
-        log_t = _log_gamma_quantile(1.0 / self.shape, centre / self._weight, tail)
+        log_t = log_gamma_quantile(1.0 / self.shape, centre / self._weight, tail)
         return torch.sign(p - 0.5) * self.scale * torch.exp(log_t / self.shape) + 0.0  # no -0
 
     def _differential_entropy(self) -> float:
@@ -368,9 +363,9 @@ class GeneralizedGaussian:
         if w == 0.0:
             return 0.0
         t = self._bin_edges(step)
-        outside = w * float(_upper(s, t[0]))  # P(symbol != 0)
+        outside = w * float(upper(s, t[0]))  # P(symbol != 0)
         nats = -(1.0 - outside) * math.log1p(-outside) if outside < 1.0 else 0.0
-        pairs = w * _interval_mass(s, t)  # symbols k and -k together
+        pairs = w * interval_mass(s, t)  # symbols k and -k together
         nats -= float(torch.special.xlogy(pairs, 0.5 * pairs).sum())
         return (nats + self._tail_entropy(t[-1:], step)) / _LN2
 
@@ -381,11 +376,11 @@ class GeneralizedGaussian:
         k' = b t and k >= _EXACT_BINS, below 1e-4 wherever there is any mass to speak of.
         """
         w, s = self._weight, 1.0 / self.shape
-        mass = float(_upper(s, t))
+        mass = float(upper(s, t))
         if mass == 0.0:
             return 0.0
         log_bin = self._log_unit_peak + math.log(w) + math.log(step) - math.log(self.scale)
-        return -w * (log_bin * mass - s * float(_upper(s + 1.0, t)))
+        return -w * (log_bin * mass - s * float(upper(s + 1.0, t)))
 
     def _unit_distortion(self, step: float) -> float:
         """Mean squared error for scale 1 and without the atom, whose error is 0."""
@@ -394,11 +389,11 @@ class GeneralizedGaussian:
         s = 1.0 / self.shape
         t = self._bin_edges(step)
         first, second = (math.exp(self._log_unit_moment(r)) for r in (1.0, 2.0))
-        mass, m1, m2 = (_interval_mass(r * s, t) for r in (1.0, 2.0, 3.0))
+        mass, m1, m2 = (interval_mass(r * s, t) for r in (1.0, 2.0, 3.0))
         # Per bin: E x^2 - (E x)^2 / mass; a bin so far out that its mass is 0 has no error left.
         error = second * m2 - torch.where(mass > 0.0, (first * m1) ** 2 / mass, 0.0)
-        centre = second * float(_lower(3.0 * s, t[0]))
-        tail = (step / self.scale) ** 2 / 12.0 * float(_upper(s, t[-1]))
+        centre = second * float(lower(3.0 * s, t[0]))
+        tail = (step / self.scale) ** 2 / 12.0 * float(upper(s, t[-1]))
         return min(second, centre + float(error.clamp(min=0.0).sum()) + tail)
 
     def _solve_step(self, decreasing: Callable[[float], float], target: float) -> float:
@@ -420,292 +415,6 @@ class GeneralizedGaussian:
             else:
                 high = middle
         return float(2.0 ** (0.5 * (low + high)))
-
-
-def fit(x: Tensor, *, warn_pooled: bool = True) -> GeneralizedGaussian:
-    """Maximum likelihood fit of a generalized Gaussian to the nonzero elements of x.
-
-    Exact zeros are set apart and returned as ``zero_fraction``: a density gives them no
-    probability, and counted in they bias the shape (a fraction z multiplies E x^2 / (E|x|)^2 by
-    1 / (1 - z)). The start is the shape whose moment ratio E|x| / (E|x|^(1/2))^2 is the sample's
-    (Mallat 1989 with lower orders, which suit heavy tails); safeguarded Newton steps on the
-    likelihood equation follow, until the step is far below the statistical error. The scale is
-    the likelihood's optimum for that shape. With n nonzero elements the standard error of the
-    shape is about 0.8, 1.9 and 4.5 / sqrt(n) at shapes 0.5, 1 and 2. The scale alone is known far
-    less well than ``std`` or ``mean_abs``, since its error and the shape's go together.
-
-    The result does not depend on the unit of x: values are divided by the largest |x| first.
-
-    Args:
-        x: float16, bfloat16, float32 or float64 tensor of any shape and on any device. Read in
-            chunks of float64, 5 passes or so; a non-contiguous x is copied once.
-        warn_pooled: compare the shape with the one after each block of 256 nonzero elements is
-            divided by its own mean |x|, on at most 2^18 elements, and warn if the latter is much
-            larger. Then most of the heavy tail is a mixture of scales, which one shape and one
-            scale describe badly.
-
-    Returns:
-        The fitted distribution, shape clamped to [``MIN_SHAPE``, ``MAX_SHAPE``]. Data whose
-        nonzero elements all have the same magnitude (a single element, for example) get
-        ``MAX_SHAPE``. All zeros give scale 0 (and shape 1, which means nothing there).
-
-    Raises:
-        TypeError: x is not a tensor of one of those dtypes.
-        ValueError: x is empty or holds NaN or infinity.
-
-    Warns:
-        PooledScaleWarning: see ``warn_pooled``.
-    """
-    flat = _flat(x)
-    if flat.numel() == 0:
-        raise ValueError("x: expected at least one element, got none")
-    peak, nonzeros = _peak_and_nonzeros(flat)
-    if nonzeros == 0:
-        return GeneralizedGaussian(shape=1.0, scale=0.0)
-    shape = _fit_shape(flat, peak, nonzeros)
-    # E t = 1/b gives a^b = b E|x|^b.
-    log_power, _, _ = _log_power_moments(flat, peak, nonzeros, shape)
-    scale = peak * math.exp((math.log(shape) + log_power) / shape)
-    if warn_pooled:
-        _warn_if_pooled(flat, peak)
-    return GeneralizedGaussian(shape, scale, zero_fraction=1.0 - nonzeros / flat.numel())
-
-
-# Fitting
-
-
-def _peak_and_nonzeros(flat: Tensor) -> tuple[float, int]:
-    """Largest |x| and number of nonzero elements; refuses NaN and infinity."""
-    peak, nonzeros = 0.0, 0
-    for chunk in flat.split(_CHUNK):
-        top = float(chunk.abs().max())
-        if not math.isfinite(top):  # max propagates NaN
-            bad = int((~flat.isfinite()).sum())
-            raise ValueError(
-                f"x: expected finite values, got {bad} NaN or infinite of {flat.numel()}"
-            )
-        peak = max(peak, top)
-        nonzeros += int(torch.count_nonzero(chunk))
-    return peak, nonzeros
-
-
-def _chunks(flat: Tensor, peak: float) -> Iterator[Tensor]:
-    """|x| / peak in float64, so that no power of it overflows."""
-    for chunk in flat.split(_CHUNK):
-        yield chunk.abs().double().div_(peak)  # abs first: double() of float64 is no copy
-
-
-def _fit_shape(flat: Tensor, peak: float, nonzeros: int) -> float:
-    """Root of the likelihood equation by Newton's method, inside a bracket that only shrinks."""
-    low, high = MIN_SHAPE, MAX_SHAPE
-    half = one = 0.0
-    for u in _chunks(flat, peak):
-        one += float(u.sum())
-        half += float(u.sqrt_().sum())
-    shape = _shape_from_ratio(one * nonzeros / half**2)
-    for _ in range(_MAX_NEWTON):
-        value, slope = _likelihood_equation(shape, *_log_power_moments(flat, peak, nonzeros, shape))
-        if value > 0.0:
-            low = shape
-        else:
-            high = shape
-        # In log(shape), where the equation is closest to a straight line.
-        factor = math.exp(max(-1.0, min(1.0, -value / (slope * shape)))) if slope < 0.0 else 0.0
-        following = min(max(shape * factor, MIN_SHAPE), MAX_SHAPE)
-        if not (low <= following <= high):
-            following = math.sqrt(low * high)
-        converged = abs(following - shape) <= 1e-6 * shape
-        shape = following
-        if converged:
-            break
-    return shape
-
-
-def _log_power_moments(
-    flat: Tensor, peak: float, nonzeros: int, shape: float
-) -> tuple[float, float, float]:
-    """log E u^b, and mean and variance of ln u under the weights u^b, for u = |x| / peak > 0."""
-    sums = torch.zeros(3, dtype=torch.float64)
-    for u in _chunks(flat, peak):
-        # A zero gets ln u = -1000: its weight, e^-100 at most, vanishes beside the peak's 1.
-        log = u.log_().clamp_(min=-1000.0)
-        weight = (log * shape).exp_()
-        weighted = weight * log
-        sums += torch.stack([weight.sum(), weighted.sum(), torch.dot(weighted, log)]).cpu()
-    total, first, second = sums.tolist()
-    mean = first / total
-    return math.log(total / nonzeros), mean, max(0.0, second / total - mean * mean)
-
-
-def _likelihood_equation(
-    shape: float, log_power: float, mean_log: float, var_log: float
-) -> tuple[float, float]:
-    """Derivative in shape of the profile log-likelihood times shape / n, and its own slope.
-
-    Do and Vetterli 2002, equation for the shape:
-    1 + [psi(1/b) + ln(b E|x|^b)] / b - E|x|^b ln|x| / E|x|^b = 0.
-    """
-    s = 1.0 / shape
-    argument = torch.tensor(s, dtype=torch.float64)
-    digamma = float(torch.special.digamma(argument))
-    trigamma = float(torch.special.polygamma(1, argument))
-    bracket = digamma + math.log(shape) + log_power
-    value = 1.0 + bracket * s - mean_log
-    slope = -bracket * s**2 + (s + mean_log - trigamma * s**2) * s - var_log
-    return value, slope
-
-
-def _shape_from_ratio(ratio: float) -> float:
-    """The shape with E|x| / (E|x|^(1/2))^2 = ratio, clamped; the ratio falls as shape grows."""
-
-    def excess(shape: float) -> float:
-        s = 1.0 / shape
-        return math.lgamma(2.0 * s) + math.lgamma(s) - 2.0 * math.lgamma(1.5 * s) - log_ratio
-
-    log_ratio = math.log(ratio)
-    low, high = MIN_SHAPE, MAX_SHAPE
-    for _ in range(50):
-        middle = math.sqrt(low * high)
-        if excess(middle) > 0.0:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(low * high)
-
-
-def _warn_if_pooled(flat: Tensor, peak: float) -> None:
-    shapes = _pooled_and_block_shapes(flat, peak)
-    if shapes is not None and shapes[1] > _POOLED_FACTOR * shapes[0]:
-        warnings.warn(
-            f"the data look pooled from different scales: shape {shapes[0]:.2f} as one, "
-            f"{shapes[1]:.2f} after dividing blocks of {_BLOCK} by their mean magnitude; fit the "
-            "parts apart, or pass warn_pooled=False",
-            PooledScaleWarning,
-            stacklevel=3,
-        )
-
-
-_BLOCK = 256
-_WINDOWS = 64
-_WINDOW = 4096
-# Homogeneous samples give at most 1.05, for shapes from 0.3 to 4 and 8 blocks or more. 64 Laplace
-# layers whose scales spread log-normally reach 1.3 at a standard deviation of ln a of 0.4, where
-# the pooled shape has fallen to 0.75.
-_POOLED_FACTOR = 1.3
-
-
-def _pooled_and_block_shapes(flat: Tensor, peak: float) -> tuple[float, float] | None:
-    """Moment-ratio shapes of a sample of x, as it is and with each block's scale divided out."""
-    if flat.numel() > _WINDOWS * _WINDOW:  # evenly spaced windows of neighbours
-        stride = flat.numel() // _WINDOWS
-        flat = flat[: stride * _WINDOWS].view(_WINDOWS, stride)[:, :_WINDOW].reshape(-1)
-    u = flat.abs().double().div_(peak)
-    u = u[u > 0.0]
-    blocks = u.numel() // _BLOCK
-    if blocks < 8:  # too little to tell spread from chance
-        return None
-    u = u[: blocks * _BLOCK].view(blocks, _BLOCK)
-    one, half = u.mean(1), u.sqrt().mean(1)
-    pooled = float(one.mean() / half.mean() ** 2)
-    apart = float(1.0 / (half / one.sqrt()).mean() ** 2)
-    return _shape_from_ratio(pooled), _shape_from_ratio(apart)
-
-
-# Incomplete gamma functions
-
-
-def _upper(s: float, t: Tensor) -> Tensor:
-    return torch.igammac(torch.tensor(s, dtype=t.dtype, device=t.device), t)
-
-
-def _lower(s: float, t: Tensor) -> Tensor:
-    return torch.igamma(torch.tensor(s, dtype=t.dtype, device=t.device), t)
-
-
-def _interval_mass(s: float, t: Tensor) -> Tensor:
-    """P(s, t[k + 1]) - P(s, t[k]), from the smaller of P and Q so that little cancels."""
-    below = _lower(s, t).diff()
-    above = -_upper(s, t).diff()
-    return torch.where(t[:-1] > s, above, below)
-
-
-def _log_gamma_quantile(s: float, lower: Tensor, upper: Tensor) -> Tensor:
-    """log t with P(s, t) = lower and Q(s, t) = upper = 1 - lower; -inf where lower <= 0.
-
-    Both are given because each alone is useless near 1. Newton's method for ln P or ln Q,
-    whichever is smaller, in u = ln t. The density of u is log-concave, hence ln P and ln Q are
-    concave, and Newton's method can't leave the side of the root on which it starts: left of it
-    for P, by P <= t^s / Gamma(s + 1); right of it for Q, by the sub-gamma tail bound
-    Q(s, s + sqrt(2 s v) + v) <= e^-v (Boucheron, Lugosi and Massart 2013, section 2.4).
-    """
-    out = torch.where(lower <= 0.0, -math.inf, torch.where(upper <= 0.0, math.inf, lower))
-    left = (lower > 0.0) & (lower <= upper)
-    right = (upper > 0.0) & (lower > upper)
-    log_p, log_q = lower[left].log(), upper[right].log()
-    out[left] = _newton(s, log_p, (log_p + math.lgamma(s + 1.0)) / s, _log_lower, sign=1.0)
-    start = (s - log_q + (-2.0 * s * log_q).sqrt()).log()
-    out[right] = _newton(s, log_q, start, _log_upper, sign=-1.0)
-    return out
-
-
-def _newton(
-    s: float,
-    log_target: Tensor,
-    u: Tensor,
-    log_function: Callable[[float, Tensor], Tensor],
-    sign: float,
-) -> Tensor:
-    """Root u of log_function(s, e^u) = log_target; sign is that of the function's slope."""
-    for _ in range(_MAX_NEWTON):
-        if u.numel() == 0:
-            break
-        t = u.exp()
-        log_value = log_function(s, t)
-        slope = torch.exp(s * u - t - math.lgamma(s) - log_value)
-        move = sign * (log_value - log_target) / slope
-        u = u - move
-        # What is left after a move m is about |s - t| m^2 / 2: below 1e-16 relative here.
-        if float(move.abs().max()) <= 3e-10:
-            break
-    return u
-
-
-def _log_lower(s: float, t: Tensor) -> Tensor:
-    return _lower(s, t).log()
-
-
-def _log_upper(s: float, t: Tensor) -> Tensor:
-    """ln Q(s, t), also where Q itself underflows."""
-    # Legendre's continued fraction, converged to float64 for t > 200 at the s used here.
-    fraction = t + 17.0 - s
-    for i in range(8, 0, -1):
-        fraction = t + (2 * i - 1) - s - i * (i - s) / fraction
-    far = s * t.log() - t - math.lgamma(s) - fraction.log()
-    return torch.where(t > 200.0, far, _upper(s, t).log())
-
-
-def _sample_gamma(
-    k: float, n: int, generator: torch.Generator | None, device: torch.device
-) -> Tensor:
-    """n draws of Gamma(k), k >= 1, float64 (Marsaglia and Tsang 2000).
-
-    torch's own gamma sampler takes no generator. Rejected draws, under 5 %, are drawn again.
-    """
-    d = k - 1.0 / 3.0
-    c = 1.0 / math.sqrt(9.0 * d)
-    out = torch.empty(n, dtype=torch.float64, device=device)
-    filled = 0
-    while filled < n:
-        size = n - filled
-        normal = torch.randn(size, generator=generator, dtype=torch.float64, device=device)
-        uniform = torch.rand(size, generator=generator, dtype=torch.float64, device=device)
-        v = (1.0 + c * normal) ** 3
-        # log of v <= 0 is NaN or -inf, for which the comparison is false: rejected.
-        accept = uniform.log() < 0.5 * normal**2 + d * (1.0 - v + v.log())
-        accepted = v[accept]
-        out[filled : filled + accepted.numel()] = accepted
-        filled += accepted.numel()
-    return out.mul_(d)
 
 
 # Arguments
@@ -740,7 +449,7 @@ def _check_size(n: int | tuple[int, ...]) -> tuple[int, ...]:
     return size
 
 
-def _flat(x: Tensor) -> Tensor:
+def flat_floats(x: Tensor) -> Tensor:
     if not isinstance(x, Tensor):
         raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
     if x.dtype not in _FLOAT_DTYPES or x.layout is not torch.strided:

@@ -32,7 +32,7 @@ def _one_thread() -> Iterator[None]:
 def generalized_gaussian(shape: float, numel: int, seed: int = 1) -> np.ndarray:
     """|x|^shape is Gamma(1 / shape) distributed."""
     random = np.random.default_rng(seed)
-    magnitudes = random.gamma(1 / shape, size=numel) ** (1 / shape)
+    magnitudes: np.ndarray = random.gamma(1 / shape, size=numel) ** (1 / shape)
     return magnitudes * random.choice([-1.0, 1.0], numel)
 
 

@@ -471,3 +471,23 @@ def leaving_with_work_in_flight(rank: int, world: int) -> None:
 def test_exit_with_work_in_flight() -> None:
     """The interpreter ends (run_ranks joins it) although rank 0's collective never does."""
     run_ranks(2, leaving_with_work_in_flight, group_timeout=3.0)
+
+
+def forked_child(rank: int, world: int) -> None:
+    """A child that never heard of gct's threads: it can't use them, and it comes to its end."""
+    gct.all_reduce(torch.ones(100_000))
+    child = os.fork()
+    if child == 0:
+        try:
+            gct.all_reduce(torch.ones(3))
+        except RuntimeError as error:
+            collectives._channels.clear()
+            _channel.close_all()
+            os._exit(0 if "forked" in str(error) else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    gct.all_reduce(torch.ones(100_000))
+
+
+def test_forked_child() -> None:
+    run_ranks(2, forked_child)

@@ -18,7 +18,8 @@ import scipy.stats
 import torch
 
 import gct
-from gct.distribution import MAX_SHAPE, MIN_SHAPE, PooledScaleWarning
+from gct._fit import PooledScaleWarning
+from gct.distribution import MAX_SHAPE, MIN_SHAPE
 
 SHAPES = [0.3, 0.5, 0.87, 1.0, 1.3, 2.0, 4.0]
 SCALE = 2.5

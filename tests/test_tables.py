@@ -43,7 +43,7 @@ def moment_between(law: scipy.stats.rv_continuous, order: int, low: float, high:
         scipy.integrate.quad(lambda x: x**order * law.pdf(x), a, b, epsabs=1e-13)[0]
         for a, b in itertools.pairwise(points)
     ]
-    return 2 * sum(parts)
+    return 2 * float(sum(parts))
 
 
 def test_committed_file_is_what_the_script_writes(tables: ModuleType) -> None:

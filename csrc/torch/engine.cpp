@@ -69,13 +69,10 @@ Engine::Engine(const std::string& first_group, const std::string& second_group, 
 
 Engine::~Engine() { close(); }
 
+bool Engine::in_forked_child() const { return getpid() != owner_pid_; }
+
 void Engine::close() {
-  if (getpid() !=
-      owner_pid_) {  // in a forked child: there is nothing to end, and locks may be stuck
-    if (front_thread_.joinable()) front_thread_.detach();
-    if (back_thread_.joinable()) back_thread_.detach();
-    return;
-  }
+  if (in_forked_child()) return;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     if (closed_) return;
@@ -97,6 +94,9 @@ int64_t Engine::scratch_bytes() const {
 }
 
 void Engine::submit(JobSpec spec) {
+  if (in_forked_child()) {
+    throw std::runtime_error("gct: collectives can't be used in a forked child process");
+  }
   auto job = std::make_shared<Job>(std::move(spec), size());
   {
     std::lock_guard<std::mutex> lock(mutex_);

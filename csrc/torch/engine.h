@@ -39,6 +39,9 @@ class Engine {
   // nothing.
   void close();
 
+  // A forked child has the engine's memory without its threads: it must neither use nor destroy it.
+  bool in_forked_child() const;
+
   int rank() const { return first_.rank(); }
   int size() const { return first_.size(); }
   int threads() const { return pool_.size(); }

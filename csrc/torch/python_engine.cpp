@@ -88,14 +88,13 @@ py::dict stats(const Engine& engine) {
   return result;
 }
 
-// The engine's threads may be waiting for the GIL while they are being ended.
-void delete_without_gil(Engine* engine) {
-  const py::gil_scoped_release nogil;
-  delete engine;
-}
-
 struct EngineDeleter {
-  void operator()(Engine* engine) const { delete_without_gil(engine); }
+  void operator()(Engine* engine) const {
+    // A forked child keeps the memory: its locks may be held by threads that aren't there.
+    if (engine->in_forked_child()) return;
+    const py::gil_scoped_release nogil;  // the engine's threads may be waiting for the GIL
+    delete engine;
+  }
 };
 
 }  // namespace

@@ -245,6 +245,8 @@ std::vector<uint8_t> check_codec(const std::string& input_name, const CodecParam
     CHECK(set_implementation(implementation));
     const std::string here = name + ", " + implementation;
     for (Workspace* ws : {&pools().alone, &pools().threaded}) {
+      const bool one_piece = numel <= 65536;
+      if (ws->pool != nullptr && one_piece) continue;  // pieces are what threads share
       const Encoded e = encode_in(here, p, input, slot, *ws);
       CHECK_IN(here, e.wire == reference.wire, e.wire.size(), reference.wire.size());
       CHECK_IN(here, same_bits(decode_all(here, reference.wire, numel, *ws), decoded));
