@@ -7,7 +7,8 @@ For every snapshot of examples/collect_gradients.py:
    64, arXiv 2305.14314) and then encoded by gct with ``allocation="mse"`` and the coarsest step
    whose error is no larger. Mean wire bits over the tensors, weighted by size, all headers
    counted. Beside it what an ideal coder would need that knows every block's half-octave scale
-   class and each tensor's own symbol statistics for each class, at the same error.
+   class and each tensor's own symbol statistics for each class, at the same error; it doesn't know
+   the columns, whose scales gct uses where a tensor is a matrix.
 2. Overhead: size over the ideal code length under gct's static tables.
 3. Rate control: achieved rate for ``bits=``, achieved SNR for ``snr_db=``.
 
