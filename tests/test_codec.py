@@ -230,7 +230,8 @@ def rank_one_scaled(rows: int, columns: int) -> Tensor:
 @pytest.mark.parametrize("columns", [64, 100, 256, 1000])
 @pytest.mark.parametrize("target", [10.0, 20.0])
 def test_columns_of_a_matrix_save_bits(target: float, columns: int) -> None:
-    """At the same error (0.1 dB are 0.017 bits). exp-Golomb orders are whole numbers: columns save little there, and cost little."""
+    """At the same error (0.1 dB are 0.017 bits). exp-Golomb orders are whole numbers: columns save
+    little there, and cost little."""
     x = rank_one_scaled(256, columns)
     for kind, share in (("gg", 0.95), ("eg", 1.03)):
         codec = gct.Codec(kind, snr_db=target, allocation="mse")
