@@ -7,7 +7,8 @@ For every snapshot of examples/collect_gradients.py:
    64, arXiv 2305.14314) and then encoded by gct with ``allocation="mse"`` and the coarsest step
    whose error is no larger. Mean wire bits over the tensors, weighted by size, all headers
    counted. Beside it what an ideal coder would need that knows every block's half-octave scale
-   class and each tensor's own symbol statistics for each class, at the same error.
+   class and each tensor's own symbol statistics for each class, at the same error; it doesn't know
+   the columns, whose scales gct uses where a tensor is a matrix.
 2. Overhead: size over the ideal code length under gct's static tables.
 3. Rate control: achieved rate for ``bits=``, achieved SNR for ``snr_db=``.
 
@@ -40,7 +41,7 @@ NF4 = torch.tensor([*_NF4_NEGATIVE, 0.0, *_NF4_POSITIVE])
 
 def in_blocks(x: Tensor, block: int) -> Tensor:
     padding = -x.numel() % block
-    return torch.nn.functional.pad(x, (0, padding)).view(-1, block)
+    return torch.nn.functional.pad(x.flatten(), (0, padding)).view(-1, block)
 
 
 def absmax_4bit(x: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ PEERS: dict[str, tuple[float, Callable[[Tensor], Tensor]]] = {
 
 
 def error_of(x: Tensor, y: Tensor) -> float:
-    return float((x.double() - y.double()).square().sum())
+    return float((x.flatten().double() - y.double()).square().sum())
 
 
 def encode_at_error(x: Tensor, error: float) -> tuple[Tensor, float]:
@@ -169,7 +170,7 @@ def achieved(tensors: list[Tensor], codec: gct.Codec) -> dict[str, float]:
 
 def load_tensors(path: Path) -> list[Tensor]:
     gradients = torch.load(path, weights_only=True)
-    return [g.float().flatten().contiguous() for g in gradients.values() if g.dim() > 1]
+    return [g.float().contiguous() for g in gradients.values() if g.dim() > 1]
 
 
 def measure(path: Path) -> dict[str, object]:

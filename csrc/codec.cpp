@@ -119,11 +119,11 @@ std::vector<PieceOutput>& Workspace::outputs() {
 size_t Workspace::capacity_bytes() const {
   size_t total = classes.capacity() * sizeof(int16_t) +
                  (block_mean.capacity() + block_square.capacity()) * sizeof(float) +
-                 run_stats.capacity() * sizeof(RunStats);
+                 run_stats.capacity() * sizeof(RunStats) + profiles.capacity();
   if (outputs_ == nullptr) return total;
   for (const PieceOutput& p : *outputs_)
-    total +=
-        p.words.capacity() * 2 + p.extra.capacity() + p.symbols.capacity() + sizeof(PieceOutput);
+    total += p.words.capacity() * 2 + p.extra.capacity() + p.symbols.capacity() +
+             p.tables.capacity() + sizeof(PieceOutput);
   return total;
 }
 

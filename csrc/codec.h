@@ -48,6 +48,9 @@ struct Run {
   int64_t numel = 0;
   uint64_t position = 0;  // index of the first element for the random counter; unique within (seed)
   bool raw = false;
+  // Row length where the run is a matrix stored row by row, or a part of one cut anywhere; else 0.
+  // The encoder may then send a scale offset for each column.
+  int64_t columns = 0;
 };
 
 struct EncodeInput {
@@ -63,7 +66,9 @@ struct EncodeStats {
   int64_t nonfinite_runs = 0;    // runs replaced by NaN since they held NaN or Inf
   int64_t attempts = 0;          // encodings tried until the size fitted the target
   bool want_model_bits = false;  // in: also add up model_bits (costs time)
-  double model_bits = 0;  // ideal code length of symbols, classes and escapes under the tables
+  // Ideal code length of symbols, classes and escapes under the tables, and the column profiles as
+  // they are.
+  double model_bits = 0;
 };
 
 // Statistics of one run as the encoder saw it; `shape` is 0 where there was nothing to fit.
@@ -91,6 +96,7 @@ class Workspace {
   // For the codec: by block of the coded runs, and pieces under way.
   std::vector<int16_t> classes;
   std::vector<float> block_mean, block_square;
+  std::vector<int8_t> profiles;  // column offsets, run after run, each extended by a block
   std::vector<PieceOutput>& outputs();
 
  private:

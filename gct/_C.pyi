@@ -66,7 +66,7 @@ class Engine:
         input: Tensor,
         output: Tensor | None,
         residual: Tensor | None,
-        runs: Sequence[tuple[int, bool]],
+        runs: Sequence[tuple[int, bool, int]],
         codec: CodecParams,
         mean: bool,
         algorithm: str,

@@ -7,7 +7,7 @@ import inspect
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -19,8 +19,16 @@ from gct._roll_call import silent_ranks
 
 Collective = Literal["all_reduce", "reduce_scatter", "all_gather"]
 Algorithm = Literal["auto", "one_shot", "two_shot"]
-Run = tuple[int, bool]  # elements; True where they travel uncompressed
 OnStats = Callable[[Tensor], None]
+
+
+class Run(NamedTuple):
+    """A part of a tensor with its own statistics."""
+
+    numel: int
+    raw: bool  # travels uncompressed
+    columns: int = 0  # row length of a matrix, else 0: columns may differ in scale
+
 
 _MAX_DEFAULT_THREADS = 4
 _LOCAL_SIZE_VARIABLES = ("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE")
@@ -72,7 +80,7 @@ class Channel:
             name: what error messages call it.
             output: where the result of the other collectives goes.
             residual: float32, one per element of the input, updated: switches error feedback on.
-            runs: how the input divides into parameters; None is one run.
+            runs: how the input divides into parameters; None is one run of the input's shape.
             mean: divide the sum by the number of ranks.
             algorithm: of an all_reduce.
             seed: for stochastic rounding, the same on all ranks; None: the number of the call.
@@ -100,7 +108,7 @@ class Channel:
             input=input.detach(),
             output=output,
             residual=residual,
-            runs=[(input.numel(), False)] if runs is None else list(runs),
+            runs=[Run(input.numel(), False, row_length(input))] if runs is None else list(runs),
             codec=codec,
             mean=mean,
             algorithm=algorithm,
@@ -149,6 +157,11 @@ class Channel:
             hint = f"\nDead, stuck or still waiting: rank {names}." if silent else ""
             self._failure = error + hint
         return self._failure
+
+
+def row_length(tensor: Tensor) -> int:
+    """Elements for each index of the first of two or more dimensions; 0 for other tensors."""
+    return tensor.numel() // tensor.size(0) if tensor.dim() > 1 and tensor.numel() > 0 else 0
 
 
 @atexit.register

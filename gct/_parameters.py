@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from gct._channel import Run
+from gct._channel import Run, row_length
 
 # Norm gains and biases travel uncompressed: they are a fraction of a percent of the elements, and
 # errors in them hurt most. A longer 1-D parameter is something else, such as a flattened module.
@@ -60,10 +60,10 @@ def make_layout(parameters: Sequence[Tensor], keys: ParameterKeys) -> Layout:
     run_keys: list[str | None] = []
     for parameter in parameters:
         exempt = parameter.dim() < 2 and parameter.numel() <= EXEMPT_NUMEL
-        if exempt and runs and runs[-1][1]:
-            runs[-1] = (runs[-1][0] + parameter.numel(), True)
+        if exempt and runs and runs[-1].raw:
+            runs[-1] = Run(runs[-1].numel + parameter.numel(), True)
             continue
-        runs.append((parameter.numel(), exempt))
+        runs.append(Run(parameter.numel(), exempt, row_length(parameter)))
         run_keys.append(None if exempt else keys.key(parameter))
     return Layout(tuple(map(id, parameters)), tuple(runs), tuple(run_keys))
 

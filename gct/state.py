@@ -175,7 +175,7 @@ class GCTState:
         if index in self._seen:
             self._end_step()
         layout = self._enter(index, [parameter])
-        if self._goes_plain(gradient) or layout.runs[0][1]:
+        if self._goes_plain(gradient) or layout.runs[0].raw:
             return self._reduce_plain(gradient).wait()
         residual = self._residuals.for_bucket(index, [parameter]) if self.error_feedback else None
         name = f"parameter {layout.keys[0]}"

@@ -36,7 +36,14 @@ ENCODED = {
     **{f"fixed-{bits}": gct.Codec("fixed", bits=bits) for bits in (1, 3, 8)},
     "raw": gct.Codec("raw"),
 }
+MATRIX_COLUMNS = 30
+MATRICES = {  # with a column profile
+    "gg-columns": gct.Codec("gg", bits=3, allocation="mse"),
+    "eg-columns": gct.Codec("eg", snr_db=15, allocation=0.5),
+}
 BUILT = {"built-raw": wd.RAW, "built-gg": wd.GG, "built-eg": wd.EG, "built-fixed": wd.FIXED}
+BUILT |= {"built-gg-columns": wd.GG, "built-eg-columns": wd.EG}
+NAMES = [*ENCODED, *MATRICES, *BUILT]
 
 
 @pytest.fixture(autouse=True, params=_C.implementations())
@@ -57,6 +64,13 @@ def gradient_like(numel: int, seed: int) -> npt.NDArray[np.float32]:
     return (scales * peaked).astype(np.float32)
 
 
+def matrix_like(numel: int, seed: int) -> npt.NDArray[np.float32]:
+    """The same with scales by column."""
+    x = gradient_like(numel, seed).reshape(-1, MATRIX_COLUMNS)
+    scales = 2.0 ** (np.arange(MATRIX_COLUMNS) % 7)
+    return (x * scales.astype(np.float32)).astype(np.float32)
+
+
 def digest(values: npt.NDArray[np.float32]) -> str:
     bits = np.where(np.isnan(values), np.uint32(0x7FC00000), values.view(np.uint32))
     return hashlib.sha256(bits.astype("<u4").tobytes()).hexdigest()
@@ -74,9 +88,14 @@ def read(name: str) -> bytes:
     return (FOLDER / f"{name}.gct").read_bytes()
 
 
-def encode(codec: gct.Codec) -> bytes:
-    values = torch.from_numpy(gradient_like(NUMEL, SEED))
-    return gct.encode(values, codec).numpy().tobytes()
+def encode(name: str) -> bytes:
+    make = matrix_like if name in MATRICES else gradient_like
+    codec = {**ENCODED, **MATRICES}[name]
+    return gct.encode(torch.from_numpy(make(NUMEL, SEED)), codec).numpy().tobytes()
+
+
+def built(name: str, kind: int) -> bytes:
+    return wire_builder.random_segment(kind, SEED, num_runs=8, profiles=name.endswith("-columns"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -84,35 +103,41 @@ def _update_golden(request: pytest.FixtureRequest) -> None:
     if not request.config.getoption("--update-golden"):
         return
     FOLDER.mkdir(exist_ok=True)
-    wires = {name: encode(codec) for name, codec in ENCODED.items()}
+    wires = {name: encode(name) for name in [*ENCODED, *MATRICES]}
     for name, kind in BUILT.items():
-        wires[name] = wire_builder.random_segment(kind, SEED, num_runs=8)
+        wires[name] = built(name, kind)
     for name, wire in wires.items():
         (FOLDER / f"{name}.gct").write_bytes(wire)
     hashes = {name: digest(decode(wire)) for name, wire in wires.items()}
     HASHES.write_text(json.dumps(hashes, indent=2) + "\n")
 
 
-@pytest.mark.parametrize("name", [*ENCODED, *BUILT])
+@pytest.mark.parametrize("name", NAMES)
 def test_values_are_the_same(name: str) -> None:
     assert digest(decode(read(name))) == golden_hashes()[name]
 
 
-@pytest.mark.parametrize("name", ENCODED)
+@pytest.mark.parametrize("name", [*ENCODED, *MATRICES])
 def test_bytes_are_the_same(name: str) -> None:
-    ours, golden = encode(ENCODED[name]), read(name)
+    ours, golden = encode(name), read(name)
     assert len(ours) == len(golden)
     first = next((i for i, (a, b) in enumerate(zip(ours, golden, strict=True)) if a != b), None)
     assert first is None, f"byte {first} of {len(golden)}: {ours[first]}, was {golden[first]}"
 
 
-@pytest.mark.parametrize("name", [*ENCODED, *BUILT])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_page_reads_the_same(name: str) -> None:
     """The values don't rest on one decoder's word."""
     assert digest(wd.decode(read(name)).values) == golden_hashes()[name]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_profiles_are_where_the_name_says(name: str) -> None:
+    profiled = any(run.columns for run in wd.read_headers(read(name))[1])
+    assert profiled == name.endswith("-columns")
+
+
 def test_folder_holds_these_files_and_is_small() -> None:
     files = {path.name for path in FOLDER.iterdir()}
-    assert files == {HASHES.name, *(f"{name}.gct" for name in [*ENCODED, *BUILT])}
+    assert files == {HASHES.name, *(f"{name}.gct" for name in NAMES)}
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < MAX_FOLDER_BYTES

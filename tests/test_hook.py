@@ -549,12 +549,19 @@ def parameters_of(*shapes: tuple[int, ...]) -> list[Tensor]:
 
 def test_layout_merges_exempt_neighbours() -> None:
     keys = ParameterKeys(None)
-    parameters = parameters_of((8,), (4,), (8, 4), (), (70_000,), (3, 3))
+    parameters = parameters_of((8,), (4,), (8, 4), (), (70_000,), (3, 5, 2), (0, 4))
     for parameter in parameters:
         keys.add(parameter)
     layout = make_layout(parameters, keys)
-    assert layout.runs == ((12, True), (32, False), (1, True), (70_000, False), (9, False))
-    assert layout.keys == (None, "2", None, "4", "5")
+    assert layout.runs == (
+        (12, True, 0),
+        (32, False, 4),
+        (1, True, 0),
+        (70_000, False, 0),
+        (30, False, 10),
+        (0, False, 0),
+    )
+    assert layout.keys == (None, "2", None, "4", "5", "6")
 
 
 def test_residuals_follow_parameters_into_other_buckets() -> None:

@@ -21,6 +21,7 @@ import wire_decoder as wd
 import gct
 from gct import _C
 
+PROFILED = ("profiled gg", "profiled eg")
 KINDS = {"raw": wd.RAW, "gg": wd.GG, "eg": wd.EG, "fixed": wd.FIXED}
 NUMEL = 300  # a block and a tail
 HEADERS = wd.SEGMENT_HEADER.size + wd.RUN_HEADER.size
@@ -42,10 +43,21 @@ def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
 @functools.cache
 def sound_segment(kind: str) -> bytes:
     """As the encoder writes it: escapes, class escapes and low bits are in that of kind gg."""
+    if kind in PROFILED:
+        return profiled_segment(kind.removeprefix("profiled "))
     x = np.random.default_rng(0).laplace(size=NUMEL).astype(np.float32)
     x[7] = 1e6
     codec = gct.Codec(kind, bits=4, allocation=0) if kind != "raw" else gct.Codec("raw")
     return gct.encode(torch.from_numpy(x), codec).numpy().tobytes()
+
+
+def profiled_segment(kind: str) -> bytes:
+    """A matrix of 20 columns."""
+    x = np.random.default_rng(0).laplace(size=(100, 20)) * 2.0 ** -np.arange(20)
+    codec = gct.Codec(kind, bits=4, allocation=0)
+    wire = gct.encode(torch.from_numpy(x.astype(np.float32)), codec).numpy().tobytes()
+    assert [run.columns for run in wd.read_headers(wire)[1]] == [20]
+    return wire
 
 
 def decode(wire: bytes) -> npt.NDArray[np.float32]:
@@ -77,12 +89,12 @@ def patch(wire: bytes, offset: int, new: bytes) -> bytes:
     return wire[:offset] + new + wire[offset + len(new) :]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *PROFILED])
 def test_sound_segments_are_read(kind: str) -> None:
     assert accepts(sound_segment(kind))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *PROFILED])
 def test_every_truncation_is_refused(kind: str) -> None:
     wire = sound_segment(kind)
     for length in range(len(wire)):
@@ -91,7 +103,7 @@ def test_every_truncation_is_refused(kind: str) -> None:
             decode(wire[:length])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *PROFILED])
 def test_every_truncation_that_the_header_hides_is_refused(kind: str) -> None:
     wire = sound_segment(kind)
     for length in range(wd.SEGMENT_HEADER.size, len(wire)):
@@ -131,7 +143,7 @@ def test_most_damage_to_coded_payload_is_noticed() -> None:
     assert not read
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *PROFILED])
 def test_random_payload(kind: str) -> None:
     wire = sound_segment(kind)
     rng = np.random.default_rng(2)
@@ -140,12 +152,13 @@ def test_random_payload(kind: str) -> None:
         accepts(wire[:keep] + rng.bytes(len(wire) - keep))
 
 
+@pytest.mark.parametrize("profiles", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_damaged_segments_of_many_runs(kind: str) -> None:
+def test_damaged_segments_of_many_runs(kind: str, profiles: bool) -> None:
     rng = np.random.default_rng(3)
     read = 0
     for seed in range(SCRAMBLES):
-        wire = wire_builder.random_segment(KINDS[kind], seed)
+        wire = wire_builder.random_segment(KINDS[kind], seed, profiles=profiles)
         for _ in range(int(rng.integers(1, 4))):
             wire = patch(wire, int(rng.integers(wd.SEGMENT_HEADER.size, len(wire))), rng.bytes(1))
         read += accepts(wire)
@@ -183,7 +196,8 @@ WRONG_FIELDS = {
     "numel of a run": (40, struct.pack("<Q", NUMEL - 1), "header"),
     "huge numel of a run": (40, struct.pack("<Q", (1 << 64) - 1), "header"),
     "mode": (56, b"\x04", "header"),
-    "reserved of a run": (63, b"\x01", "header"),
+    "columns": (60, struct.pack("<I", NUMEL + 1), "header"),
+    "huge columns": (60, struct.pack("<I", (1 << 16) + 1), "header"),
 }
 
 
@@ -195,6 +209,55 @@ def test_wrong_fields_are_named(field: str, kind: str) -> None:
     assert not accepts(wire)
     with pytest.raises(ValueError, match=message):
         decode(wire)
+
+
+# ---- column profiles
+
+
+@pytest.mark.parametrize("kind", PROFILED)
+def test_every_bit_of_a_profile(kind: str) -> None:
+    wire = sound_segment(kind)
+    [length] = struct.unpack_from("<I", wire, HEADERS)
+    # The length decides where everything after it is; columns decide what is read of the bits.
+    assert not any(accepts(flip(wire, 8 * HEADERS + bit)) for bit in range(32))
+    assert not any(accepts(flip(wire, 8 * 60 + bit)) for bit in range(32))
+    for bit in range(8 * length):
+        accepts(flip(wire, 8 * (HEADERS + 4) + bit))
+
+
+def with_profile(kind: str, offsets: list[int], columns: int, padding: bytes = b"") -> bytes:
+    """A run of 30 elements, all zeros, with these bits for its profile of so many columns."""
+    wire = zero_block(kind, PLAIN_RUN._replace(numel=30))
+    segment, [run] = wd.read_headers(wire)
+    section = wire_builder.profile_section([tuple(offsets)])[4:] + padding
+    payload = struct.pack("<I", len(section)) + section + wire[HEADERS:]
+    return wire_builder.join(segment, [run._replace(columns=columns)], payload)
+
+
+@pytest.mark.parametrize("kind", ["gg", "eg"])
+def test_profiles_have_limits(kind: str) -> None:
+    for offset, sound in [(-12, True), (-13, False), (8, True), (9, False), (1 << 20, False)]:
+        assert accepts(with_profile(kind, [0, offset], 2)) == sound
+    assert accepts(with_profile(kind, [1] * 30, 30))
+    assert not accepts(with_profile(kind, [1] * 31, 31))  # over numel
+    assert not accepts(with_profile(kind, [1] * 20, 21))  # bits missing
+    assert not accepts(with_profile(kind, [1] * 20, 17))  # bits left
+    assert not accepts(with_profile(kind, [1] * 20, 20, padding=b"\0"))
+
+
+@pytest.mark.parametrize("kind", ["gg", "eg"])
+def test_only_coded_runs_of_coded_kinds_have_columns(kind: str) -> None:
+    segment, [run] = wd.read_headers(with_profile(kind, [0, 0], 2))
+    for mode in (wd.ZERO_RUN, wd.NONFINITE_RUN, wd.RAW_RUN):
+        payload = bytes(4 * run.numel) if mode == wd.RAW_RUN else b""
+        for columns, sound in [(0, True), (2, False)]:
+            changed = run._replace(mode=mode, columns=columns)
+            header = segment._replace(num_pieces=0)
+            assert accepts(wire_builder.join(header, [changed], payload)) == sound
+    fixed = wire_builder.plain_header(wd.FIXED)
+    codes = bytes(wd.fixed_run_bytes(run, fixed.bits))
+    assert accepts(wire_builder.join(fixed, [run._replace(columns=0)], codes))
+    assert not accepts(wire_builder.join(fixed, [run], codes))
 
 
 # ---- segments of one run, built so that a single rule decides
@@ -250,7 +313,7 @@ FIELD_LIMITS: dict[str, tuple[list[float], list[float]]] = {
     "base_class": ([-200, 248], [-201, 249]),
     "shape": ([15], [16]),
     "allocation": ([8], [9]),
-    "zero": ([0], [1]),
+    "columns": ([0], [2, (1 << 16) + 1]),
     "mode": ([wd.ZERO_RUN], [4]),
 }
 

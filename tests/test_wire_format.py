@@ -158,6 +158,41 @@ def test_raw_values_arrive_as_they_were(dtype: torch.dtype) -> None:
     assert_same_floats(decoded.values, x.float().numpy())
 
 
+def scaled_matrix(columns: int, rows: int, rng: Random) -> npt.NDArray[np.float32]:
+    """Each row and each column with a scale of its own, over six octaves."""
+    scales = 2.0 ** rng.uniform(-6, 0, (rows, 1)) * 2.0 ** rng.uniform(-6, 0, columns)
+    return (rng.standard_normal((rows, columns)) * scales).astype(np.float32)
+
+
+@pytest.mark.parametrize("columns", [2, 20, 256, 300])
+@pytest.mark.parametrize("kind", ["gg", "eg"])
+@pytest.mark.parametrize("rounding", ["deterministic", "stochastic"])
+def test_column_profiles(rounding: gct.codec.Rounding, kind: gct.codec.Kind, columns: int) -> None:
+    x = scaled_matrix(columns, 80, np.random.default_rng(8))
+    x[:, 0] *= 100
+    counts: Counter[str] = Counter()
+    for allocation in (0, 0.5):
+        for bits in (2, 4, 8):
+            codec = gct.Codec(kind, bits=bits, allocation=allocation, rounding=rounding)
+            decoded = decode_both(encode(x, codec))
+            counts += decoded.counts
+            assert [run.columns for run in decoded.runs] in ([columns], [0])
+    assert counts["blocks with offsets"] > 0 or columns == 2
+
+
+def test_columns_of_any_shape() -> None:
+    """The first dimension counts the rows; relative allocation has no profiles."""
+    x = scaled_matrix(24, 100, np.random.default_rng(9))
+    mse = gct.Codec(bits=4, allocation="mse")
+    for shape, columns in [((100, 24), 24), ((100, 2, 3, 4), 24), ((2400,), 0)]:
+        decoded = decode_both(encode(x.reshape(shape), mse))
+        assert [run.columns for run in decoded.runs] == [columns]
+    for codec in (gct.Codec(bits=4), gct.Codec("fixed", bits=4), gct.Codec("raw")):
+        assert [run.columns for run in decode_both(encode(x, codec)).runs] == [0]
+    for shape in ((0, 5), (5, 0)):
+        assert decode_both(encode(np.zeros(shape, np.float32), mse)).values.size == 0
+
+
 # A special path and what takes it: an input and a codec.
 SPECIAL_PATHS: dict[str, tuple[str, gct.Codec]] = {
     "escapes": ("sparse", gct.Codec("gg", bits=1)),
@@ -191,14 +226,15 @@ def test_segments_that_no_encoder_wrote(kind: int) -> None:
     """Many runs and modes together, small pieces, any class model, the longest escapes."""
     counts: Counter[str] = Counter()
     for seed in range(BUILT_SEGMENTS):
-        decoded = decode_both(as_tensor(wire_builder.random_segment(kind, seed)))
+        wire = wire_builder.random_segment(kind, seed, profiles=seed % 2 == 1)
+        decoded = decode_both(as_tensor(wire))
         counts += decoded.counts
         counts["pieces"] += decoded.segment.num_pieces > 1
         counts["stochastic"] += decoded.segment.stochastic
         counts["modes"] += len({run.mode for run in decoded.runs}) > 2
     expected = {"modes", "stochastic"}
     if kind in (wd.GG, wd.EG):
-        expected |= {"pieces", "zero blocks", "blocks with shift"}
+        expected |= {"pieces", "zero blocks", "blocks with shift", "blocks with offsets"}
     if kind == wd.GG:
         expected |= {"escapes", "class escapes", "blocks at kTableMin"}
     assert expected <= set(counts)
@@ -236,3 +272,12 @@ def test_size_is_near_the_ideal_code_length(bits: float) -> None:
     wire = encode(gg_samples(0.9)(100_000, np.random.default_rng(7)), gct.Codec(bits=bits))
     ideal_bits = decode_both(wire).ideal_bits
     assert ideal_bits <= 8 * wire.numel() <= 1.03 * ideal_bits
+
+
+def test_size_is_near_the_ideal_code_length_with_a_profile() -> None:
+    """The same limits; the profile is in both numbers."""
+    x = scaled_matrix(256, 256, np.random.default_rng(10))
+    wire = encode(x, gct.Codec(bits=2, allocation="mse"))
+    decoded = decode_both(wire)
+    assert [run.columns for run in decoded.runs] == [256]
+    assert decoded.ideal_bits <= 8 * wire.numel() <= 1.03 * decoded.ideal_bits

@@ -141,9 +141,9 @@ def _gg_piece(rng: Random, blocks: list[Block], stochastic: bool) -> tuple[int, 
         if found is None:
             continue
         rule = wd.block_rule(block.run, stochastic, found[0])
-        for i in range(block.numel):
-            symbol, text = _element(rng, rule)
-            steps.append((rule.table.alphabet, i % wd.LANES, symbol))
+        for i, element_rule in enumerate(block.element_rules(rule)):
+            symbol, text = _element(rng, element_rule)
+            steps.append((element_rule.table.alphabet, i % wd.LANES, symbol))
             extra += text
     states, words = rans_encode(steps)
     packed = pack_bits(extra)
@@ -159,22 +159,36 @@ def _eg_piece(rng: Random, blocks: list[Block], stochastic: bool) -> tuple[int, 
         if found is None:
             continue
         rule = wd.block_rule(block.run, stochastic, found[0])
-        order = rule.table.golomb_order + rule.shift
         limit = int(rng.choice(ESCAPE_LIMITS))
         magnitudes = rng.integers(-limit, limit + 1, block.numel)
-        extra += "".join(exp_golomb_text(zigzag(int(k)), order) for k in magnitudes)
+        for k, element_rule in zip(magnitudes, block.element_rules(rule), strict=True):
+            order = element_rule.table.golomb_order + rule.shift
+            extra += exp_golomb_text(zigzag(int(k)), order)
     packed = pack_bits(extra)
     return 0, len(packed), packed
+
+
+def profile_section(profiles: list[wd.Profile]) -> bytes:
+    if not any(profiles):
+        return b""
+    offsets = [offset for profile in profiles for offset in profile]
+    bits = pack_bits("".join(exp_golomb_text(zigzag(offset), 0) for offset in offsets))
+    return struct.pack("<I", len(bits)) + bits
 
 
 def _pieces(rng: Random, kind: int, runs: list[Run], p: int, stochastic: bool) -> tuple[int, bytes]:
     write: Callable[[Random, list[Block], bool], tuple[int, int, bytes]]
     write = _gg_piece if kind == wd.GG else _eg_piece
-    blocks = list(wd.blocks_of(runs))
+    profiles = [
+        tuple(_integer(rng, wd.OFFSET_MIN, wd.OFFSET_MAX) for _ in range(run.columns))
+        for run in runs
+    ]
+    blocks = list(wd.blocks_of(runs, profiles))
     parts = [blocks[i : i + (1 << p)] for i in range(0, len(blocks), 1 << p)]
     pieces = [write(rng, part, stochastic) for part in parts]
     table = b"".join(struct.pack("<II", words, extra) for words, extra, _ in pieces)
-    return len(pieces), table + b"".join(body for _, _, body in pieces)
+    section = profile_section(profiles)
+    return len(pieces), section + table + b"".join(body for _, _, body in pieces)
 
 
 def join(segment: Segment, runs: list[Run], payload: bytes) -> bytes:
@@ -191,7 +205,18 @@ def plain_header(kind: int) -> Segment:
     return Segment(b"GCT1", 1, kind, 0, 0, wd.TABLES["kTableId"], 0, 0, 0, 0, 8, bits, 0)
 
 
-def random_segment(kind: int, seed: int, num_runs: int = 4) -> bytes:
+def _with_columns(rng: Random, runs: list[Run]) -> list[Run]:
+    """The same runs, half of the coded ones with a column profile."""
+    return [
+        run._replace(columns=_integer(rng, 1, run.numel))
+        if run.mode == wd.CODED_RUN and run.numel > 0 and rng.random() < 0.5
+        else run
+        for run in runs
+    ]
+
+
+def random_segment(kind: int, seed: int, num_runs: int = 4, profiles: bool = False) -> bytes:
+    """With `profiles` about half of the coded runs have one; without, the bytes are as ever."""
     rng = np.random.default_rng([kind, seed])
     modes = rng.integers(0, wd.CODED_RUN if kind == wd.RAW else 4, num_runs)
     if kind != wd.RAW:
@@ -200,6 +225,8 @@ def random_segment(kind: int, seed: int, num_runs: int = 4) -> bytes:
     header = plain_header(kind)._replace(
         flags=_integer(rng, 0, 1), raw_type=_integer(rng, 0, 2), piece_log2=_integer(rng, 0, 3)
     )
+    if profiles and kind in (wd.GG, wd.EG):
+        runs = _with_columns(rng, runs)
     payload = b""
     if kind in (wd.GG, wd.EG):
         count, payload = _pieces(rng, kind, runs, header.piece_log2, header.stochastic)

@@ -31,6 +31,8 @@ LANES = 32
 SCALE_BITS = 12  # frequencies sum to 4096
 STATE_MIN, STATE_END = 1 << 15, 1 << 31
 CLASS_MIN, CLASS_MAX = -200, 248
+OFFSET_MIN, OFFSET_MAX = -12, 8
+MAX_COLUMNS = 1 << 16
 MAX_NUMEL = 1 << 48
 SMALLEST_NORMAL = np.float32(2.0**-126)
 
@@ -68,7 +70,7 @@ class Run(NamedTuple):
     shape: int
     allocation: int
     model: int
-    zero: int
+    columns: int
 
     @property
     def num_blocks(self) -> int:
@@ -86,7 +88,7 @@ class Decoded:
     segment: Segment
     runs: list[Run]
     values: Floats
-    ideal_bits: float  # of everything coded, under the segment's own tables; kinds gg and eg
+    ideal_bits: float  # of everything coded, under the segment's own tables, and the profiles
     counts: Counter[str]  # how often each special rule was used
 
 
@@ -151,6 +153,10 @@ def quantizer_table(index: int) -> Table:
     return Table(len(freqs) - 2, alphabet, offsets, TABLES["kGolombOrders"][index])
 
 
+def shape_table(shape: int, t: int) -> Table:
+    return quantizer_table(shape * TABLES["kTablesPerShape"] + t - TABLES["kTableMin"])
+
+
 @functools.cache
 def class_model(index: int) -> Alphabet:
     return Alphabet(TABLES["kClassFreqs"][17 * index : 17 * (index + 1)])
@@ -171,13 +177,13 @@ class BitReader:
 
     def read(self, count: int) -> int:
         text = self._bits[self._at : self._at + count]
-        require(len(text) == count, "a piece's bits end too early")
+        require(len(text) == count, "bits end too early")
         self._at += count
         return int(text[::-1], 2) if text else 0
 
     def read_exp_golomb(self, order: int) -> int:
         one = self._bits.find("1", self._at)
-        require(one >= 0, "a piece's bits end too early")
+        require(one >= 0, "bits end too early")
         length = order + one - self._at
         require(length <= 31, "an exp-Golomb number has at most 31 bits")
         self._at = one + 1
@@ -189,7 +195,7 @@ class BitReader:
 
     def check_end(self) -> None:
         rest = self._bits[self._at :]
-        require(len(rest) < 8 and "1" not in rest, "fewer than 8 zero bits of padding end a piece")
+        require(len(rest) < 8 and "1" not in rest, "fewer than 8 zero bits of padding end the bits")
 
 
 class Lanes:
@@ -251,7 +257,9 @@ def _check_segment(segment: Segment, length: int) -> None:
 def _check_run(segment: Segment, run: Run) -> None:
     require(run.numel <= MAX_NUMEL, "numel of a run is at most 2^48")
     require(run.mode <= CODED_RUN, "mode is 0 to 3")
-    require(run.zero == 0, "a run header's last four bytes are 0")
+    if run.mode != CODED_RUN or segment.kind not in (GG, EG):
+        require(run.columns == 0, "columns is 0 but in coded runs of kinds gg and eg")
+    require(run.columns <= min(MAX_COLUMNS, run.numel), "columns is at most 2^16 and numel")
     if run.mode != CODED_RUN:
         return
     require(segment.kind != RAW, "kind raw has no coded runs")
@@ -277,6 +285,28 @@ def read_headers(wire: bytes) -> tuple[Segment, list[Run]]:
     return segment, runs
 
 
+Profile = tuple[int, ...]  # by column
+
+
+def read_profiles(runs: list[Run], data: bytes) -> tuple[list[Profile], int]:
+    """The profiles of all runs, empty where there is none, and the bytes that they take."""
+    if not any(run.columns for run in runs):
+        return [() for _ in runs], 0
+    require(len(data) >= 4, "the segment has room for the profiles' length")
+    [length] = struct.unpack_from("<I", data)
+    require(4 + length <= len(data), "the segment has room for its profiles")
+    bits = BitReader(data[4 : 4 + length])
+    profiles = [tuple(_read_offset(bits) for _ in range(run.columns)) for run in runs]
+    bits.check_end()
+    return profiles, 4 + length
+
+
+def _read_offset(bits: BitReader) -> int:
+    offset = unzigzag(bits.read_exp_golomb(0))
+    require(OFFSET_MIN <= offset <= OFFSET_MAX, "a column's offset is -12 to 8")
+    return offset
+
+
 # ---- values
 
 
@@ -298,6 +328,14 @@ class BlockRule(NamedTuple):
     shift: int
     step: np.float32
     integer_levels: bool
+    shape: int
+
+    def at_column(self, offset: int) -> BlockRule:
+        """The rule of the elements of a column."""
+        if offset == 0:
+            return self
+        t = min(max(self.t + 2 * offset, TABLES["kTableMin"]), TABLES["kTableMax"])
+        return self._replace(table=shape_table(self.shape, t), t=t)
 
     def values(self, signed: list[int]) -> Floats:
         k = np.array(signed, np.int64)
@@ -309,6 +347,17 @@ class BlockRule(NamedTuple):
         return np.where(k < 0, -value, np.where(k > 0, value, np.float32(0)))
 
 
+def element_values(rules: list[BlockRule], signed: list[int]) -> Floats:
+    """Values of a block, each by the rule of its own element."""
+    values = np.zeros(len(signed), np.float32)
+    places: dict[int, list[int]] = {}
+    for i, rule in enumerate(rules):
+        places.setdefault(id(rule), []).append(i)
+    for group in places.values():
+        values[group] = rules[group[0]].values([signed[i] for i in group])
+    return values
+
+
 @functools.lru_cache(maxsize=4096)
 def block_rule(run: Run, stochastic: bool, block_class: int) -> BlockRule:
     require(CLASS_MIN <= block_class <= CLASS_MAX, "a block's class is -200 to 248")
@@ -316,14 +365,14 @@ def block_rule(run: Run, stochastic: bool, block_class: int) -> BlockRule:
     shift = max(0, -((TABLES["kTableMax"] - t) // 4))
     require(shift <= 18, "shift is at most 18")
     t = max(t - 4 * shift, TABLES["kTableMin"])
-    index = run.shape * TABLES["kTablesPerShape"] + t - TABLES["kTableMin"]
     octaves, sixteenths = divmod(run.allocation * block_class, 16)
     with np.errstate(over="ignore", under="ignore"):
         step = np.float32(run.step) * np.float32(TABLES["kExp2Sixteenths"][sixteenths])
         step = step * np.float32(2.0**octaves)
     normal = np.isfinite(step) and step >= SMALLEST_NORMAL
     require(bool(normal), "a block's step is a normal number")
-    return BlockRule(quantizer_table(index), t, shift, step, stochastic or shift > 0)
+    table = shape_table(run.shape, t)
+    return BlockRule(table, t, shift, step, stochastic or shift > 0, run.shape)
 
 
 # ---- pieces
@@ -333,13 +382,26 @@ class Block(NamedTuple):
     run: Run
     run_index: int
     numel: int
+    offsets: tuple[int, ...] = ()  # by element, where the run has a column profile
+
+    def element_rules(self, rule: BlockRule) -> list[BlockRule]:
+        """From the block's own rule."""
+        if not self.offsets:
+            return [rule] * self.numel
+        by_offset = {offset: rule.at_column(offset) for offset in set(self.offsets)}
+        return [by_offset[offset] for offset in self.offsets]
 
 
-def blocks_of(runs: list[Run]) -> Iterator[Block]:
+def blocks_of(runs: list[Run], profiles: list[Profile] | None = None) -> Iterator[Block]:
     for index, run in enumerate(runs):
-        if run.mode == CODED_RUN:
-            for first in range(0, run.numel, BLOCK):
-                yield Block(run, index, min(BLOCK, run.numel - first))
+        if run.mode != CODED_RUN:
+            continue
+        profile = profiles[index] if profiles else ()
+        for first in range(0, run.numel, BLOCK):
+            numel = min(BLOCK, run.numel - first)
+            elements = range(first, first + numel) if profile else ()
+            offsets = tuple(profile[e % run.columns] for e in elements)
+            yield Block(run, index, numel, offsets)
 
 
 class ClassPredictor:
@@ -373,7 +435,11 @@ class GGPiece:
                 yield np.zeros(block.numel, np.float32)
             else:
                 rule = block_rule(block.run, self._stochastic, block_class)
-                yield rule.values(self._read_block(rule, block.numel))
+                self.counts["blocks with shift"] += rule.shift > 0
+                self.counts["blocks at kTableMin"] += rule.t == TABLES["kTableMin"]
+                self.counts["blocks with offsets"] += any(block.offsets)
+                rules = block.element_rules(rule)
+                yield element_values(rules, self._read_block(rules))
         self._lanes.check_end()
         self._extra.check_end()
 
@@ -398,12 +464,11 @@ class GGPiece:
             self.counts["class escapes"] += 1
         return predictor.add(block, difference)
 
-    def _read_block(self, rule: BlockRule, numel: int) -> list[int]:
-        alphabet = rule.table.alphabet
-        symbols = [self._lanes.decode(alphabet, i % LANES) for i in range(numel)]
-        self.counts["blocks with shift"] += rule.shift > 0
-        self.counts["blocks at kTableMin"] += rule.t == TABLES["kTableMin"]
-        return [self._finish(rule, symbol) for symbol in symbols]
+    def _read_block(self, rules: list[BlockRule]) -> list[int]:
+        symbols = [
+            self._lanes.decode(rule.table.alphabet, i % LANES) for i, rule in enumerate(rules)
+        ]
+        return [self._finish(rule, symbol) for rule, symbol in zip(rules, symbols, strict=True)]
 
     def _finish(self, rule: BlockRule, symbol: int) -> int:
         """Signed magnitude of a symbol, with its extra bits."""
@@ -443,16 +508,18 @@ class EGPiece:
             block_class = predictor.add(block, unzigzag(u - 1))
             rule = block_rule(block.run, self._stochastic, block_class)
             self.counts["blocks with shift"] += rule.shift > 0
-            yield rule.values(self._read_block(rule, block.numel))
+            self.counts["blocks with offsets"] += any(block.offsets)
+            rules = block.element_rules(rule)
+            yield element_values(rules, self._read_block(rules))
         self._extra.check_end()
 
     @property
     def ideal_bits(self) -> float:
         return self._extra.used
 
-    def _read_block(self, rule: BlockRule, numel: int) -> list[int]:
-        order = rule.table.golomb_order + rule.shift
-        signed = [unzigzag(self._extra.read_exp_golomb(order)) for _ in range(numel)]
+    def _read_block(self, rules: list[BlockRule]) -> list[int]:
+        orders = [rule.table.golomb_order + rule.shift for rule in rules]
+        signed = [unzigzag(self._extra.read_exp_golomb(order)) for order in orders]
         require(max(map(abs, signed)) <= 1 << 30, "a magnitude is at most 2^30")
         return signed
 
@@ -491,10 +558,11 @@ def _read_pieces(segment: Segment, runs: list[Run], data: bytes) -> list[GGPiece
 
 
 def _decode_pieces(segment: Segment, runs: list[Run], data: bytes) -> Coded:
-    blocks = blocks_of(runs)
+    profiles, profile_bytes = read_profiles(runs, data)
+    blocks = blocks_of(runs, profiles)
     values = [np.zeros(0, np.float32)]
-    ideal_bits, counts = 0.0, Counter[str]()
-    for piece in _read_pieces(segment, runs, data):
+    ideal_bits, counts = 8.0 * profile_bytes, Counter[str]()
+    for piece in _read_pieces(segment, runs, data[profile_bytes:]):
         values += piece.decode(list(itertools.islice(blocks, 1 << segment.piece_log2)))
         ideal_bits += piece.ideal_bits
         counts += piece.counts

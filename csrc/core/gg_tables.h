@@ -12,9 +12,12 @@ namespace tables {
 constexpr int kProbBits = 12;
 constexpr uint32_t kProbTotal = 1u << kProbBits;
 constexpr int kNumTables = tables::kNumShapes * tables::kTablesPerShape;
-// Largest alphabet: zero, both signs of kMaxMagnitude magnitudes, the escape.
-constexpr int kMaxSymbols = 2 * tables::kMaxMagnitude + 2;
-static_assert(kMaxSymbols <= 128, "symbols must fit 7 bits of a decoding entry");
+// Room for zero, both signs of kMaxMagnitude magnitudes, and the escape, which is one number in all
+// tables. Symbols fit 7 bits of a decoding entry.
+constexpr int kMaxSymbols = 128;
+constexpr int kEscapeSymbol = 127;
+static_assert(2 * tables::kMaxMagnitude < kEscapeSymbol,
+              "the escape must have a number of its own");
 
 inline int table_index(int shape, int t) {
   return shape * tables::kTablesPerShape + t - tables::kTableMin;
@@ -33,10 +36,9 @@ inline const int16_t* table_offsets(int table) {
   return tables::kCentroidOffsets + tables::kTableStart[table];
 }
 
-// Symbols are magnitudes with the sign interleaved: 0, +1, -1, +2, -2, ...; the escape comes last.
+// Symbols are magnitudes with the sign interleaved: 0, +1, -1, +2, -2, ...
 inline int symbol_magnitude(int symbol) { return (symbol + 1) >> 1; }
 inline bool symbol_negative(int symbol) { return symbol != 0 && (symbol & 1) == 0; }
-inline int escape_symbol(int magnitudes) { return 2 * magnitudes + 1; }
 
 // Levels of the `fixed` codebook: 2^(bits-1) magnitudes in units of mean |x|, ascending, as
 // 1/65536.

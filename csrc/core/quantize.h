@@ -43,7 +43,8 @@ inline bool scale_by_sixteenths(float x, int sixteenths, float* result) {
 // Which table a block uses and how far its integers are shifted before it.
 struct BlockCode {
   float step = 0;
-  int table = 0;
+  int t = 0;      // log2(mean |x| / step) of the table, in quarter octaves
+  int table = 0;  // of the run's shape and t
   int shift = 0;
 };
 
@@ -81,9 +82,23 @@ inline bool block_code(const RunCode& run, int scale_class, BlockCode* code) {
     t -= 4 * code->shift;
   }
   if (t < tables::kTableMin) t = tables::kTableMin;
+  code->t = t;
   code->table = table_index(run.shape, t);
   return code->shift <= kMaxShift &&
          scale_by_sixteenths(run.step, run.allocation8 * scale_class, &code->step);
+}
+
+// Columns of a matrix differ in scale as its rows do; a run may carry a half-octave offset for
+// each.
+constexpr int kMinColumnOffset = -12;
+constexpr int kMaxColumnOffset = 8;
+constexpr uint32_t kMaxColumns = 1u << 16;
+
+// Table of an element, as an index among its shape's, from its block's t and its column's offset.
+GCT_HD inline int element_table(int t, int column_offset) {
+  const int moved = t + 2 * column_offset;
+  if (moved < tables::kTableMin) return 0;
+  return (moved > tables::kTableMax ? tables::kTableMax : moved) - tables::kTableMin;
 }
 
 // Random bits from (seed, position) alone (SplitMix64's finalizer), never from the order of
@@ -104,6 +119,14 @@ struct Quantizer {
   bool stochastic = false;
   uint64_t seed = 0;
   uint64_t position = 0;  // of the block's first element
+
+  // Where columns differ: table of each element among its shape's, and what belongs to each table.
+  const uint8_t* tables = nullptr;
+  const float* biases = nullptr;
+  const int32_t* limits = nullptr;
+
+  GCT_HD float bias_at(int i) const { return tables ? biases[tables[i]] : bias; }
+  GCT_HD int32_t magnitudes_at(int i) const { return tables ? limits[tables[i]] : magnitudes; }
 };
 
 // Values are bounded before the conversion to an integer; larger ones can't occur in a block that
@@ -112,7 +135,7 @@ constexpr float kMagnitudeLimit = 1073741824.0f;  // 2^30
 
 GCT_HD inline int32_t quantize_magnitude(float x, const Quantizer& q, int i) {
   const float bias =
-      q.stochastic ? uniform_unit(q.seed, q.position + static_cast<uint64_t>(i)) : q.bias;
+      q.stochastic ? uniform_unit(q.seed, q.position + static_cast<uint64_t>(i)) : q.bias_at(i);
   const float magnitude = bits_float(float_bits(x) & 0x7fffffffu) * q.inverse_step + bias;
   return static_cast<int32_t>(magnitude < kMagnitudeLimit ? magnitude : kMagnitudeLimit);
 }

@@ -1,7 +1,7 @@
 // The segment: fields, offsets and checks. docs/wire-format.md is the same in words; change both or
 // neither.
 //
-//   segment header | run headers | piece table | pieces | raw data          (kinds gg and eg)
+//   segment header | run headers | column profiles | piece table | pieces | raw data  (gg and eg)
 //   segment header | run headers | block scales and codes, run by run | raw data  (kind fixed)
 //   segment header | run headers | raw data                                  (kind raw)
 #pragma once
@@ -53,8 +53,11 @@ struct RunHeader {
   RunCode code;
   int16_t base_class = 0;  // predicts the run's first block, and the first of each piece
   RunMode mode = RunMode::kZero;
-  uint8_t model = 0;  // gg: class model; else 0
+  uint8_t model = 0;     // gg: class model; else 0
+  uint32_t columns = 0;  // length of the run's column profile; 0: none
 };
+
+inline bool has_pieces(WireKind kind) { return kind == WireKind::kGG || kind == WireKind::kEG; }
 
 inline int raw_type_bytes(RawType type) { return type == RawType::kFloat32 ? 4 : 2; }
 inline int64_t num_blocks(int64_t numel) { return div_up(numel, kBlock); }
@@ -84,7 +87,7 @@ inline void write_run_header(const RunHeader& h, uint8_t* p) {
   p[17] = h.code.shape;
   p[18] = h.code.allocation8;
   p[19] = h.model;
-  store_le<uint32_t>(p + 20, 0);
+  store_le<uint32_t>(p + 20, h.columns);
 }
 
 // Reads the segment header alone. size is what the caller holds; it may exceed the segment (slot
@@ -126,9 +129,11 @@ inline Status read_run_header(const uint8_t* p, WireKind kind, RunHeader* h) {
   h->code.shape = p[17];
   h->code.allocation8 = p[18];
   h->model = p[19];
-  if (numel > static_cast<uint64_t>(kMaxNumel) || p[16] > 3 || load_le<uint32_t>(p + 20) != 0)
-    return Status::kBadHeader;
+  h->columns = load_le<uint32_t>(p + 20);
+  if (numel > static_cast<uint64_t>(kMaxNumel) || p[16] > 3) return Status::kBadHeader;
   h->numel = static_cast<int64_t>(numel);
+  const bool profiled = h->mode == RunMode::kCoded && has_pieces(kind);
+  if (h->columns > (profiled ? kMaxColumns : 0) || h->columns > numel) return Status::kBadHeader;
   if (h->mode != RunMode::kCoded) return Status::kOk;
   if (kind == WireKind::kRaw || h->code.shape >= tables::kNumShapes) return Status::kBadHeader;
   if (kind == WireKind::kFixed) return Status::kOk;
@@ -152,6 +157,9 @@ struct SegmentLayout {
   std::vector<RunHeader> runs;
   int64_t coded_blocks = 0;
   int64_t raw_numel = 0;
+  int64_t profile_columns = 0;  // of all runs together
+  size_t profile_offset = 0;    // the profiles' bits
+  size_t profile_bytes = 0;
   size_t payload_offset = 0;  // piece table, or block scales and codes
   size_t raw_offset = 0;
 };
@@ -161,7 +169,8 @@ inline Status read_layout(const uint8_t* wire, size_t size, SegmentLayout* layou
   Status status = read_segment_header(wire, size, &h);
   if (status != Status::kOk) return status;
   layout->runs.resize(h.num_runs);
-  layout->coded_blocks = layout->raw_numel = 0;
+  layout->coded_blocks = layout->raw_numel = layout->profile_columns = 0;
+  layout->profile_bytes = 0;
   layout->payload_offset = kSegmentHeaderBytes + kRunHeaderBytes * h.num_runs;
   int64_t numel = 0, fixed_bytes = 0;
   for (uint32_t i = 0; i < h.num_runs; ++i) {
@@ -173,11 +182,23 @@ inline Status read_layout(const uint8_t* wire, size_t size, SegmentLayout* layou
     if (run.mode == RunMode::kRaw) layout->raw_numel += run.numel;
     if (run.mode == RunMode::kCoded) {
       layout->coded_blocks += num_blocks(run.numel);
+      layout->profile_columns += run.columns;
       fixed_bytes += fixed_run_bytes(run.numel, h.fixed_bits);
     }
   }
   if (numel != h.numel) return Status::kBadHeader;
-  const bool pieces = h.kind == WireKind::kGG || h.kind == WireKind::kEG;
+  const bool pieces = has_pieces(h.kind);
+  if (layout->profile_columns > 0) {
+    const int64_t left = h.size_bytes - static_cast<int64_t>(layout->payload_offset) - 4;
+    if (left < 0) return Status::kBadHeader;
+    layout->profile_offset = layout->payload_offset + 4;
+    layout->profile_bytes = load_le<uint32_t>(wire + layout->payload_offset);
+    // Every column takes a bit at least.
+    if (static_cast<int64_t>(layout->profile_bytes) > left ||
+        layout->profile_columns > 8 * static_cast<int64_t>(layout->profile_bytes))
+      return Status::kBadHeader;
+    layout->payload_offset = layout->profile_offset + layout->profile_bytes;
+  }
   const int64_t expected =
       pieces ? div_up(layout->coded_blocks, int64_t{1} << h.piece_blocks_log2) : 0;
   if (expected != h.num_pieces) return Status::kBadHeader;

@@ -4,31 +4,27 @@
 #include <cmath>
 
 #include "core/convert.h"
+#include "cpu/columns.h"
 
 namespace gct {
+
+void ShapeMoments::add(int n, int scale_class, double sum_abs, double sum_square) {
+  const double half = (scale_class & 1) != 0 ? 0.70710678118654752 : 1.0;
+  const double inverse = std::ldexp(half, -(scale_class >> 1));
+  numel += n;
+  abs += sum_abs * inverse;
+  square += sum_square * (inverse * inverse);
+}
+
+uint8_t ShapeMoments::shape_index() const {
+  if (numel == 0) return tables::kNumShapes - 1;
+  const double rho = square * numel / (abs * abs);
+  int i = 0;
+  while (i < tables::kNumShapes - 1 && rho < static_cast<double>(tables::kRhoLimits[i])) ++i;
+  return static_cast<uint8_t>(i);
+}
+
 namespace {
-
-// Sums over a run's blocks, each block divided by the scale of its class.
-struct ShapeMoments {
-  double numel = 0, abs = 0, square = 0;
-
-  void add(int n, int scale_class, double sum_abs, double sum_square) {
-    const double half = (scale_class & 1) != 0 ? 0.70710678118654752 : 1.0;
-    const double inverse = std::ldexp(half, -(scale_class >> 1));
-    numel += n;
-    abs += sum_abs * inverse;
-    square += sum_square * (inverse * inverse);
-  }
-
-  // Index of the table grid's shape with the nearest E x^2 / (E|x|)^2 (Mallat 1989).
-  uint8_t shape_index() const {
-    if (numel == 0) return tables::kNumShapes - 1;
-    const double rho = square * numel / (abs * abs);
-    int i = 0;
-    while (i < tables::kNumShapes - 1 && rho < static_cast<double>(tables::kRhoLimits[i])) ++i;
-    return static_cast<uint8_t>(i);
-  }
-};
 
 // Mean |x| where the plain sum overflowed; false if a value isn't finite.
 bool mean_of_large(const float* x, int n, float* mean) {
@@ -100,6 +96,20 @@ class RunAnalyzer {
   float scratch_[kBlock];
 };
 
+// Column profiles where they pay. Not with the step in proportion to the block's scale (exponent
+// 1): there a profile lowers the step of blocks whose large columns set their scale, which decides
+// anew which elements become zero, and no training run has judged that yet.
+void measure_profiles(EncodePlan* plan) {
+  plan->ws->profiles.clear();
+  if (plan->params->kind == Kind::kFixed || plan->params->allocation8 >= 8) return;
+  for (size_t i = 0; i < plan->runs.size(); ++i) {
+    RunPlan& p = plan->runs[i];
+    if (p.header.mode != RunMode::kCoded) continue;
+    measure_columns(plan->input->runs[i], plan, &p);
+    plan->ws->run_stats[i].shape = tables::kShapes[p.header.code.shape];
+  }
+}
+
 }  // namespace
 
 const float* load_floats(const Run& run, DType dtype, int64_t offset, int n, float* scratch) {
@@ -150,13 +160,14 @@ void analyze(const CodecParams& params, const EncodeInput& input, Workspace& ws,
   }
   ws.classes.resize(static_cast<size_t>(plan->coded_blocks));
   assign_classes(plan);
+  measure_profiles(plan);
 }
 
 void assign_classes(EncodePlan* plan) {
   Workspace& ws = *plan->ws;
   for (size_t b = 0; b < static_cast<size_t>(plan->coded_blocks); ++b) {
     const int c = scale_class(ws.block_mean[b]);
-    ws.classes[b] = c < kMinClass ? kZeroClass : static_cast<int16_t>(c);
+    ws.classes[b] = c < kMinClass ? kZeroClass : static_cast<int16_t>(std::min(c, kMaxClass));
   }
 }
 

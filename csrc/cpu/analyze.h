@@ -12,6 +12,7 @@ namespace gct {
 struct RunPlan {
   RunHeader header;
   int64_t first_block = 0;  // in the sequence of coded blocks
+  size_t profile = 0;       // where its offsets begin in Workspace::profiles, if header.columns > 0
 };
 
 // The plan of one segment. Blocks of all coded runs form one sequence; classes, means and squares
@@ -26,6 +27,15 @@ struct EncodePlan {
   int64_t nonfinite_runs = 0;
   double log2_step = 0;  // of a block of class 0, once it is chosen
   double signal = 0;     // sum of squares over the coded runs
+};
+
+// Sums over parts of a run, each divided by the scale of its class: what the shape follows from.
+struct ShapeMoments {
+  double numel = 0, abs = 0, square = 0;
+
+  void add(int n, int scale_class, double sum_abs, double sum_square);
+  // Index of the table grid's shape with the nearest E x^2 / (E|x|)^2 (Mallat 1989).
+  uint8_t shape_index() const;
 };
 
 // Elements [offset, offset + n) of a run as float32: in place where they are, else converted into

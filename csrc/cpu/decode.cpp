@@ -6,6 +6,7 @@
 
 #include "codec.h"
 #include "core/convert.h"
+#include "cpu/columns.h"
 #include "cpu/fixed.h"
 #include "cpu/pieces.h"
 #include "cpu/thread_pool.h"
@@ -32,7 +33,7 @@ void decode_raw_run(const uint8_t* data, RawType type, int64_t numel, bool accum
 
 // Runs without pieces are decoded at once; the places of the others are collected.
 std::vector<RunPlace> decode_simple_runs(const uint8_t* wire, const SegmentLayout& layout,
-                                         bool accumulate, float* out) {
+                                         const int8_t* profiles, bool accumulate, float* out) {
   std::vector<RunPlace> coded;
   const SegmentHeader& h = layout.header;
   const uint8_t* raw = wire + layout.raw_offset;
@@ -50,7 +51,8 @@ std::vector<RunPlace> decode_simple_runs(const uint8_t* wire, const SegmentLayou
       decode_fixed_run(run, h.fixed_bits, fixed, accumulate, out);
       fixed += fixed_run_bytes(run.numel, h.fixed_bits);
     } else if (run.mode == RunMode::kCoded && run.numel > 0) {
-      coded.push_back({&run, first_block, out});
+      coded.push_back({&run, first_block, out, run.columns > 0 ? profiles : nullptr});
+      if (run.columns > 0) profiles += extended_columns(run.columns);
       first_block += num_blocks(run.numel);
     }
     out += run.numel;
@@ -122,11 +124,15 @@ Status decode(const uint8_t* wire, size_t size, float* out, int64_t numel, bool 
   if (status != Status::kOk) return status;
   if (layout.header.numel != numel) return Status::kSizeMismatch;
   std::vector<PieceInput> pieces;
-  const bool has_pieces =
-      layout.header.kind == WireKind::kGG || layout.header.kind == WireKind::kEG;
-  if (has_pieces) status = locate_pieces(wire, layout, &pieces);
-  if (status != Status::kOk) return status;
-  const std::vector<RunPlace> coded = decode_simple_runs(wire, layout, accumulate, out);
+  std::vector<int8_t> profiles;
+  if (has_pieces(layout.header.kind)) {
+    status = locate_pieces(wire, layout, &pieces);
+    if (status != Status::kOk) return status;
+    BitReader bits(wire + layout.profile_offset, layout.profile_bytes);
+    if (!read_profiles(layout.runs, &bits, &profiles)) return Status::kCorrupt;
+  }
+  const std::vector<RunPlace> coded =
+      decode_simple_runs(wire, layout, profiles.data(), accumulate, out);
   return decode_pieces(layout, coded, pieces, accumulate, workspace.pool);
 }
 

@@ -1,14 +1,15 @@
 #include <algorithm>
+#include <cstring>
 
-#include "core/bit_io.h"
+#include "cpu/columns.h"
 #include "cpu/kernels.h"
 #include "cpu/pieces.h"
 
 namespace gct {
 namespace {
 
-constexpr int kZeroSymbol = 0;
-constexpr int kEscapeSymbol = 1;
+constexpr int kZeroBlock = 0;
+constexpr int kClassEscape = 1;
 constexpr int kFirstDelta = 2;
 
 struct DecodedBlock {
@@ -17,6 +18,28 @@ struct DecodedBlock {
   int n;
   bool zero;
   BlockCode code;
+  const int8_t* offsets;  // of its columns, or nullptr
+};
+
+// Table of each element, as an index among all.
+class ElementTables {
+ public:
+  explicit ElementTables(const DecodedBlock& block)
+      : first_(block.run->code.shape * tables::kTablesPerShape), own_(block.code.table) {
+    if (block.offsets == nullptr) return;
+    choose_tables(block.code.t, block.offsets, block.n, choice_);
+    varied_ = true;
+  }
+
+  int operator[](int i) const { return varied_ ? first_ + choice_[i] : own_; }
+  const uint8_t* choice() const { return varied_ ? choice_ : nullptr; }
+  // What kernels take: the own table among its shape's, or the shape's first.
+  int base() const { return varied_ ? 0 : own_ - first_; }
+
+ private:
+  int first_, own_;
+  bool varied_ = false;
+  uint8_t choice_[kBlock];
 };
 
 // The piece's blocks in order, with run, place and length; classes come later.
@@ -29,7 +52,8 @@ void list_blocks(const std::vector<RunPlace>& runs, const PieceInput& piece,
     while (b >= run->first_block + num_blocks(run->header->numel)) ++run;
     const int64_t start = (b - run->first_block) * kBlock;
     const int n = static_cast<int>(std::min<int64_t>(kBlock, run->header->numel - start));
-    blocks->push_back({run->header, run->out + start, n, true, {}});
+    const int8_t* offsets = block_offsets(run->profile, run->header->columns, b - run->first_block);
+    blocks->push_back({run->header, run->out + start, n, true, {}, offsets});
   }
 }
 
@@ -69,53 +93,55 @@ Status decode_classes(RansState* s, std::vector<DecodedBlock>* blocks, BitReader
     DecodedBlock& block = (*blocks)[b];
     uint8_t symbol;
     // A table serves one lane at a time here: neighbours may belong to runs with other models.
-    s->words = scalar_kernels()->decode(&s->lanes[b % kLanes], class_decode_table(block.run->model),
-                                        1, s->words, s->words_end, &symbol);
+    s->words =
+        scalar_kernels()->decode(&s->lanes[b % kLanes], &class_decode_table(block.run->model),
+                                 nullptr, 1, s->words, s->words_end, &symbol);
     if (s->words == nullptr) return Status::kCorrupt;
     int delta = symbol - kFirstDelta - tables::kClassDeltaMax;
     uint32_t escaped = 0;
-    if (symbol == kEscapeSymbol) {
+    if (symbol == kClassEscape) {
       if (!get_golomb(extra, 3, &escaped) || escaped > 2048) return Status::kCorrupt;
       delta = unzigzag(escaped);
     }
-    if (!restorer.next(&block, symbol == kZeroSymbol, delta)) return Status::kCorrupt;
+    if (!restorer.next(&block, symbol == kZeroBlock, delta)) return Status::kCorrupt;
   }
   return Status::kOk;
 }
 
+// Magnitude of an escape; false if the bits end or it is out of range.
+bool get_escape(BitReader* extra, int table, bool* negative, int32_t* magnitude) {
+  uint32_t excess;
+  *negative = extra->get(1) != 0;
+  if (!get_golomb(extra, escape_order(table), &excess) || excess > (1u << 30)) return false;
+  *magnitude = table_magnitudes(table) + 1 + static_cast<int32_t>(excess);
+  return true;
+}
+
 // Adds what the alphabet couldn't hold to a block of values that were decoded with level 0 there.
-Status restore_escapes(const DecodedBlock& block, const uint8_t* symbols, bool stochastic,
-                       bool accumulate, BitReader* extra) {
-  const int magnitudes = table_magnitudes(block.code.table);
-  const uint8_t escape = static_cast<uint8_t>(escape_symbol(magnitudes));
+Status restore_escapes(const DecodedBlock& block, const ElementTables& tables,
+                       const uint8_t* symbols, bool stochastic, bool accumulate, BitReader* extra) {
   for (int i = 0; i < block.n; ++i) {
-    if (symbols[i] != escape) continue;
-    const bool negative = extra->get(1) != 0;
-    uint32_t excess;
-    if (!get_golomb(extra, escape_order(block.code.table), &excess) || excess > (1u << 30))
-      return Status::kCorrupt;
-    const int32_t k = magnitudes + 1 + static_cast<int32_t>(excess);
-    const float value = block.code.step * level(block.code.table, k, stochastic);
+    if (symbols[i] != kEscapeSymbol) continue;
+    bool negative;
+    int32_t k;
+    if (!get_escape(extra, tables[i], &negative, &k)) return Status::kCorrupt;
+    const float value = block.code.step * level(tables[i], k, stochastic);
     store(negative ? -value : value, accumulate, &block.out[i]);
   }
   return Status::kOk;
 }
 
-Status restore_shifted(const DecodedBlock& block, const uint8_t* symbols, bool accumulate,
-                       BitReader* extra) {
-  const int magnitudes = table_magnitudes(block.code.table), shift = block.code.shift;
+Status restore_shifted(const DecodedBlock& block, const ElementTables& tables,
+                       const uint8_t* symbols, bool accumulate, BitReader* extra) {
+  const int shift = block.code.shift;
   const int64_t half = int64_t{1} << (shift - 1);
   for (int i = 0; i < block.n; ++i) {
-    int64_t high = symbol_magnitude(symbols[i]);
+    int32_t high = symbol_magnitude(symbols[i]);
     bool negative = symbol_negative(symbols[i]);
-    if (symbols[i] == escape_symbol(magnitudes)) {
-      uint32_t excess;
-      negative = extra->get(1) != 0;
-      if (!get_golomb(extra, escape_order(block.code.table), &excess) || excess > (1u << 30))
-        return Status::kCorrupt;
-      high = int64_t{magnitudes} + 1 + excess;
-    }
-    const int64_t k = (negative ? -high : high) * (2 * half) + extra->get(shift) - half;
+    if (symbols[i] == kEscapeSymbol && !get_escape(extra, tables[i], &negative, &high))
+      return Status::kCorrupt;
+    const int64_t signed_high = negative ? -int64_t{high} : int64_t{high};
+    const int64_t k = signed_high * (2 * half) + extra->get(shift) - half;
     store(block.code.step * static_cast<float>(k), accumulate, &block.out[i]);
   }
   return Status::kOk;
@@ -124,16 +150,16 @@ Status restore_shifted(const DecodedBlock& block, const uint8_t* symbols, bool a
 Status decode_block(const DecodedBlock& block, RansState* s, bool stochastic, bool accumulate,
                     BitReader* extra) {
   uint8_t symbols[kBlock];
-  const int table = block.code.table;
-  s->words =
-      kernels().decode(s->lanes, decode_table(table), block.n, s->words, s->words_end, symbols);
+  const ElementTables tables(block);
+  const int shape = block.run->code.shape;
+  s->words = kernels().decode(s->lanes, decode_tables(shape) + tables.base(), tables.choice(),
+                              block.n, s->words, s->words_end, symbols);
   if (s->words == nullptr) return Status::kCorrupt;
-  if (block.code.shift > 0) return restore_shifted(block, symbols, accumulate, extra);
-  kernels().dequantize(symbols, block.n, level_table(table, stochastic), block.code.step,
-                       accumulate, block.out);
-  const uint8_t escape = static_cast<uint8_t>(escape_symbol(table_magnitudes(table)));
-  if (std::find(symbols, symbols + block.n, escape) == symbols + block.n) return Status::kOk;
-  return restore_escapes(block, symbols, stochastic, accumulate, extra);
+  if (block.code.shift > 0) return restore_shifted(block, tables, symbols, accumulate, extra);
+  kernels().dequantize(symbols, block.n, level_tables(shape, stochastic) + tables.base(),
+                       tables.choice(), block.code.step, accumulate, block.out);
+  if (memchr(symbols, kEscapeSymbol, static_cast<size_t>(block.n)) == nullptr) return Status::kOk;
+  return restore_escapes(block, tables, symbols, stochastic, accumulate, extra);
 }
 
 }  // namespace
@@ -187,13 +213,15 @@ Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piec
       store_zeros(block, accumulate);
       continue;
     }
-    const int order = tables::kGolombOrders[block.code.table] + block.code.shift;
+    const ElementTables element_tables(block);
     const bool integer_levels = stochastic || block.code.shift > 0;
     for (int i = 0; i < block.n; ++i) {
+      const int table = element_tables[i];
+      const int order = tables::kGolombOrders[table] + block.code.shift;
       if (!get_golomb(&bits, order, &code)) return Status::kCorrupt;
       const int32_t k = unzigzag(code);
       if (k < -(1 << 30) || k > (1 << 30)) return Status::kCorrupt;
-      const float value = block.code.step * level(block.code.table, k < 0 ? -k : k, integer_levels);
+      const float value = block.code.step * level(table, k < 0 ? -k : k, integer_levels);
       store(k < 0 ? -value : value, accumulate, &block.out[i]);
     }
   }

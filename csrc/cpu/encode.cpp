@@ -4,6 +4,7 @@
 
 #include "codec.h"
 #include "core/convert.h"
+#include "cpu/columns.h"
 #include "cpu/fixed.h"
 #include "cpu/pieces.h"
 #include "cpu/rate.h"
@@ -86,6 +87,7 @@ class SegmentEncoder {
   Status run(size_t* written, EncodeStats* stats) {
     stats_ = stats;
     analyze(params_, input_, ws_, &plan_);
+    write_profiles();
     Status status = encode_plan(written);
     if (stats != nullptr) {
       stats->numel = sizes_.numel;
@@ -97,6 +99,19 @@ class SegmentEncoder {
   }
 
  private:
+  // The section of column profiles: length and bits; nothing where there are none.
+  void write_profiles() {
+    BitWriter bits(&profile_section_);
+    for (const RunPlan& p : plan_.runs) {
+      if (p.header.columns == 0) continue;
+      if (profile_section_.empty()) profile_section_.resize(4);
+      write_profile(&ws_.profiles[p.profile], p.header.columns, &bits);
+    }
+    if (profile_section_.empty()) return;
+    bits.finish();
+    store_le<uint32_t>(profile_section_.data(), static_cast<uint32_t>(profile_section_.size() - 4));
+  }
+
   Status encode_plan(size_t* written) {
     if (params_.kind == Kind::kRaw) return write_all_raw(written);
     if (params_.kind == Kind::kFixed) return write_fixed(written);
@@ -158,7 +173,9 @@ class SegmentEncoder {
     // Unreachable as far as we know: a NaN is loud, zeros wouldn't be.
     for (RunPlan& p : plan_.runs) {
       if (p.header.mode == RunMode::kCoded) p.header.mode = RunMode::kNonFinite;
+      p.header.columns = 0;
     }
+    profile_section_.clear();
     plan_.coded_blocks = 0;
     return write_pieces(slot, written);
   }
@@ -172,7 +189,7 @@ class SegmentEncoder {
   double fixed_overhead() {
     const double lanes = params_.kind == Kind::kGG ? 0.75 * kLaneBytes : 0;
     return static_cast<double>(sizes_.headers + plan_.raw_numel * sizes_.raw_bytes) +
-           class_bits(&plan_) / 8 +
+           static_cast<double>(profile_section_.size()) + class_bits(&plan_) / 8 +
            static_cast<double>(num_pieces()) * (lanes + kPieceEntryBytes + 0.5);
   }
 
@@ -201,8 +218,7 @@ class SegmentEncoder {
     h.num_runs = static_cast<uint32_t>(input_.num_runs);
     h.numel = sizes_.numel;
     h.size_bytes = static_cast<int64_t>(size);
-    const bool pieces = kind == WireKind::kGG || kind == WireKind::kEG;
-    h.num_pieces = pieces ? static_cast<uint32_t>(num_pieces()) : 0;
+    h.num_pieces = has_pieces(kind) ? static_cast<uint32_t>(num_pieces()) : 0;
     h.fixed_bits = kind == WireKind::kFixed ? static_cast<uint8_t>(params_.value) : 0;
     return h;
   }
@@ -269,13 +285,14 @@ class SegmentEncoder {
   Status write_pieces(size_t limit, size_t* written) {
     if (stats_ != nullptr) {
       ++stats_->attempts;
-      stats_->model_bits = 0;
+      const bool wanted = stats_->want_model_bits && params_.kind == Kind::kGG;
+      stats_->model_bits = wanted ? 8.0 * static_cast<double>(profile_section_.size()) : 0;
     }
     prepare_classes(&plan_);
     if (params_.kind == Kind::kEG) clear_class_models();
     const int64_t pieces = num_pieces();
     const size_t raw_bytes = static_cast<size_t>(plan_.raw_numel * sizes_.raw_bytes);
-    const size_t table = static_cast<size_t>(sizes_.headers);
+    const size_t table = static_cast<size_t>(sizes_.headers) + profile_section_.size();
     size_t at = table + kPieceEntryBytes * static_cast<size_t>(pieces);
     const int workers = ws_.pool != nullptr ? ws_.pool->size() : 1;
     std::vector<PieceOutput>& outputs = ws_.outputs();
@@ -297,6 +314,7 @@ class SegmentEncoder {
     if (total_size_ > limit) return Status::kTooSmall;
     const WireKind kind = params_.kind == Kind::kGG ? WireKind::kGG : WireKind::kEG;
     write_headers(segment_header(kind, total_size_));
+    std::copy(profile_section_.begin(), profile_section_.end(), out_ + sizes_.headers);
     write_raw_runs(total_size_);
     *written = total_size_;
     return Status::kOk;
@@ -350,6 +368,7 @@ class SegmentEncoder {
   Sizes sizes_;
   EncodePlan plan_;
   EncodeStats* stats_ = nullptr;
+  std::vector<uint8_t> profile_section_;
   size_t total_size_ = 0;
 };
 

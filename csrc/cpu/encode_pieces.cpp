@@ -8,14 +8,14 @@ namespace gct {
 namespace {
 
 // Class symbols: 0 zero block, 1 escape, 2.. the difference to the last coded block's class.
-constexpr int kZeroSymbol = 0;
-constexpr int kEscapeSymbol = 1;
+constexpr int kZeroBlock = 0;
+constexpr int kClassEscape = 1;
 constexpr int kFirstDelta = 2;
 constexpr int kClassSymbols = 2 * tables::kClassDeltaMax + 3;
 
 int class_symbol(int scale_class, int predicted) {
   const int delta = scale_class - predicted;
-  if (delta < -tables::kClassDeltaMax || delta > tables::kClassDeltaMax) return kEscapeSymbol;
+  if (delta < -tables::kClassDeltaMax || delta > tables::kClassDeltaMax) return kClassEscape;
   return kFirstDelta + tables::kClassDeltaMax + delta;
 }
 
@@ -31,7 +31,7 @@ class ClassPredictor {
     started_ = true;
     run_ = run;
     if (scale_class == kZeroClass) {
-      f(kZeroSymbol, 0);
+      f(kZeroBlock, 0);
       return;
     }
     const int delta = scale_class - predicted_;
@@ -46,16 +46,6 @@ class ClassPredictor {
   int predicted_ = 0;
 };
 
-// Code and quantizer of a block by the plan's step; false for a zero block.
-bool plan_block(const EncodePlan& plan, const BlockPlace& place, BlockCode* code, Quantizer* q) {
-  if (place.scale_class == kZeroClass ||
-      !block_code(plan.runs[place.run].header.code, place.scale_class, code))
-    return false;
-  *q = block_quantizer(plan, place, plan.log2_step, code->step);
-  q->magnitudes = table_magnitudes(code->table);
-  return true;
-}
-
 // Blocks this far under their step usually quantize to zeros; finding out costs more than it saves
 // above.
 constexpr int kSkipBelow = -8;  // table t, in quarter octaves
@@ -63,16 +53,15 @@ constexpr int kSkipBelow = -8;  // table t, in quarter octaves
 void skip_zero_blocks(EncodePlan* plan) {
   float scratch[kBlock];
   uint8_t symbols[kBlock];
+  BlockSetup setup;
   int16_t* classes = plan->ws->classes.data();
   for_each_block(*plan, 0, plan->coded_blocks, [&](size_t r, int64_t local, int n, int64_t b) {
-    BlockCode code;
-    Quantizer q;
     const RunCode& run = plan->runs[r].header.code;
     if (classes[b] == kZeroClass || class_ratio(run, classes[b]) > 4 * kSkipBelow) return;
-    if (!plan_block(*plan, {r, local, n, classes[b]}, &code, &q)) return;
+    if (!setup.prepare(*plan, {r, local, n, classes[b]}, run, plan->log2_step)) return;
     const float* x =
         load_floats(plan->input->runs[r], plan->input->dtype, local * kBlock, n, scratch);
-    kernels().quantize(x, n, q, symbols);
+    kernels().quantize(x, n, setup.quantizer, symbols);
     if (std::all_of(symbols, symbols + n, [](uint8_t s) { return s == 0; }))
       classes[b] = kZeroClass;
   });
@@ -119,7 +108,8 @@ double choose_class_models(EncodePlan* plan) {
 // A block of the piece being encoded, kept for the backward pass.
 struct CodedBlock {
   int n;
-  int table;  // -1: zero block, no symbols
+  int table;    // its own, or the first of its shape's if choice is set; -1: zero block, no symbols
+  bool choice;  // its elements' tables stand in PieceOutput::tables
   uint8_t class_symbol;
   uint8_t model;
 };
@@ -129,8 +119,8 @@ void forward_classes(const EncodePlan& plan, int64_t begin, int64_t end,
   ClassPredictor predictor(plan);
   for_each_block(plan, begin, end, [&](size_t r, int64_t, int n, int64_t b) {
     predictor.next(r, plan.ws->classes[static_cast<size_t>(b)], [&](int symbol, int delta) {
-      blocks->push_back({n, -1, static_cast<uint8_t>(symbol), plan.runs[r].header.model});
-      if (symbol == kEscapeSymbol) put_golomb(extra, zigzag(delta), 3);
+      blocks->push_back({n, -1, false, static_cast<uint8_t>(symbol), plan.runs[r].header.model});
+      if (symbol == kClassEscape) put_golomb(extra, zigzag(delta), 3);
     });
   });
 }
@@ -138,27 +128,33 @@ void forward_classes(const EncodePlan& plan, int64_t begin, int64_t end,
 void forward_symbols(const EncodePlan& plan, int64_t begin, int64_t end,
                      std::vector<CodedBlock>* blocks, PieceOutput* out, BitWriter* extra) {
   float scratch[kBlock];
+  BlockSetup setup;
   for_each_block(plan, begin, end, [&](size_t r, int64_t local, int n, int64_t b) {
     const int c = plan.ws->classes[static_cast<size_t>(b)];
-    BlockCode code;
-    Quantizer q;
-    if (!plan_block(plan, {r, local, n, c}, &code, &q)) return;
-    (*blocks)[static_cast<size_t>(b - begin)].table = code.table;
+    if (!setup.prepare(plan, {r, local, n, c}, plan.runs[r].header.code, plan.log2_step)) return;
+    const size_t at = static_cast<size_t>(b - begin) * kBlock;
+    CodedBlock& block = (*blocks)[static_cast<size_t>(b - begin)];
+    block.choice = setup.choice != nullptr;
+    block.table = block.choice ? setup.table(0) - setup.choice[0] : setup.code.table;
+    if (block.choice) {
+      out->tables.resize(out->symbols.size());
+      std::copy(setup.choice, setup.choice + n, &out->tables[at]);
+    }
     const float* x =
         load_floats(plan.input->runs[r], plan.input->dtype, local * kBlock, n, scratch);
-    make_symbols(x, n, q, code, &out->symbols[static_cast<size_t>(b - begin) * kBlock], extra);
+    make_symbols(x, n, setup, &out->symbols[at], extra);
   });
 }
 
-double ideal_bits(const std::vector<CodedBlock>& blocks, const uint8_t* symbols) {
+double ideal_bits(const std::vector<CodedBlock>& blocks, const PieceOutput& out) {
   int64_t sum = 0;
-  for (const CodedBlock& block : blocks) {
+  for (size_t b = 0; b < blocks.size(); ++b) {
+    const CodedBlock& block = blocks[b];
     sum += class_encode_table(block.model).cost[block.class_symbol];
-    if (block.table >= 0) {
-      const EncodeTable& table = encode_table(block.table);
-      for (int i = 0; i < block.n; ++i) sum += table.cost[symbols[i]];
+    for (int i = 0; i < block.n && block.table >= 0; ++i) {
+      const size_t at = b * kBlock + static_cast<size_t>(i);
+      sum += encode_table(block.table + (block.choice ? out.tables[at] : 0)).cost[out.symbols[at]];
     }
-    symbols += kBlock;
   }
   return static_cast<double>(sum) / 4096;
 }
@@ -191,8 +187,9 @@ void encode_piece_gg(const EncodePlan& plan, int64_t begin, int64_t end, bool wa
   uint16_t* word = out->words.data() + out->words.size();
   for (size_t b = count; b-- > 0;) {
     if (blocks[b].table < 0) continue;
+    const uint8_t* choice = blocks[b].choice ? &out->tables[b * kBlock] : nullptr;
     word = kernels().encode(out->states, &out->symbols[b * kBlock], blocks[b].n,
-                            encode_table(blocks[b].table), word);
+                            &encode_table(blocks[b].table), choice, word);
   }
   for (size_t b = count; b-- > 0;) {
     rans_put(&out->states[b % kLanes],
@@ -200,8 +197,7 @@ void encode_piece_gg(const EncodePlan& plan, int64_t begin, int64_t end, bool wa
   }
   out->first_word = static_cast<size_t>(word - out->words.data());
   if (!want_model_bits) return;
-  out->model_bits =
-      ideal_bits(blocks, out->symbols.data()) + 8.0 * static_cast<double>(out->extra.size());
+  out->model_bits = ideal_bits(blocks, *out) + 8.0 * static_cast<double>(out->extra.size());
 }
 
 void encode_piece_eg(const EncodePlan& plan, int64_t begin, int64_t end, PieceOutput* out) {
@@ -212,19 +208,18 @@ void encode_piece_eg(const EncodePlan& plan, int64_t begin, int64_t end, PieceOu
   out->first_word = 0;
   BitWriter bits(&out->extra);
   ClassPredictor predictor(plan);
+  BlockSetup setup;
   for_each_block(plan, begin, end, [&](size_t r, int64_t local, int n, int64_t b) {
     const int c = plan.ws->classes[static_cast<size_t>(b)];
     predictor.next(r, c, [&](int symbol, int delta) {
-      put_golomb(&bits, symbol == kZeroSymbol ? 0 : zigzag(delta) + 1, 1);
+      put_golomb(&bits, symbol == kZeroBlock ? 0 : zigzag(delta) + 1, 1);
     });
-    BlockCode code;
-    Quantizer q;
-    if (!plan_block(plan, {r, local, n, c}, &code, &q)) return;
+    if (!setup.prepare(plan, {r, local, n, c}, plan.runs[r].header.code, plan.log2_step)) return;
     const float* x =
         load_floats(plan.input->runs[r], plan.input->dtype, local * kBlock, n, scratch);
-    const int order = tables::kGolombOrders[code.table] + code.shift;
     for (int i = 0; i < n; ++i) {
-      const int32_t k = quantize_magnitude(x[i], q, i);
+      const int32_t k = quantize_magnitude(x[i], setup.quantizer, i);
+      const int order = tables::kGolombOrders[setup.table(i)] + setup.code.shift;
       put_golomb(&bits, zigzag((float_bits(x[i]) >> 31) != 0 ? -k : k), order);
     }
   });

@@ -33,21 +33,25 @@ struct Kernels {
 
   BlockMoments (*moments)(const float* x, int n);
 
-  // Symbols of a block; true if one of them is the escape. q.stochastic may be set.
+  // Symbols of a block; true if one of them is an escape.
   bool (*quantize)(const float* x, int n, const Quantizer& q, uint8_t* symbols);
+
+  // The next three take the block's one table and `choice` = nullptr, or all tables of a shape and
+  // in `choice` the index of each element's.
 
   // Encodes symbols backwards, words from `end` towards lower addresses; returns the new first
   // word.
-  uint16_t* (*encode)(uint32_t* states, const uint8_t* symbols, int n, const EncodeTable& table,
-                      uint16_t* end);
+  uint16_t* (*encode)(uint32_t* states, const uint8_t* symbols, int n, const EncodeTable* table,
+                      const uint8_t* choice, uint16_t* end);
 
   // Decodes n symbols; returns the first word not used, or nullptr if words ran out.
-  const uint16_t* (*decode)(uint32_t* states, const DecodeTable& table, int n,
-                            const uint16_t* words, const uint16_t* words_end, uint8_t* symbols);
+  const uint16_t* (*decode)(uint32_t* states, const DecodeTable* table, const uint8_t* choice,
+                            int n, const uint16_t* words, const uint16_t* words_end,
+                            uint8_t* symbols);
 
   // out[i] = or += step * level[symbol]
-  void (*dequantize)(const uint8_t* symbols, int n, const LevelTable& levels, float step,
-                     bool accumulate, float* out);
+  void (*dequantize)(const uint8_t* symbols, int n, const LevelTable* levels, const uint8_t* choice,
+                     float step, bool accumulate, float* out);
 };
 
 // Implementations usable on this machine, best first; the last is the scalar reference.
@@ -58,9 +62,16 @@ const Kernels* scalar_kernels();
 const Kernels* avx512_kernels();  // nullptr where not compiled or not supported by this processor
 
 // Run-time forms of the generated tables, built at first use, thread-safe, never freed.
-const EncodeTable& encode_table(int table);
-const DecodeTable& decode_table(int table);
-const LevelTable& level_table(int table, bool stochastic);
+// The first of the kTablesPerShape tables of a shape.
+const EncodeTable* encode_tables(int shape);
+const DecodeTable* decode_tables(int shape);
+const LevelTable* level_tables(int shape, bool stochastic);
+// One of them, by its index among all.
+inline const EncodeTable& encode_table(int table) {
+  return encode_tables(table / tables::kTablesPerShape)[table % tables::kTablesPerShape];
+}
+
+// Of the classes, by model.
 const EncodeTable& class_encode_table(int model);
 const DecodeTable& class_decode_table(int model);
 

@@ -15,6 +15,7 @@ struct PieceOutput {
   uint32_t states[kLanes];
   std::vector<uint8_t> extra;
   std::vector<uint8_t> symbols;
+  std::vector<uint8_t> tables;  // of each element of blocks in runs with a column profile
   double model_bits = 0;
 
   uint32_t num_words() const { return static_cast<uint32_t>(words.size() - first_word); }
@@ -43,6 +44,7 @@ struct RunPlace {
   const RunHeader* header;
   int64_t first_block;
   float* out;
+  const int8_t* profile;  // column offsets extended by a block, or nullptr
 };
 
 Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "cpu/block_symbols.h"
 
@@ -51,28 +52,29 @@ RunCode run_code(const EncodePlan& plan, double log2_step, int offset, const Run
   return code;
 }
 
-double gg_bits(const uint8_t* symbols, int n, int table) {
-  const EncodeTable& t = encode_table(table);
+double gg_bits(const uint8_t* symbols, int n, const BlockSetup& setup) {
   int64_t sum = 0;
-  for (int i = 0; i < n; ++i) sum += t.cost[symbols[i]];
+  for (int i = 0; i < n; ++i) sum += encode_table(setup.table(i)).cost[symbols[i]];
   return static_cast<double>(sum) / 4096;
 }
 
-double golomb_block_bits(const float* x, int n, const Quantizer& q, int order) {
+double golomb_block_bits(const float* x, int n, const BlockSetup& setup) {
   double sum = 0;
   for (int i = 0; i < n; ++i) {
-    const int32_t k = quantize_magnitude(x[i], q, i);
+    const int32_t k = quantize_magnitude(x[i], setup.quantizer, i);
+    const int order = tables::kGolombOrders[setup.table(i)] + setup.code.shift;
     sum += golomb_bits(zigzag((float_bits(x[i]) >> 31) != 0 ? -k : k), order);
   }
   return sum;
 }
 
-double block_error(const float* x, int n, const Quantizer& q, const BlockCode& code) {
+double block_error(const float* x, int n, const BlockSetup& setup) {
+  const Quantizer& q = setup.quantizer;
+  const bool integer_levels = q.stochastic || setup.code.shift > 0;
   double sum = 0;
   for (int i = 0; i < n; ++i) {
     const int32_t k = quantize_magnitude(x[i], q, i);
-    const float magnitude =
-        code.step * (code.shift > 0 ? static_cast<float>(k) : level(code.table, k, q.stochastic));
+    const float magnitude = setup.code.step * level(setup.table(i), k, integer_levels);
     const double difference = std::fabs(static_cast<double>(x[i])) - static_cast<double>(magnitude);
     sum += difference * difference;
   }
@@ -81,48 +83,81 @@ double block_error(const float* x, int n, const Quantizer& q, const BlockCode& c
 
 }  // namespace
 
-Quantizer block_quantizer(const EncodePlan& plan, const BlockPlace& place, double log2_step,
-                          float block_step) {
-  const double ratio = (8 - plan.params->allocation8) * place.scale_class - 16 * log2_step;
-  Quantizer q;
-  q.inverse_step = 1.0f / block_step;
-  q.bias = 0.5f - deadzone_at(plan.runs[place.run].header.code.shape, ratio);
-  q.stochastic = plan.params->rounding == Rounding::kStochastic;
-  q.seed = plan.params->seed;
-  q.position = plan.input->runs[place.run].position + static_cast<uint64_t>(place.block * kBlock);
-  return q;
-}
-
 RateControl::RateControl(const EncodePlan& plan) : plan_(plan) {
   group_blocks();
-  int lowest = kMaxClass, highest = kMinClass;
+  int lowest = kMaxClass, highest = kMinClass, top_column = 0;
   for (const Group& g : groups_) {
     lowest = std::min(lowest, g.scale_class);
     highest = std::max(highest, g.scale_class);
+    top_column = std::max(top_column, g.offset);
   }
   const int slope = 8 - plan.params->allocation8;
-  // From 19 octaves under the largest block's scale to 12 above it, where all symbols are zero, as
-  // far as all steps stay normal floats.
+  // From 19 octaves under the largest block's scale to 12 above its largest column's, where all
+  // symbols are zero, as far as all steps stay normal floats.
   const double steepness = plan.params->allocation8 / 16.0;
   finest_ = std::max(slope * highest / 16.0 - 19.0, -124.0 - steepness * lowest);
-  coarsest_ = std::min(slope * highest / 16.0 + 12.0, 125.0 - steepness * highest);
+  coarsest_ =
+      std::min(slope * highest / 16.0 + top_column / 2.0 + 12.0, 125.0 - steepness * highest);
 }
 
 void RateControl::group_blocks() {
-  constexpr int kClasses = kMaxClass - kMinClass + 1;
-  std::vector<double> numel(static_cast<size_t>(tables::kNumShapes) * kClasses, 0.0);
-  const Workspace& ws = *plan_.ws;
-  for_each_block(plan_, 0, plan_.coded_blocks, [&](size_t r, int64_t, int n, int64_t b) {
-    const int c = ws.classes[static_cast<size_t>(b)];
-    if (c == kZeroClass) return;
-    ++live_blocks_;
-    numel[static_cast<size_t>(plan_.runs[r].header.code.shape * kClasses + c - kMinClass)] += n;
-  });
-  for (size_t i = 0; i < numel.size(); ++i) {
-    const int shape = static_cast<int>(i) / kClasses,
-              c = static_cast<int>(i) % kClasses + kMinClass;
-    if (numel[i] > 0) groups_.push_back({shape, c, numel[i]});
+  offset_shares_.resize(plan_.runs.size());
+  for (size_t r = 0; r < plan_.runs.size(); ++r) {
+    const RunPlan& p = plan_.runs[r];
+    if (p.header.columns == 0) continue;
+    offset_shares_[r].resize(kMaxColumnOffset - kMinColumnOffset + 1);
+    const int8_t* offsets = &plan_.ws->profiles[p.profile];
+    for (uint32_t j = 0; j < p.header.columns; ++j)
+      offset_shares_[r][static_cast<size_t>(offsets[j] - kMinColumnOffset)] +=
+          1.0 / p.header.columns;
   }
+  std::vector<double> numel(kMaxClass - kMinClass + 1, 0.0);
+  for (size_t r = 0; r < plan_.runs.size(); ++r) {
+    const RunPlan& p = plan_.runs[r];
+    if (p.header.mode != RunMode::kCoded) continue;
+    std::fill(numel.begin(), numel.end(), 0.0);
+    for (int64_t b = 0; b < num_blocks(p.header.numel); ++b) {
+      const int c = plan_.ws->classes[static_cast<size_t>(p.first_block + b)];
+      if (c == kZeroClass) continue;
+      ++live_blocks_;
+      numel[static_cast<size_t>(c - kMinClass)] +=
+          static_cast<double>(std::min<int64_t>(kBlock, p.header.numel - b * kBlock));
+    }
+    for (int c = kMinClass; c <= kMaxClass; ++c) {
+      const double n = numel[static_cast<size_t>(c - kMinClass)];
+      if (n > 0) add_groups(r, c, n, &groups_);
+    }
+  }
+  merge_groups();
+}
+
+// The elements of one class in a run, by column offset.
+void RateControl::add_groups(size_t run, int scale_class, double numel,
+                             std::vector<Group>* groups) const {
+  const int shape = plan_.runs[run].header.code.shape;
+  const std::vector<double>& shares = offset_shares_[run];
+  if (shares.empty()) groups->push_back({shape, scale_class, 0, numel});
+  for (size_t i = 0; i < shares.size(); ++i) {
+    if (shares[i] > 0)
+      groups->push_back(
+          {shape, scale_class, static_cast<int>(i) + kMinColumnOffset, shares[i] * numel});
+  }
+}
+
+// One group for all elements that the model can't tell apart.
+void RateControl::merge_groups() {
+  const auto key = [](const Group& g) { return std::make_tuple(g.shape, g.scale_class, g.offset); };
+  std::sort(groups_.begin(), groups_.end(),
+            [&](const Group& a, const Group& b) { return key(a) < key(b); });
+  size_t kept = 0;
+  for (size_t i = 0; i < groups_.size(); ++i) {
+    if (kept > 0 && key(groups_[kept - 1]) == key(groups_[i])) {
+      groups_[kept - 1].numel += groups_[i].numel;
+    } else {
+      groups_[kept++] = groups_[i];
+    }
+  }
+  groups_.resize(kept);
 }
 
 // About `count` blocks, evenly spaced among those that aren't all zero.
@@ -139,7 +174,7 @@ void RateControl::choose_sample(int64_t count) {
     ++seen;
     if (!take) return;
     sample_.push_back({r, local, n, c});
-    sample_groups_.push_back({plan_.runs[r].header.code.shape, c, static_cast<double>(n)});
+    add_groups(r, c, static_cast<double>(n), &sample_groups_);
   });
 }
 
@@ -147,7 +182,7 @@ double RateControl::model(Quantity what, const std::vector<Group>& groups, doubl
   const int allocation8 = plan_.params->allocation8;
   double sum = 0;
   for (const Group& g : groups) {
-    const double ratio = (8 - allocation8) * g.scale_class - 16 * log2_step;
+    const double ratio = (8 - allocation8) * g.scale_class + 8 * g.offset - 16 * log2_step;
     if (what == Quantity::kBits) {
       sum += g.numel * model_rate(g.shape, ratio);
     } else {
@@ -158,23 +193,18 @@ double RateControl::model(Quantity what, const std::vector<Group>& groups, doubl
   return sum;
 }
 
-double RateControl::block_bits(const BlockPlace& s, double log2_step, int offset) const {
+double RateControl::block_bits(const BlockPlace& s, double log2_step, int offset) {
   float scratch[kBlock];
   uint8_t symbols[kBlock];
-  BlockCode code;
-  if (!block_code(run_code(plan_, log2_step, offset, plan_.runs[s.run].header.code), s.scale_class,
-                  &code))
-    return 0;
+  const RunCode code = run_code(plan_, log2_step, offset, plan_.runs[s.run].header.code);
+  if (!setup_.prepare(plan_, s, code, log2_step)) return 0;
   const float* x =
       load_floats(plan_.input->runs[s.run], plan_.input->dtype, s.block * kBlock, s.n, scratch);
-  Quantizer q = block_quantizer(plan_, s, log2_step, code.step);
-  q.magnitudes = table_magnitudes(code.table);
-  if (plan_.params->kind == Kind::kEG)
-    return golomb_block_bits(x, s.n, q, tables::kGolombOrders[code.table] + code.shift);
+  if (plan_.params->kind == Kind::kEG) return golomb_block_bits(x, s.n, setup_);
   std::vector<uint8_t> extra_bytes;
   BitWriter extra(&extra_bytes);
-  make_symbols(x, s.n, q, code, symbols, &extra);
-  return gg_bits(symbols, s.n, code.table) + 8.0 * static_cast<double>(extra_bytes.size());
+  make_symbols(x, s.n, setup_, symbols, &extra);
+  return gg_bits(symbols, s.n, setup_) + 8.0 * static_cast<double>(extra_bytes.size());
 }
 
 double RateControl::sampled_bits(double log2_step) {
@@ -196,17 +226,15 @@ double RateControl::sampled_bits(double log2_step) {
   return sum;
 }
 
-double RateControl::sampled_error(double log2_step) const {
+double RateControl::sampled_error(double log2_step) {
   float scratch[kBlock];
   double sum = 0;
   for (const BlockPlace& s : sample_) {
-    BlockCode code;
-    if (!block_code(run_code(plan_, log2_step, 0, plan_.runs[s.run].header.code), s.scale_class,
-                    &code))
-      continue;
+    const RunCode code = run_code(plan_, log2_step, 0, plan_.runs[s.run].header.code);
+    if (!setup_.prepare(plan_, s, code, log2_step)) continue;
     const float* x =
         load_floats(plan_.input->runs[s.run], plan_.input->dtype, s.block * kBlock, s.n, scratch);
-    sum += block_error(x, s.n, block_quantizer(plan_, s, log2_step, code.step), code);
+    sum += block_error(x, s.n, setup_);
   }
   return sum;
 }

@@ -2,21 +2,9 @@
 // corrected on a sample.
 #pragma once
 
-#include "cpu/analyze.h"
+#include "cpu/block_setup.h"
 
 namespace gct {
-
-// A block of the plan with its class.
-struct BlockPlace {
-  size_t run;
-  int64_t block;  // in its run
-  int n;
-  int scale_class;
-};
-
-// How to quantize a block; all but the number of magnitudes, which is the table's.
-Quantizer block_quantizer(const EncodePlan& plan, const BlockPlace& place, double log2_step,
-                          float block_step);
 
 // Everything is a function of one unknown, log2 of the step of a block of class 0: the other
 // blocks' steps follow by the allocation. Built once a segment; solving again for a corrected
@@ -39,19 +27,22 @@ class RateControl {
   double step_for_error(double error);
 
  private:
-  struct Group {  // elements of one shape and class
+  struct Group {  // elements of one shape, class and column offset
     int shape;
     int scale_class;
+    int offset;
     double numel;
   };
   enum class Quantity { kBits, kError };
 
   void group_blocks();
+  void add_groups(size_t run, int scale_class, double numel, std::vector<Group>* groups) const;
+  void merge_groups();
   void choose_sample(int64_t count);
   double model(Quantity what, const std::vector<Group>& groups, double log2_step) const;
   double sampled_bits(double log2_step);
-  double sampled_error(double log2_step) const;
-  double block_bits(const BlockPlace& block, double log2_step, int offset) const;
+  double sampled_error(double log2_step);
+  double block_bits(const BlockPlace& block, double log2_step, int offset);
   double solve(Quantity what, double target) const;
   double solve_corrected(Quantity what, double target);
 
@@ -60,6 +51,8 @@ class RateControl {
   std::vector<BlockPlace> sample_;
   std::vector<int> offsets_;  // by run, the cheapest at offsets_step_
   double offsets_step_ = 1e300;
+  std::vector<std::vector<double>> offset_shares_;  // by run: share of columns with each offset
+  BlockSetup setup_;
   int64_t live_blocks_ = 0;
   double finest_ = 0, coarsest_ = 0;  // bounds of log2(step)
 };

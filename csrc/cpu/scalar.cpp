@@ -23,12 +23,11 @@ BlockMoments moments(const float* x, int n) {
 
 bool quantize(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
   bool escaped = false;
-  const int escape = escape_symbol(q.magnitudes);
   for (int i = 0; i < n; ++i) {
-    const int32_t k = quantize_magnitude(x[i], q, i);
+    const int32_t k = quantize_magnitude(x[i], q, i), limit = q.magnitudes_at(i);
     const int32_t positive = (float_bits(x[i]) >> 31) ? 0 : 1;
-    if (k > q.magnitudes) {
-      symbols[i] = static_cast<uint8_t>(escape);
+    if (k > limit) {
+      symbols[i] = kEscapeSymbol;
       escaped = true;
     } else {
       symbols[i] = static_cast<uint8_t>(k == 0 ? 0 : 2 * k - positive);
@@ -37,17 +36,18 @@ bool quantize(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
   return escaped;
 }
 
-uint16_t* encode(uint32_t* states, const uint8_t* symbols, int n, const EncodeTable& table,
-                 uint16_t* end) {
-  for (int i = n - 1; i >= 0; --i) rans_put(&states[i % kLanes], table.entry[symbols[i]], &end);
+uint16_t* encode(uint32_t* states, const uint8_t* symbols, int n, const EncodeTable* table,
+                 const uint8_t* choice, uint16_t* end) {
+  for (int i = n - 1; i >= 0; --i)
+    rans_put(&states[i % kLanes], table[choice ? choice[i] : 0].entry[symbols[i]], &end);
   return end;
 }
 
-const uint16_t* decode(uint32_t* states, const DecodeTable& table, int n, const uint16_t* words,
-                       const uint16_t* words_end, uint8_t* symbols) {
+const uint16_t* decode(uint32_t* states, const DecodeTable* table, const uint8_t* choice, int n,
+                       const uint16_t* words, const uint16_t* words_end, uint8_t* symbols) {
   for (int i = 0; i < n; ++i) {
     uint32_t& x = states[i % kLanes];
-    const uint32_t entry = table.slot[x & (kProbTotal - 1)];
+    const uint32_t entry = table[choice ? choice[i] : 0].slot[x & (kProbTotal - 1)];
     symbols[i] = static_cast<uint8_t>(entry & 0x7fu);
     x = rans_advance(x, entry);
     if (x < kRansLow) {
@@ -58,10 +58,10 @@ const uint16_t* decode(uint32_t* states, const DecodeTable& table, int n, const 
   return words;
 }
 
-void dequantize(const uint8_t* symbols, int n, const LevelTable& levels, float step,
-                bool accumulate, float* out) {
+void dequantize(const uint8_t* symbols, int n, const LevelTable* levels, const uint8_t* choice,
+                float step, bool accumulate, float* out) {
   for (int i = 0; i < n; ++i) {
-    const float value = step * levels.level[symbols[i]];
+    const float value = step * levels[choice ? choice[i] : 0].level[symbols[i]];
     out[i] = accumulate ? out[i] + value : value;
   }
 }

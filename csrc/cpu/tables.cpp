@@ -2,6 +2,7 @@
 #include <cmath>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "cpu/kernels.h"
 
@@ -26,77 +27,106 @@ class LazyTables {
   std::unique_ptr<T> table_[N];
 };
 
-// Frequencies by symbol: the committed ones name a magnitude's frequency once for both signs.
-int symbol_freqs(int table, uint16_t* freqs) {
+// A symbol with its frequency; a table's symbols stand in the order of the cumulative frequencies.
+struct SymbolFreq {
+  int symbol;
+  uint32_t freq;
+};
+
+// The committed tables name a magnitude's frequency once for both signs; the escape comes last.
+std::vector<SymbolFreq> symbol_freqs(int table) {
   const int magnitudes = table_magnitudes(table);
   const uint16_t* f = table_freqs(table);
-  const int escape = escape_symbol(magnitudes);
-  for (int s = 0; s < escape; ++s) freqs[s] = f[symbol_magnitude(s)];
-  freqs[escape] = f[magnitudes + 1];
-  return escape + 1;
+  std::vector<SymbolFreq> result;
+  for (int s = 0; s <= 2 * magnitudes; ++s) result.push_back({s, f[symbol_magnitude(s)]});
+  result.push_back({kEscapeSymbol, f[magnitudes + 1]});
+  return result;
 }
 
 constexpr int kClassSymbols = 2 * tables::kClassDeltaMax + 3;
 
-const uint16_t* class_freqs(int model) { return tables::kClassFreqs + model * kClassSymbols; }
+std::vector<SymbolFreq> class_freqs(int model) {
+  std::vector<SymbolFreq> result;
+  for (int s = 0; s < kClassSymbols; ++s)
+    result.push_back({s, tables::kClassFreqs[model * kClassSymbols + s]});
+  return result;
+}
 
-void fill_encode(const uint16_t* freqs, int count, EncodeTable* table) {
+void fill_encode(const std::vector<SymbolFreq>& freqs, EncodeTable* table) {
   uint32_t cum = 0;
-  for (int s = 0; s < count; ++s) {
-    table->entry[s] = make_encode_entry(freqs[s], cum);
-    const double bits = kProbBits - std::log2(static_cast<double>(freqs[s]));
-    table->cost[s] = static_cast<uint16_t>(std::lround(bits * 4096));
-    cum += freqs[s];
+  for (const SymbolFreq& s : freqs) {
+    table->entry[s.symbol] = make_encode_entry(s.freq, cum);
+    const double bits = kProbBits - std::log2(static_cast<double>(s.freq));
+    table->cost[s.symbol] = static_cast<uint16_t>(std::lround(bits * 4096));
+    cum += s.freq;
   }
 }
 
-void fill_decode(const uint16_t* freqs, int count, DecodeTable* table) {
+void fill_decode(const std::vector<SymbolFreq>& freqs, DecodeTable* table) {
   uint32_t slot = 0;
-  for (int s = 0; s < count; ++s) {
-    for (uint32_t i = 0; i < freqs[s]; ++i)
-      table->slot[slot++] = make_decode_entry(static_cast<uint32_t>(s), freqs[s], i);
+  for (const SymbolFreq& s : freqs) {
+    for (uint32_t i = 0; i < s.freq; ++i)
+      table->slot[slot++] = make_decode_entry(static_cast<uint32_t>(s.symbol), s.freq, i);
   }
 }
+
+void fill_levels(int table, bool stochastic, LevelTable* levels) {
+  for (int s = 0; s <= 2 * table_magnitudes(table); ++s) {
+    const float value = level(table, symbol_magnitude(s), stochastic);
+    levels->level[s] = symbol_negative(s) ? -value : value;
+  }
+}
+
+template <typename T>
+struct ShapeTables {
+  T table[tables::kTablesPerShape];
+};
+
+int first_table(int shape) { return shape * tables::kTablesPerShape; }
 
 }  // namespace
 
-const EncodeTable& encode_table(int table) {
-  static LazyTables<EncodeTable, kNumTables> cache;
-  return cache.get(table, [table](EncodeTable* t) {
-    uint16_t freqs[kMaxSymbols];
-    fill_encode(freqs, symbol_freqs(table, freqs), t);
-  });
+const EncodeTable* encode_tables(int shape) {
+  static LazyTables<ShapeTables<EncodeTable>, tables::kNumShapes> cache;
+  return cache
+      .get(shape,
+           [shape](ShapeTables<EncodeTable>* all) {
+             for (int i = 0; i < tables::kTablesPerShape; ++i)
+               fill_encode(symbol_freqs(first_table(shape) + i), &all->table[i]);
+           })
+      .table;
 }
 
-const DecodeTable& decode_table(int table) {
-  static LazyTables<DecodeTable, kNumTables> cache;
-  return cache.get(table, [table](DecodeTable* t) {
-    uint16_t freqs[kMaxSymbols];
-    fill_decode(freqs, symbol_freqs(table, freqs), t);
-  });
+const DecodeTable* decode_tables(int shape) {
+  static LazyTables<ShapeTables<DecodeTable>, tables::kNumShapes> cache;
+  return cache
+      .get(shape,
+           [shape](ShapeTables<DecodeTable>* all) {
+             for (int i = 0; i < tables::kTablesPerShape; ++i)
+               fill_decode(symbol_freqs(first_table(shape) + i), &all->table[i]);
+           })
+      .table;
 }
 
-const LevelTable& level_table(int table, bool stochastic) {
-  static LazyTables<LevelTable, 2 * kNumTables> cache;
-  return cache.get(2 * table + (stochastic ? 1 : 0), [table, stochastic](LevelTable* t) {
-    const int escape = escape_symbol(table_magnitudes(table));
-    for (int s = 0; s < escape; ++s) {
-      const float value = level(table, symbol_magnitude(s), stochastic);
-      t->level[s] = symbol_negative(s) ? -value : value;
-    }
-  });
+const LevelTable* level_tables(int shape, bool stochastic) {
+  static LazyTables<ShapeTables<LevelTable>, 2 * tables::kNumShapes> cache;
+  return cache
+      .get(2 * shape + (stochastic ? 1 : 0),
+           [shape, stochastic](ShapeTables<LevelTable>* all) {
+             for (int i = 0; i < tables::kTablesPerShape; ++i)
+               fill_levels(first_table(shape) + i, stochastic, &all->table[i]);
+           })
+      .table;
 }
 
 const EncodeTable& class_encode_table(int model) {
   static LazyTables<EncodeTable, tables::kNumClassModels> cache;
-  return cache.get(model,
-                   [model](EncodeTable* t) { fill_encode(class_freqs(model), kClassSymbols, t); });
+  return cache.get(model, [model](EncodeTable* t) { fill_encode(class_freqs(model), t); });
 }
 
 const DecodeTable& class_decode_table(int model) {
   static LazyTables<DecodeTable, tables::kNumClassModels> cache;
-  return cache.get(model,
-                   [model](DecodeTable* t) { fill_decode(class_freqs(model), kClassSymbols, t); });
+  return cache.get(model, [model](DecodeTable* t) { fill_decode(class_freqs(model), t); });
 }
 
 }  // namespace gct

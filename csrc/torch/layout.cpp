@@ -18,6 +18,7 @@ RunTable::RunTable(std::vector<RunShape> runs) : runs_(std::move(runs)), begins_
   begins_.reserve(runs_.size() + 1);
   for (const RunShape& run : runs_) {
     if (run.numel < 0) throw std::invalid_argument("a run must have 0 or more elements");
+    if (run.columns < 0) throw std::invalid_argument("a run must have 0 or more columns");
     begins_.push_back(begins_.back() + run.numel);
   }
 }
@@ -38,6 +39,7 @@ void RunTable::cut(Range range, const void* data, DType dtype, std::vector<Run>*
     part.numel = end - begin;
     part.position = static_cast<uint64_t>(begin);
     part.raw = runs_[run].raw;
+    part.columns = runs_[run].columns;
     cut->push_back(part);
     index->push_back(static_cast<int64_t>(run));
   }

@@ -21,12 +21,13 @@ struct Range {
 struct RunShape {
   int64_t numel = 0;
   bool raw = false;
+  int64_t columns = 0;  // as in Run
 };
 
 // The runs of a job's input and where they begin.
 class RunTable {
  public:
-  // Throws std::invalid_argument if a run's size is negative.
+  // Throws std::invalid_argument if a run's size or its columns are negative.
   explicit RunTable(std::vector<RunShape> runs);
 
   int64_t numel() const { return begins_.back(); }

@@ -42,6 +42,7 @@ at::Tensor encode_tensor(const at::Tensor& values, const CodecParams& params, En
   Run run;
   run.data = values.data_ptr();
   run.numel = values.numel();
+  if (values.dim() >= 2 && run.numel > 0) run.columns = run.numel / values.size(0);
   EncodeInput input;
   input.dtype = codec_dtype(values.scalar_type(), "gct: the tensor");
   input.runs = &run;

@@ -7,9 +7,10 @@
 
 namespace gct {
 
-// Encodes a CPU tensor (float32, bfloat16, float16 or float64, contiguous, any shape) as one run.
-// Returns the segment, a 1-D uint8 tensor of exactly its size. Throws std::invalid_argument for
-// another tensor. stats: may be null.
+// Encodes a CPU tensor (float32, bfloat16, float16 or float64, contiguous, any shape) as one run;
+// from two dimensions on it is a matrix whose rows the first one counts. Returns the segment, a 1-D
+// uint8 tensor of exactly its size. Throws std::invalid_argument for another tensor. stats: may be
+// null.
 at::Tensor encode_tensor(const at::Tensor& values, const CodecParams& params,
                          EncodeStats* stats = nullptr);
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 
 #include "torch/engine.h"
@@ -52,8 +53,8 @@ Algorithm parse_algorithm(const std::string& name) {
 
 void submit(Engine& engine, const std::string& collective, const at::Tensor& input,
             const std::optional<at::Tensor>& output, const std::optional<at::Tensor>& residual,
-            const std::vector<std::pair<int64_t, bool>>& runs, const CodecParams& codec, bool mean,
-            const std::string& algorithm, uint64_t seed, const std::string& name,
+            const std::vector<std::tuple<int64_t, bool, int64_t>>& runs, const CodecParams& codec,
+            bool mean, const std::string& algorithm, uint64_t seed, const std::string& name,
             py::function on_done) {
   JobSpec spec;
   spec.collective = parse_collective(collective);
@@ -62,7 +63,7 @@ void submit(Engine& engine, const std::string& collective, const at::Tensor& inp
   spec.input = input;
   if (output) spec.output = *output;
   if (residual) spec.residual = *residual;
-  for (const auto& [numel, raw] : runs) spec.runs.push_back({numel, raw});
+  for (const auto& [numel, raw, columns] : runs) spec.runs.push_back({numel, raw, columns});
   spec.codec = codec;
   spec.seed = seed;
   spec.name = name;

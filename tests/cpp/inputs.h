@@ -2,6 +2,7 @@
 // the codec is to see in them.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -119,13 +120,33 @@ inline Values make_values(const ValueKind& kind, DType dtype, int64_t numel, uin
   return values;
 }
 
-// Values cut into runs of the given lengths; a negative length is a raw run.
+// A matrix whose rows and columns have scales of their own, over `octaves` octaves each; with
+// `columns` up to 1 just values.
+inline Values make_matrix(DType dtype, int64_t numel, int64_t columns, double octaves,
+                          uint64_t seed) {
+  Random random(seed);
+  Values values;
+  values.dtype = dtype;
+  std::vector<double> scale;
+  for (int64_t j = 0; j < std::max<int64_t>(columns, 1); ++j)
+    scale.push_back(1e-3 * std::exp2(octaves * random.unit()));
+  double row = 1;
+  for (int64_t i = 0; i < numel; ++i) {
+    const size_t j = static_cast<size_t>(i) % scale.size();
+    if (j == 0) row = std::exp2(octaves * random.unit());
+    values.push(row * scale[j] * gaussian(&random));
+  }
+  return values;
+}
+
+// Values cut into runs of the given lengths; a negative length is a raw run. All have rows of
+// `columns`.
 struct Input {
   Values values;
   std::vector<Run> runs;
   EncodeInput view;
 
-  Input(Values v, const std::vector<int64_t>& lengths) : values(std::move(v)) {
+  Input(Values v, const std::vector<int64_t>& lengths, int64_t columns = 0) : values(std::move(v)) {
     const uint8_t* data = values.bytes.data();
     uint64_t position = 1000;
     for (int64_t length : lengths) {
@@ -134,6 +155,7 @@ struct Input {
       run.raw = length < 0;
       run.data = run.numel == 0 ? nullptr : data;
       run.position = position;
+      run.columns = columns;
       data += run.numel * dtype_bytes(values.dtype);
       position += static_cast<uint64_t>(run.numel);
       runs.push_back(run);

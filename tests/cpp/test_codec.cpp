@@ -7,6 +7,7 @@
 #include "check.h"
 #include "codec.h"
 #include "core/wire.h"
+#include "cpu/columns.h"
 #include "cpu/kernels.h"
 #include "cpu/thread_pool.h"
 #include "inputs.h"
@@ -16,6 +17,7 @@ namespace {
 
 using test::describe;
 using test::Input;
+using test::make_matrix;
 using test::make_values;
 using test::Random;
 using test::value_kinds;
@@ -80,7 +82,20 @@ struct RunView {
   RunHeader header;
   const float* x;
   const float* y;
+  const int8_t* profile = nullptr;  // extended
 };
+
+// What a block's class follows from: its mean |x|, columns' scales divided out.
+float class_mean(const RunView& run, int64_t block, int n) {
+  const float* x = run.x + block * kBlock;
+  if (run.profile == nullptr)
+    return scalar_kernels()->moments(x, n).sum_abs / static_cast<float>(n);
+  const int8_t* offsets = block_offsets(run.profile, run.header.columns, block);
+  double sum = 0;
+  for (int i = 0; i < n; ++i)
+    sum += std::fabs(static_cast<double>(x[i])) * std::exp2(-offsets[i] / 2.0);
+  return static_cast<float>(std::min(std::max(sum / n, std::exp2(-100)), std::exp2(124)));
+}
 
 // gg and eg: a value and its level lie in one bin, and bins are one step wide but for the one at
 // zero, whose half width is 0.8 steps with the largest deadzone; stochastic rounding stays under
@@ -90,16 +105,19 @@ double worst_error_in_steps(const RunView& run) {
   for (int64_t b = 0; b < num_blocks(run.header.numel); ++b) {
     const float* x = run.x + b * kBlock;
     const int n = static_cast<int>(std::min<int64_t>(kBlock, run.header.numel - b * kBlock));
-    float mean = scalar_kernels()->moments(x, n).sum_abs / static_cast<float>(n);
+    const float mean = class_mean(run, b, n);
     BlockCode code;
     if (!std::isfinite(mean) || !block_code(run.header.code, scale_class(mean), &code)) continue;
-    const bool zero = scale_class(mean) < kMinClass;
+    const float plain = scalar_kernels()->moments(x, n).sum_abs / static_cast<float>(n);
+    const bool zero = scale_class(plain) < kMinClass;
     for (int i = 0; i < n; ++i) {
       const double value = static_cast<double>(x[i]);
       const double error = std::fabs(value - static_cast<double>(run.y[b * kBlock + i]));
       const double rounding = 1e-6 * std::fabs(value);
       // A block whose mean is below 2^-100 decodes to zeros.
-      const double allowed = zero ? std::fabs(value) : static_cast<double>(code.step);
+      double allowed = zero ? std::fabs(value) : static_cast<double>(code.step);
+      // The encoder's mean is in float32: it may lie across a border between classes.
+      if (run.profile != nullptr) allowed *= std::exp2(run.header.code.allocation8 / 16.0);
       worst = std::max(worst, std::max(0.0, error - rounding) / std::max(allowed, 1e-300));
     }
   }
@@ -163,6 +181,10 @@ int64_t check_values(const std::string& name, const Input& input, const std::vec
   SegmentLayout layout;
   CHECK_IN(name, read_layout(wire.data(), wire.size(), &layout) == Status::kOk, wire.size());
   CHECK_IN(name, layout.runs.size() == input.runs.size(), layout.runs.size());
+  BitReader bits(wire.data() + layout.profile_offset, layout.profile_bytes);
+  std::vector<int8_t> profiles;
+  CHECK_IN(name, read_profiles(layout.runs, &bits, &profiles), layout.profile_bytes);
+  const int8_t* profile = profiles.data();
   const float* x = input.values.floats.data();
   const float* y = decoded.data();
   int64_t coded = 0;
@@ -170,7 +192,8 @@ int64_t check_values(const std::string& name, const Input& input, const std::vec
     const RunHeader& h = layout.runs[i];
     CHECK_IN(name, h.numel == input.runs[i].numel, i, h.numel);
     CHECK_IN(name, !input.runs[i].raw || h.mode == RunMode::kRaw, i);
-    check_run(name, layout.header, {h, x, y});
+    check_run(name, layout.header, {h, x, y, h.columns > 0 ? profile : nullptr});
+    if (h.columns > 0) profile += extended_columns(h.columns);
     coded += h.mode == RunMode::kCoded ? h.numel : 0;
     x += h.numel;
     y += h.numel;
@@ -296,6 +319,142 @@ void test_several_pieces() {
   SegmentHeader h;
   CHECK(read_segment_header(wire.data(), wire.size(), &h) == Status::kOk && h.num_pieces == 4,
         h.num_pieces);
+}
+
+// By run, the columns of its profile.
+std::vector<uint32_t> profile_columns(const std::vector<uint8_t>& wire) {
+  SegmentLayout layout;
+  CHECK(read_layout(wire.data(), wire.size(), &layout) == Status::kOk);
+  std::vector<uint32_t> columns;
+  for (const RunHeader& h : layout.runs) columns.push_back(h.columns);
+  return columns;
+}
+
+std::vector<CodecParams> settings_with_profiles() {
+  return {params(Kind::kGG, Target::kBits, 2, 0),
+          params(Kind::kGG, Target::kBits, 6, 7),
+          params(Kind::kGG, Target::kBits, 3, 4, Rounding::kStochastic),
+          params(Kind::kGG, Target::kSnrDb, 12, 0),
+          params(Kind::kGG, Target::kStep, 1e-6, 0),  // low bits aside
+          params(Kind::kEG, Target::kBits, 3, 0),
+          params(Kind::kEG, Target::kSnrDb, 20, 4, Rounding::kStochastic)};
+}
+
+void test_column_profiles() {
+  for (int64_t columns : {2, 7, 100, 256, 300, 1000}) {
+    const int64_t numel = columns * 100 + columns / 2;  // the last row is cut
+    const Input input(make_matrix(DType::kFloat32, numel, columns, 6, 18), {numel}, columns);
+    const Input flat(input.values, {numel});
+    for (const CodecParams& p : settings_with_profiles()) {
+      const std::string name = std::to_string(columns) + " columns";
+      const std::vector<uint8_t> wire = check_codec(name, p, input);
+      SegmentHeader h;
+      CHECK(read_segment_header(wire.data(), wire.size(), &h) == Status::kOk);
+      // A few short columns save less than the profile takes.
+      if (columns > 7 && h.kind != WireKind::kRaw)
+        CHECK_IN(name, profile_columns(wire)[0] == columns, profile_columns(wire)[0]);
+      const std::vector<uint8_t> without = check_codec(name, p, flat);
+      CHECK_IN(name, profile_columns(without)[0] == 0);
+      if (p.target != Target::kBits && columns > 7)
+        CHECK_IN(name, wire.size() < without.size(), wire.size(), without.size());
+    }
+  }
+}
+
+// A parameter is cut where slices and chunks end: each part has a profile from its own first
+// element on. Several pieces; runs with and without a profile in one piece; raw ones between.
+void test_cut_matrices() {
+  const std::vector<int64_t> lengths = {30000, -1000, 24001, 0, 70001, 31, 25000, -5};
+  int64_t numel = 0;
+  for (int64_t n : lengths) numel += std::abs(n);
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat64}) {
+    const Input input(make_matrix(dtype, numel, 300, 5, 19), lengths, 300);
+    for (const CodecParams& p : settings_with_profiles()) {
+      const std::vector<uint8_t> wire = check_codec("cut matrices", p, input);
+      SegmentHeader h;
+      CHECK(read_segment_header(wire.data(), wire.size(), &h) == Status::kOk);
+      if (h.kind == WireKind::kRaw) continue;
+      const std::vector<uint32_t> expected = {300, 0, 300, 0, 300, 0, 300, 0};
+      CHECK(profile_columns(wire) == expected, static_cast<int>(dtype));
+    }
+  }
+}
+
+// Scales at both ends of the classes and of float32, zero rows and zero columns.
+void test_extreme_matrices() {
+  constexpr int64_t kColumns = 100, kNumel = 5050;
+  for (double scale : {1e-36, 3e-31, 1e-30, 1e-20, 1e20, 1e34, 1e35, 1e36}) {
+    Values values = make_matrix(DType::kFloat32, kNumel, kColumns, 8, 20), scaled;
+    for (size_t i = 0; i < kNumel; ++i) {
+      const bool zero = i / kColumns % 7 == 3 || i % kColumns == 11;
+      scaled.push(zero ? 0.0 : scale * static_cast<double>(values.floats[i]));
+    }
+    const Input input(scaled, {kNumel}, kColumns);
+    for (const CodecParams& p : settings_with_profiles())
+      check_codec("columns, scale " + std::to_string(std::log10(scale)), p, input);
+  }
+  for (const test::ValueKind& kind : value_kinds()) {
+    const Input input(make_values(kind, DType::kFloat32, 5003, 21), {5003}, 40);
+    for (const CodecParams& p : settings_with_profiles())
+      check_codec(std::string("columns, ") + kind.name, p, input);
+  }
+}
+
+void test_no_profile_where_it_is_not_worth_it() {
+  const auto columns_of = [](const CodecParams& p, const Input& input) {
+    return profile_columns(check_codec("no profile", p, input))[0];
+  };
+  const CodecParams mse = params(Kind::kGG, Target::kBits, 2, 0);
+  const auto matrix = [](int64_t rows, int64_t columns, double octaves) {
+    return make_matrix(DType::kFloat32, rows * columns, columns, octaves, 22);
+  };
+  // One large column in 100: the others' offsets are the lowest there are.
+  Values spikes;
+  Random random(25);
+  for (int i = 0; i < 800; ++i) spikes.push((i % 100 == 7 ? 1e3 : 1) * test::gaussian(&random));
+  const Input eight(spikes, {800}, 100), seven(spikes, {700, -100}, 100);
+  const CodecParams high = params(Kind::kGG, Target::kSnrDb, 20, 0);
+  CHECK(columns_of(high, eight) == 100);
+  CHECK(columns_of(high, seven) == 0);
+  CHECK(columns_of(mse, Input(matrix(100, 200, 0), {20000}, 200)) == 0);  // columns all alike
+  const Input plain(matrix(100, 200, 6), {20000}, 200);
+  CHECK(columns_of(mse, plain) == 200);
+  CHECK(columns_of(params(Kind::kGG, Target::kBits, 2, 8), plain) == 0);  // relative
+  CHECK(columns_of(params(Kind::kFixed, Target::kBits, 3, 0), plain) == 0);
+  CHECK(columns_of(params(Kind::kRaw, Target::kBits, 2, 0), plain) == 0);
+  for (int64_t columns : {int64_t{-5}, int64_t{1}, int64_t{20000}, int64_t{1} << 40})
+    CHECK(columns_of(mse, Input(plain.values, {20000}, columns)) == 0, columns);
+}
+
+// A profile in bits by itself: offsets over their whole range, extended by a block.
+void test_profile_round_trip() {
+  Random random(23);
+  std::vector<RunHeader> runs;
+  std::vector<std::vector<int8_t>> profiles;
+  std::vector<uint8_t> bytes;
+  BitWriter writer(&bytes);
+  for (uint32_t columns : {1u, 0u, 2u, 21u, 256u, 65536u}) {
+    RunHeader h;
+    h.columns = columns;
+    runs.push_back(h);
+    std::vector<int8_t> offsets;
+    for (uint32_t j = 0; j < columns; ++j)
+      offsets.push_back(static_cast<int8_t>(static_cast<int>(random.below(21)) + kMinColumnOffset));
+    write_profile(offsets.data(), columns, &writer);
+    profiles.push_back(offsets);
+  }
+  writer.finish();
+  BitReader reader(bytes.data(), bytes.size());
+  std::vector<int8_t> read;
+  CHECK(read_profiles(runs, &reader, &read));
+  const int8_t* at = read.data();
+  for (size_t r = 0; r < runs.size(); ++r) {
+    if (runs[r].columns == 0) continue;
+    for (size_t j = 0; j < extended_columns(runs[r].columns); ++j)
+      CHECK(at[j] == profiles[r][j % runs[r].columns], r, j);
+    at += extended_columns(runs[r].columns);
+  }
+  CHECK(at == read.data() + read.size());
 }
 
 // NaN and infinity: that run, and no other, comes out as NaN; raw runs keep them as they are.
@@ -455,8 +614,18 @@ void test_scale_invariance() {
 void test_model_bits() {
   const Input input(make_values(value_kinds()[4], DType::kFloat32, 50000, 17), {50000});
   const CodecParams p = params(Kind::kGG, Target::kBits, 2);
-  std::vector<uint8_t> out(max_segment_bytes(p, input.view));
+  std::vector<uint8_t> out(1 << 18);
   size_t written;
+  // A demo-size matrix: with its profile's bits in both numbers, 3 % are enough.
+  const Input matrix(make_matrix(DType::kFloat32, 65536, 256, 4, 24), {65536}, 256);
+  EncodeStats profiled;
+  profiled.want_model_bits = true;
+  CHECK(encode(params(Kind::kGG, Target::kBits, 2, 0), matrix.view, out.data(), out.size(),
+               &written, pools().alone, &profiled) == Status::kOk);
+  const double size = 8.0 * static_cast<double>(written);
+  CHECK(profile_columns({out.data(), out.data() + written})[0] == 256);
+  CHECK(profiled.model_bits <= size && size <= 1.03 * profiled.model_bits, profiled.model_bits,
+        size);
   EncodeStats stats;
   stats.want_model_bits = true;
   CHECK(encode(p, input.view, out.data(), out.size(), &written, pools().alone, &stats) ==
@@ -486,7 +655,7 @@ void test_wrong_values_are_noticed() {
     SegmentLayout layout;
     CHECK(read_layout(e.wire.data(), e.wire.size(), &layout) == Status::kOk);
     const auto accepted = [&](const std::vector<float>& y) {
-      const RunView run = {layout.runs[0], input.values.floats.data(), y.data()};
+      const RunView run = {layout.runs[0], input.values.floats.data(), y.data(), nullptr};
       return p.kind == Kind::kFixed ? nearest_levels(run, 4) : worst_error_in_steps(run) <= 1;
     };
     CHECK(accepted(decoded));
@@ -511,7 +680,10 @@ void test_random_cases() {
     }
     const test::ValueKind& kind = value_kinds()[random.below(value_kinds().size())];
     const DType dtype = static_cast<DType>(random.below(4));
-    const Input input(make_values(kind, dtype, numel, random.bits()), lengths);
+    const int64_t columns = static_cast<int64_t>(random.below(3) == 0 ? random.below(60) : 0);
+    Values values = random.below(2) == 0 ? make_values(kind, dtype, numel, random.bits())
+                                         : make_matrix(dtype, numel, columns, 7, random.bits());
+    const Input input(std::move(values), lengths, columns);
     CodecParams p = params(static_cast<Kind>(random.below(4)), Target::kBits,
                            std::exp2(5.2 * random.unit() - 1.7), static_cast<int>(random.below(9)),
                            static_cast<Rounding>(random.below(2)));
@@ -535,6 +707,11 @@ int main() {
   gct::test_value_kinds();
   gct::test_parameters();
   gct::test_several_pieces();
+  gct::test_profile_round_trip();
+  gct::test_column_profiles();
+  gct::test_cut_matrices();
+  gct::test_extreme_matrices();
+  gct::test_no_profile_where_it_is_not_worth_it();
   gct::test_nonfinite();
   gct::test_capacity();
   gct::test_bad_arguments();

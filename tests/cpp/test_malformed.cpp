@@ -9,6 +9,7 @@
 
 #include "check.h"
 #include "codec.h"
+#include "core/bit_io.h"
 #include "core/wire.h"
 
 namespace {
@@ -32,13 +33,15 @@ std::vector<float> gradient_like(int64_t numel, Random& random) {
   return x;
 }
 
-Bytes encode(const gct::CodecParams& params, const std::vector<std::vector<float>>& values) {
+Bytes encode(const gct::CodecParams& params, const std::vector<std::vector<float>>& values,
+             int64_t columns = 0) {
   std::vector<gct::Run> runs;
   for (const std::vector<float>& x : values) {
     gct::Run run;
     run.data = x.data();
     run.numel = static_cast<int64_t>(x.size());
     run.raw = runs.size() % 4 == 3;
+    run.columns = columns;
     runs.push_back(run);
   }
   gct::EncodeInput input;
@@ -64,6 +67,24 @@ std::vector<std::vector<std::vector<float>>> make_inputs(Random& random) {
   return {{gradient_like(300, random)}, several, {gradient_like(66000, random)}};
 }
 
+// A run with a column profile and one too short for it.
+Bytes profiled_segment(gct::Kind kind, Random& random) {
+  constexpr int64_t kColumns = 50;
+  std::vector<std::vector<float>> values = {gradient_like(80 * kColumns + 20, random),
+                                            gradient_like(300, random)};
+  for (size_t i = 0; i < values[0].size(); ++i)
+    values[0][i] *= static_cast<float>(1u << (i % kColumns % 12));
+  gct::CodecParams params;
+  params.kind = kind;
+  params.value = 4;
+  params.allocation8 = 0;
+  const Bytes wire = encode(params, values, kColumns);
+  gct::SegmentLayout layout;
+  CHECK(gct::read_layout(wire.data(), wire.size(), &layout) == Status::kOk);
+  CHECK(layout.profile_columns == kColumns, layout.profile_columns);
+  return wire;
+}
+
 std::vector<Bytes> make_segments(Random& random) {
   std::vector<Bytes> segments;
   for (const auto& input : make_inputs(random)) {
@@ -77,6 +98,8 @@ std::vector<Bytes> make_segments(Random& random) {
       segments.push_back(encode(params, input));
     }
   }
+  for (gct::Kind kind : {gct::Kind::kGG, gct::Kind::kEG})
+    segments.insert(segments.begin(), profiled_segment(kind, random));
   return segments;
 }
 
@@ -84,8 +107,8 @@ std::vector<Bytes> make_segments(Random& random) {
 
 // Where a field of the headers begins, or any byte.
 size_t any_offset(const Bytes& wire, Random& random) {
-  constexpr size_t kFields[] = {0,  4,  5,  6,  7,  8,  12, 16, 24, 32, 36, 37, 38,
-                                40, 48, 52, 54, 56, 57, 58, 59, 60, 64, 68, 88};
+  constexpr size_t kFields[] = {0,  4,  5,  6,  7,  8,  12, 16, 24, 32, 36, 37, 38, 40,
+                                48, 52, 54, 56, 57, 58, 59, 60, 64, 68, 84, 88, 92};
   const size_t at = random.below(2) == 0 ? random.below(wire.size())
                                          : kFields[random.below(sizeof kFields / sizeof *kFields)];
   return at < wire.size() ? at : wire.size() - 1;
@@ -207,12 +230,117 @@ void test_damaged_segments(const std::vector<Bytes>& segments, Random& random, T
     CHECK(tester.seen[status] > kDamaged / 1000, static_cast<int>(status), tester.seen[status]);
 }
 
+// ---- column profiles, one rule at a time
+
+// The profiled segment's parts, put together again after a change.
+struct Profiled {
+  Bytes headers, bits, rest;
+  uint32_t length = 0;  // as it is sent
+
+  explicit Profiled(const Bytes& wire) {
+    gct::SegmentLayout layout;
+    CHECK(gct::read_layout(wire.data(), wire.size(), &layout) == Status::kOk);
+    const auto at = [&](size_t i) { return wire.begin() + static_cast<std::ptrdiff_t>(i); };
+    headers.assign(wire.begin(), at(layout.profile_offset - 4));
+    bits.assign(at(layout.profile_offset), at(layout.payload_offset));
+    rest.assign(at(layout.payload_offset), wire.end());
+    length = static_cast<uint32_t>(bits.size());
+  }
+
+  Bytes wire() const {
+    Bytes w = headers;
+    w.resize(w.size() + 4);
+    gct::store_le<uint32_t>(&w[headers.size()], length);
+    w.insert(w.end(), bits.begin(), bits.end());
+    w.insert(w.end(), rest.begin(), rest.end());
+    gct::store_le<uint64_t>(&w[24], w.size());
+    return w;
+  }
+};
+
+Status status_of(const Bytes& wire) {
+  gct::SegmentInfo info;
+  const Status header = gct::inspect(wire.data(), wire.size(), &info);
+  return header != Status::kOk ? header : decode_exactly(wire, info.numel, false).status;
+}
+
+// Bits of these offsets.
+Bytes profile_bits(const std::vector<int>& offsets) {
+  Bytes bytes;
+  gct::BitWriter writer(&bytes);
+  for (int offset : offsets) gct::put_golomb(&writer, gct::zigzag(offset), 0);
+  writer.finish();
+  return bytes;
+}
+
+void test_profile_rules(const Bytes& sound) {
+  constexpr size_t kFirstColumns = 60, kSecondRun = 64, kMode = 16;
+  const Profiled parts(sound);
+  CHECK(parts.wire() == sound);
+  const auto with_bits = [&](const Bytes& bits, uint32_t length) {
+    Profiled p = parts;
+    p.bits = bits;
+    p.length = length;
+    return status_of(p.wire());
+  };
+  const auto with_offsets = [&](const std::vector<int>& offsets) {
+    const Bytes bits = profile_bits(offsets);
+    return with_bits(bits, static_cast<uint32_t>(bits.size()));
+  };
+  // Other offsets are other tables: the pieces no longer end as they should, but the profile does.
+  CHECK(with_bits(parts.bits, parts.length) == Status::kOk);
+  const auto patched = [&](size_t at, uint32_t value) {
+    Bytes wire = sound;
+    gct::store_le<uint32_t>(&wire[at], value);
+    return status_of(wire);
+  };
+  std::vector<int> offsets(50, 0);
+  for (int bad : {gct::kMinColumnOffset - 1, gct::kMaxColumnOffset + 1, 1000, 1 << 29}) {
+    offsets[49] = bad;
+    CHECK(with_offsets(offsets) == Status::kCorrupt, bad);
+  }
+  // Too few, too many, padding that isn't zero, a byte too many.
+  CHECK(with_offsets(std::vector<int>(49, 1)) == Status::kCorrupt);
+  CHECK(with_offsets(std::vector<int>(60, 1)) == Status::kCorrupt);
+  Bytes bits = profile_bits(std::vector<int>(50, 0));
+  bits.back() |= 0x80;
+  CHECK(with_bits(bits, static_cast<uint32_t>(bits.size())) == Status::kCorrupt);
+  bits = parts.bits;
+  bits.push_back(0);
+  CHECK(with_bits(bits, parts.length + 1) == Status::kCorrupt);
+  // A length under a bit a column, over what is there, over 31 bits.
+  const size_t length_at = parts.headers.size();
+  for (uint32_t length : {0u, 1u, 6u, static_cast<uint32_t>(sound.size()), 0x80000000u, ~0u})
+    CHECK(patched(length_at, length) == Status::kBadHeader, length);
+  for (uint32_t length : {parts.length - 1, parts.length + 1})
+    CHECK(patched(length_at, length) != Status::kOk, length);
+  // The field in the run headers.
+  CHECK(patched(kFirstColumns, 0) != Status::kOk);
+  for (uint32_t columns : {4021u, gct::kMaxColumns + 1, ~0u})  // the first is numel + 1
+    CHECK(patched(kFirstColumns, columns) == Status::kBadHeader, columns);
+  CHECK(patched(kSecondRun + 20, 301) == Status::kBadHeader);
+  // Columns in runs of other modes and in kinds without pieces.
+  for (uint8_t mode : {0, 1, 2}) {
+    Bytes wire = sound;
+    wire[kSecondRun + kMode] = mode;
+    gct::store_le<uint32_t>(&wire[kSecondRun + 20], 50);
+    CHECK(status_of(wire) == Status::kBadHeader, mode);
+  }
+  for (uint8_t kind : {0, 3}) {
+    Bytes wire = sound;
+    wire[5] = kind;
+    wire[37] = kind == 3 ? 4 : 0;
+    CHECK(status_of(wire) == Status::kBadHeader, kind);
+  }
+}
+
 }  // namespace
 
 int main() {
   Random random(1);
   Tester tester;
   const std::vector<Bytes> segments = make_segments(random);
+  for (size_t i : {0, 1}) test_profile_rules(segments[i]);
   test_sound_segments(segments, tester);
   test_damaged_segments(segments, random, tester);
   std::cerr << kDamaged << " damaged segments: " << tester.seen[Status::kOk] << " read, "

@@ -1,5 +1,6 @@
 // Classes, steps, ties and random rounding against their definitions in double precision, and the
 // block kernels of all implementations against the scalar ones.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -214,7 +215,7 @@ std::vector<float> block_values(int n, Random* random) {
 }
 
 void check_kernels(const Kernels& k, const std::vector<float>& x, const Quantizer& q,
-                   const LevelTable& levels) {
+                   const LevelTable* levels) {
   const Kernels& ref = *scalar_kernels();
   const int n = static_cast<int>(x.size());
   const BlockMoments m = k.moments(x.data(), n), expected_m = ref.moments(x.data(), n);
@@ -228,8 +229,8 @@ void check_kernels(const Kernels& k, const std::vector<float>& x, const Quantize
   for (bool accumulate : {false, true}) {
     std::vector<float> out(x), expected_out(x);
     out.push_back(7), expected_out.push_back(7);
-    k.dequantize(expected, n, levels, 0.37f, accumulate, out.data());
-    ref.dequantize(expected, n, levels, 0.37f, accumulate, expected_out.data());
+    k.dequantize(expected, n, levels, q.tables, 0.37f, accumulate, out.data());
+    ref.dequantize(expected, n, levels, q.tables, 0.37f, accumulate, expected_out.data());
     CHECK(same_bits(out.data(), expected_out.data(), n + 1), n, accumulate);
   }
 }
@@ -242,10 +243,10 @@ void check_scalar_quantize(const std::vector<float>& x, const Quantizer& q) {
   bool any = false;
   for (int i = 0; i < n; ++i) {
     const int32_t k = quantize_magnitude(x[static_cast<size_t>(i)], q, i);
-    const bool escape = k > q.magnitudes;
+    const bool escape = k > q.magnitudes_at(i);
     any = any || escape;
     const int s = symbols[i];
-    CHECK(escape == (s == 2 * q.magnitudes + 1), k, s);
+    CHECK(escape == (s == kEscapeSymbol), k, s);
     CHECK(escape || symbol_magnitude(s) == k, k, s);
     CHECK(escape || k == 0 || symbol_negative(s) == std::signbit(x[static_cast<size_t>(i)]), k, s);
   }
@@ -269,8 +270,49 @@ void test_kernels_agree() {
         q.inverse_step = inverse;
         check_scalar_quantize(x, q);
         for (int i = 0; i < count; ++i)
-          check_kernels(*all[i], x, q, level_table(n % kNumTables, q.stochastic));
+          check_kernels(*all[i], x, q, level_tables(n % tables::kNumShapes, q.stochastic) + n % 8);
       }
+    }
+  }
+}
+
+// Bias and alphabet of each element's own table.
+void test_kernels_agree_on_mixed_tables() {
+  Random random(5);
+  int count;
+  const Kernels* const* all = usable_kernels(&count);
+  float biases[tables::kTablesPerShape];
+  int32_t limits[tables::kTablesPerShape];
+  uint8_t choice[kBlock];
+  for (int n = 1; n <= kBlock; n += n < 70 ? 1 : 31) {
+    const std::vector<float> x = block_values(n, &random);
+    const int shape = n % tables::kNumShapes;
+    for (int i = 0; i < tables::kTablesPerShape; ++i) {
+      biases[i] = static_cast<float>(0.5 - 0.3 * random.unit());
+      limits[i] = table_magnitudes(shape * tables::kTablesPerShape + i);
+    }
+    for (uint8_t& c : choice) c = static_cast<uint8_t>(random.below(tables::kTablesPerShape));
+    Quantizer q;
+    q.tables = choice;
+    q.biases = biases;
+    q.limits = limits;
+    q.stochastic = n % 4 == 3;
+    q.seed = 98;
+    for (float inverse : {1.0f, 0.01f, 3e4f, 1e30f}) {
+      q.inverse_step = inverse;
+      check_scalar_quantize(x, q);
+      for (int i = 0; i < count; ++i)
+        check_kernels(*all[i], x, q, level_tables(shape, q.stochastic));
+    }
+  }
+}
+
+// docs/wire-format.md: the element's t is its block's plus two quarter octaves an offset, clamped.
+void test_element_table() {
+  for (int t = tables::kTableMin; t <= tables::kTableMax; ++t) {
+    for (int offset = kMinColumnOffset; offset <= kMaxColumnOffset; ++offset) {
+      const int expected = std::min(std::max(t + 2 * offset, tables::kTableMin), tables::kTableMax);
+      CHECK(element_table(t, offset) == expected - tables::kTableMin, t, offset);
     }
   }
 }
@@ -287,5 +329,7 @@ int main() {
   gct::test_uniform_unit();
   gct::test_stochastic_rounding();
   gct::test_kernels_agree();
+  gct::test_kernels_agree_on_mixed_tables();
+  gct::test_element_table();
   return gct::test::result();
 }

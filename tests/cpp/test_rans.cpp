@@ -87,12 +87,13 @@ void test_literal_sequence() {
   CHECK(x == 0x40800u, x);
 }
 
-// Symbol frequencies of a table, both signs written out, from the generated numbers alone.
+// Frequencies of a table by symbol, both signs written out, from the generated numbers alone.
 std::vector<uint32_t> freqs_of(int table) {
   const int magnitudes = table_magnitudes(table);
   const uint16_t* f = table_freqs(table);
   std::vector<uint32_t> freqs = {f[0]};
   for (int k = 1; k <= magnitudes; ++k) freqs.insert(freqs.end(), {f[k], f[k]});
+  freqs.resize(kEscapeSymbol);  // numbers that the table doesn't use
   freqs.push_back(f[magnitudes + 1]);
   return freqs;
 }
@@ -109,7 +110,8 @@ std::vector<uint8_t> draw_symbols(const std::vector<uint32_t>& freqs, size_t cou
   std::vector<uint8_t> symbols(count);
   for (uint8_t& s : symbols) {
     if (random->below(2) == 0) {
-      s = static_cast<uint8_t>(random->below(freqs.size()));
+      do s = static_cast<uint8_t>(random->below(freqs.size()));
+      while (freqs[s] == 0);
       continue;
     }
     uint64_t slot = random->below(kProbTotal);
@@ -142,46 +144,51 @@ struct Encoded {
   bool operator==(const Encoded& o) const { return lanes == o.lanes && words == o.words; }
 };
 
-Encoded encode_all(const Kernels& k, const EncodeTable& table,
+Encoded encode_all(const Kernels& k, const EncodeTable* table, const uint8_t* choice,
                    const std::vector<uint8_t>& symbols) {
   Encoded e = {std::vector<uint32_t>(kLanes, kRansLow), std::vector<uint16_t>(symbols.size() + 1)};
   e.words[0] = 0xabcd;  // guard: a symbol gives at most one word
   uint16_t* end = e.words.data() + e.words.size();
-  const uint16_t* begin =
-      k.encode(e.lanes.data(), symbols.data(), static_cast<int>(symbols.size()), table, end);
+  const uint16_t* begin = k.encode(e.lanes.data(), symbols.data(), static_cast<int>(symbols.size()),
+                                   table, choice, end);
   CHECK(e.words[0] == 0xabcd && begin > e.words.data(), symbols.size());
   e.words.erase(e.words.begin(), e.words.begin() + (begin - e.words.data()));
   return e;
 }
 
-void check_decode(const Kernels& k, const DecodeTable& table, const std::vector<uint8_t>& symbols,
-                  Encoded e) {
+void check_decode(const Kernels& k, const DecodeTable* table, const uint8_t* choice,
+                  const std::vector<uint8_t>& symbols, Encoded e) {
   const size_t count = e.words.size();
   e.words.resize(count + kLanes);  // as the decoder pads a piece's words
   std::vector<uint8_t> decoded(symbols.size() + 1, 0xee);
   const uint16_t* end = e.words.data() + count;
   const int n = static_cast<int>(symbols.size());
   std::vector<uint32_t> lanes = e.lanes;
-  CHECK(k.decode(lanes.data(), table, n, e.words.data(), end, decoded.data()) == end);
+  CHECK(k.decode(lanes.data(), table, choice, n, e.words.data(), end, decoded.data()) == end);
   CHECK(decoded.back() == 0xee);
   decoded.pop_back();
   CHECK(decoded == symbols, symbols.size());
   CHECK(lanes == std::vector<uint32_t>(kLanes, kRansLow));
   if (count > 0) {  // one word short: refused, and nothing behind the end is used
     lanes = e.lanes;
-    CHECK(k.decode(lanes.data(), table, n, e.words.data(), end - 1, decoded.data()) == nullptr);
+    CHECK(k.decode(lanes.data(), table, choice, n, e.words.data(), end - 1, decoded.data()) ==
+          nullptr);
   }
+}
+
+const DecodeTable& one_decode_table(int table) {
+  return decode_tables(table / tables::kTablesPerShape)[table % tables::kTablesPerShape];
 }
 
 void check_round_trip(const std::vector<uint32_t>& freqs, const EncodeTable& encode_table,
                       const DecodeTable& decode_table, const std::vector<uint8_t>& symbols) {
   int count;
   const Kernels* const* all = usable_kernels(&count);
-  const Encoded reference = encode_all(*scalar_kernels(), encode_table, symbols);
+  const Encoded reference = encode_all(*scalar_kernels(), &encode_table, nullptr, symbols);
   CHECK(decodes_by_the_book(reference.lanes, freqs, symbols, reference.words), symbols.size());
   for (int i = 0; i < count; ++i) {
-    CHECK(encode_all(*all[i], encode_table, symbols) == reference, i, symbols.size());
-    check_decode(*all[i], decode_table, symbols, reference);
+    CHECK(encode_all(*all[i], &encode_table, nullptr, symbols) == reference, i, symbols.size());
+    check_decode(*all[i], &decode_table, nullptr, symbols, reference);
   }
 }
 
@@ -192,7 +199,7 @@ void test_round_trips() {
   for (int table = 0; table < kNumTables; ++table) {
     const std::vector<uint32_t> freqs = freqs_of(table);
     for (size_t n : {lengths[next % 10], size_t{256}}) {
-      check_round_trip(freqs, encode_table(table), decode_table(table),
+      check_round_trip(freqs, encode_table(table), one_decode_table(table),
                        draw_symbols(freqs, n, &random));
     }
     ++next;
@@ -204,12 +211,39 @@ void test_round_trips() {
   }
 }
 
+// Every element with a table of its own. A choice of one table for all is that table.
+void test_mixed_tables() {
+  Random random(4);
+  int count;
+  const Kernels* const* all = usable_kernels(&count);
+  for (int shape = 0; shape < tables::kNumShapes; ++shape) {
+    for (size_t n : {1, 16, 31, 32, 33, 100, 256}) {
+      std::vector<uint8_t> choice(n), symbols(n);
+      for (size_t i = 0; i < n; ++i) {
+        choice[i] = static_cast<uint8_t>(random.below(tables::kTablesPerShape));
+        const int table = shape * tables::kTablesPerShape + choice[i];
+        symbols[i] = draw_symbols(freqs_of(table), 1, &random)[0];
+      }
+      const EncodeTable* encode = encode_tables(shape);
+      const Encoded reference = encode_all(*scalar_kernels(), encode, choice.data(), symbols);
+      for (int i = 0; i < count; ++i) {
+        CHECK(encode_all(*all[i], encode, choice.data(), symbols) == reference, i, n, shape);
+        check_decode(*all[i], decode_tables(shape), choice.data(), symbols, reference);
+      }
+      const std::vector<uint8_t> same(n, choice[0]), zeros(n, 0);
+      CHECK(encode_all(*scalar_kernels(), encode, same.data(), zeros) ==
+                encode_all(*scalar_kernels(), encode + choice[0], nullptr, zeros),
+            n, shape);
+    }
+  }
+}
+
 // The decoder's refusal must depend on the words alone: broken lanes are some state, never a crash.
 void test_wrong_lane_is_noticed() {
   Random random(3);
   const std::vector<uint32_t> freqs = freqs_of(100);
   const std::vector<uint8_t> symbols = draw_symbols(freqs, 256, &random);
-  Encoded e = encode_all(*scalar_kernels(), encode_table(100), symbols);
+  Encoded e = encode_all(*scalar_kernels(), &encode_table(100), nullptr, symbols);
   std::swap(e.lanes[3], e.lanes[4]);
   CHECK(!decodes_by_the_book(e.lanes, freqs, symbols, e.words));
 }
@@ -221,6 +255,7 @@ int main() {
   gct::test_division();
   gct::test_literal_sequence();
   gct::test_round_trips();
+  gct::test_mixed_tables();
   gct::test_wrong_lane_is_noticed();
   return gct::test::result();
 }

@@ -107,17 +107,19 @@ void test_fixed_levels() {
   CHECK(sizeof tables::kFixedLevels / 4 == 255u * tables::kNumShapes);
 }
 
+// freqs: in the order of the slots. The symbols are numbered so, but the last one may be `last`.
 void check_runtime_forms(const EncodeTable& encode, const DecodeTable& decode,
-                         const std::vector<uint32_t>& freqs) {
+                         const std::vector<uint32_t>& freqs, size_t last) {
   uint32_t slot = 0;
-  for (size_t s = 0; s < freqs.size(); ++s) {
-    for (uint32_t i = 0; i < freqs[s]; ++i, ++slot) {
+  for (size_t i = 0; i < freqs.size(); ++i) {
+    const size_t s = i + 1 == freqs.size() ? last : i;
+    for (uint32_t j = 0; j < freqs[i]; ++j, ++slot) {
       const uint32_t entry = decode.slot[slot];
-      CHECK(entry == (s | freqs[s] << 7 | i << 19), s, slot, entry);
+      CHECK(entry == (s | freqs[i] << 7 | j << 19), s, slot, entry);
     }
-    CHECK((encode.entry[s].packed & 0xfffu) == freqs[s], s);
+    CHECK((encode.entry[s].packed & 0xfffu) == freqs[i], s);
     // Half a unit of 1/4096 bit from rounding.
-    const double bits = 12 - std::log2(static_cast<double>(freqs[s]));
+    const double bits = 12 - std::log2(static_cast<double>(freqs[i]));
     CHECK(std::fabs(encode.cost[s] - 4096 * bits) <= 0.5, s, encode.cost[s]);
   }
   CHECK(slot == kProbTotal, slot);
@@ -126,13 +128,14 @@ void check_runtime_forms(const EncodeTable& encode, const DecodeTable& decode,
 void test_runtime_forms() {
   for (int table = 0; table < kNumTables; ++table) {
     std::vector<uint32_t> freqs;
-    const int escape = escape_symbol(table_magnitudes(table));
-    for (int s = 0; s <= escape; ++s)
-      freqs.push_back(table_freqs(table)[s == escape ? table_magnitudes(table) + 1 : (s + 1) / 2]);
-    check_runtime_forms(encode_table(table), decode_table(table), freqs);
+    const int magnitudes = table_magnitudes(table), shape = table / tables::kTablesPerShape;
+    const int in_shape = table % tables::kTablesPerShape;
+    for (int s = 0; s <= 2 * magnitudes; ++s) freqs.push_back(table_freqs(table)[(s + 1) / 2]);
+    freqs.push_back(table_freqs(table)[magnitudes + 1]);
+    check_runtime_forms(encode_table(table), decode_tables(shape)[in_shape], freqs, kEscapeSymbol);
     for (bool stochastic : {false, true}) {
-      const LevelTable& levels = level_table(table, stochastic);
-      CHECK(levels.level[0] == 0 && levels.level[escape] == 0, table);
+      const LevelTable& levels = level_tables(shape, stochastic)[in_shape];
+      CHECK(levels.level[0] == 0 && levels.level[kEscapeSymbol] == 0, table);
       for (int k = 1; k <= table_magnitudes(table); ++k) {
         CHECK(levels.level[2 * k - 1] == level(table, k, stochastic), table, k);
         CHECK(levels.level[2 * k] == -level(table, k, stochastic), table, k);
@@ -142,7 +145,8 @@ void test_runtime_forms() {
   for (int model = 0; model < tables::kNumClassModels; ++model) {
     constexpr int kSymbols = 2 * tables::kClassDeltaMax + 3;
     const uint16_t* f = tables::kClassFreqs + model * kSymbols;
-    check_runtime_forms(class_encode_table(model), class_decode_table(model), {f, f + kSymbols});
+    check_runtime_forms(class_encode_table(model), class_decode_table(model), {f, f + kSymbols},
+                        kSymbols - 1);
   }
 }
 

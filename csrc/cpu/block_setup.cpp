@@ -1,0 +1,44 @@
+#include "cpu/block_setup.h"
+
+namespace gct {
+
+// Deadzone and alphabet of each table of the shape. ratio: log2(mean |x| / step) of the block, in
+// 1/16, where its own table is code.t.
+void BlockSetup::prepare_tables(double ratio) {
+  const int shape = first_table_ / tables::kTablesPerShape;
+  const double origin = ratio - 4 * code.t;
+  if (origin == table_ratio_ && shape == table_shape_) return;
+  table_ratio_ = origin;
+  table_shape_ = shape;
+  for (int i = 0; i < tables::kTablesPerShape; ++i) {
+    biases_[i] = 0.5f - deadzone_at(shape, origin + 4 * (i + tables::kTableMin));
+    limits_[i] = table_magnitudes(first_table_ + i);
+  }
+}
+
+bool BlockSetup::prepare(const EncodePlan& plan, const BlockPlace& place, const RunCode& run,
+                         double log2_step) {
+  if (place.scale_class == kZeroClass || !block_code(run, place.scale_class, &code)) return false;
+  const RunPlan& p = plan.runs[place.run];
+  const double ratio = (8 - run.allocation8) * place.scale_class - 16 * log2_step;
+  quantizer.inverse_step = 1.0f / code.step;
+  quantizer.bias = 0.5f - deadzone_at(run.shape, ratio);
+  quantizer.magnitudes = table_magnitudes(code.table);
+  quantizer.stochastic = plan.params->rounding == Rounding::kStochastic;
+  quantizer.seed = plan.params->seed;
+  quantizer.position =
+      plan.input->runs[place.run].position + static_cast<uint64_t>(place.block * kBlock);
+  quantizer.tables = choice = nullptr;
+  if (p.header.columns == 0) return true;
+  first_table_ = run.shape * tables::kTablesPerShape;
+  prepare_tables(ratio);
+  const int8_t* offsets =
+      block_offsets(&plan.ws->profiles[p.profile], p.header.columns, place.block);
+  choose_tables(code.t, offsets, place.n, choice_);
+  quantizer.tables = choice = choice_;
+  quantizer.biases = biases_;
+  quantizer.limits = limits_;
+  return true;
+}
+
+}  // namespace gct
