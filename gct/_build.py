@@ -15,6 +15,11 @@ def load_extension() -> ModuleType:
     """gct._C, checked to be built for the torch that is imported."""
     spec = importlib.util.find_spec("gct._C")
     if spec is None or spec.origin is None:
+        if (Path(__file__).parent.parent / "setup.py").exists():
+            raise ImportError(
+                "this is gct's source folder, where Python finds the sources before the installed "
+                "package: change to another folder (developers: `make build`)"
+            )
         raise ImportError(
             f"gct's native extension is not in {Path(__file__).parent}: {_REBUILD} (developers: "
             "`make build`), or leave that folder if gct is installed elsewhere"

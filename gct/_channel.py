@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import inspect
+import json
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -126,8 +127,7 @@ class Channel:
         """
         if self.size == 1:
             return
-        everyone: list[Mapping[str, object]] = [{}] * self.size
-        dist.all_gather_object(everyone, dict(settings), group=self._groups[0])
+        everyone = [json.loads(text) for text in self._gather_text(json.dumps(dict(settings)))]
         for rank, other in enumerate(everyone):
             differing = [name for name in settings if other[name] != everyone[0][name]]
             if differing:
@@ -136,6 +136,20 @@ class Channel:
                     f"all ranks need the same settings, but {name} is {everyone[0][name]!r} on "
                     f"rank 0 and {other[name]!r} on rank {rank}"
                 )
+
+    def _gather_text(self, text: str) -> list[str]:
+        """Every rank's text. Not all_gather_object: that needs numpy and pickle."""
+        mine = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(lengths, torch.tensor([mine.numel()]), group=self._groups[0])
+        longest = max(int(length) for length in lengths)
+        texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
+        padded = torch.nn.functional.pad(mine, (0, longest - mine.numel()))
+        dist.all_gather(texts, padded, group=self._groups[0])
+        return [
+            bytes(text[: int(length)].tolist()).decode()
+            for text, length in zip(texts, lengths, strict=True)
+        ]
 
     def stats(self) -> _C.EngineStats:
         return self._engine.stats()

@@ -15,7 +15,8 @@ __all__ = ["Codec", "decode", "encode"]
 Kind = Literal["gg", "eg", "fixed", "raw"]
 Rounding = Literal["deterministic", "stochastic"]
 
-MIN_BITS = 0.1
+# exp-Golomb codes spend at least a bit on every symbol: a lower target would zero whole blocks.
+_LEAST_BITS = {"gg": 0.1, "eg": 1.5}
 MAX_BITS = 12.0
 MAX_SNR_DB = 120.0
 DEFAULT_BITS = 2.0
@@ -37,7 +38,8 @@ class Codec:
             generalized Gaussian (arXiv 2506.00486); ``"eg"``: the same quantizer and exp-Golomb
             codes; ``"fixed"``: codebooks of 1 to 8 bits with a scale per block; ``"raw"``: no
             loss, no compression.
-        bits: mean bits per element on the wire, all headers counted, from 0.1 to 12. For
+        bits: mean bits per element on the wire, all headers counted, from 0.1 (``"eg"``: 1.5) to
+            12. Tensors of fewer than some thousand elements take more: the headers. For
             ``"fixed"`` the width of a code, a whole number from 1 to 8.
         snr_db: 10 log10(signal / error) in dB, above 0, at most 120.
         step: the quantizer's step, above 0, in units of (mean absolute value of the block) **
@@ -87,6 +89,10 @@ class Codec:
         }
         if len(given) > 1:
             raise ValueError(f"at most one of bits, snr_db and step may be given, got {given}")
+        if self.kind == "raw":
+            if given:
+                raise ValueError(f'kind="raw" loses nothing and takes no target, got {given}')
+            return "bits", DEFAULT_BITS  # not used
         if not given:
             object.__setattr__(self, "bits", DEFAULT_BITS)
             given = {"bits": DEFAULT_BITS}
@@ -102,8 +108,10 @@ class Codec:
                 raise ValueError(
                     f'kind="fixed" takes bits, a whole number from 1 to 8, got {name}={value}'
                 )
-        elif name == "bits" and not MIN_BITS <= value <= MAX_BITS:
-            raise ValueError(f"bits must be from {MIN_BITS} to {MAX_BITS}, got {value}")
+        elif name == "bits" and not (low := _LEAST_BITS[self.kind]) <= value <= MAX_BITS:
+            raise ValueError(
+                f'bits must be from {low} to {MAX_BITS} for kind="{self.kind}", got {value}'
+            )
         elif name == "snr_db" and not 0 < value <= MAX_SNR_DB:
             raise ValueError(f"snr_db must be above 0 and at most {MAX_SNR_DB}, got {value}")
         elif name == "step" and not (value > 0 and math.isfinite(value)):
@@ -132,6 +140,9 @@ def encode(x: Tensor, codec: Codec | None = None) -> Tensor:
     Raises:
         ValueError: another dtype or device, or not contiguous.
     """
+    _check_tensor("x", x)
+    if not isinstance(codec, Codec | None):
+        raise TypeError(f"codec must be a gct.Codec, got {type(codec).__name__}")
     return _C.encode(x, (codec or Codec())._params)
 
 
@@ -148,7 +159,13 @@ def decode(wire: Tensor) -> Tensor:
     Raises:
         ValueError: bytes that are no sound segment, whatever they are.
     """
+    _check_tensor("wire", wire)
     return _C.decode(wire)
+
+
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -165,6 +182,10 @@ def _exponent8(allocation: str | float) -> int:
                 f"allocation must be {names} or a number from 0 to 1, got {allocation!r}"
             )
         allocation = _ALLOCATIONS[allocation]
+    if isinstance(allocation, bool) or not isinstance(allocation, (int, float)):
+        raise TypeError(
+            f"allocation must be a name or a number from 0 to 1, got {type(allocation).__name__}"
+        )
     eighths = 8 * float(allocation)
     if not 0 <= eighths <= 8 or eighths != int(eighths):
         raise ValueError(f"allocation must be a multiple of 1/8 from 0 to 1, got {allocation!r}")

@@ -75,8 +75,10 @@ class GCTState:
         model: gives parameters their names in :meth:`stats` and :meth:`state_dict`. Without it
             their keys are "0", "1", ... in the order in which DDP hands them over.
 
-    Parameters with fewer than two dimensions (norm gains, biases) travel uncompressed with the
-    rest of their bucket. bfloat16 and float16 gradients are added in float32. A gradient with NaN
+    Parameters with fewer than two dimensions (norm gains, biases), up to 65,536 elements, travel
+    uncompressed with the rest of their bucket. They and the headers come out of ``bits``, but take
+    at most a quarter of what the other parameters would have; beyond that a bucket takes more than
+    ``bits``. bfloat16 and float16 gradients are added in float32. A gradient with NaN
     or Inf anywhere comes out non-finite on all ranks, so that a GradScaler skips the step.
 
     Pickling and copying leave the process group and the statistics out; the copy uses the default
@@ -128,6 +130,11 @@ class GCTState:
         )
         _check_settings(self._settings)
         if process_group is not None:
+            if not isinstance(process_group, dist.ProcessGroup):
+                raise TypeError(
+                    "process_group must be a process group or None, got "
+                    f"{type(process_group).__name__}; settings go by name, such as bits=2.0"
+                )
             check_backend(process_group)
         self.error_feedback = error_feedback is True
         self.start_step = start_step
@@ -156,7 +163,7 @@ class GCTState:
         layout = self._enter(index, parameters)
         buffer = bucket.buffer()
         if self._goes_plain(buffer):
-            future = self._reduce_plain(buffer)
+            future = self._reduce_plain(buffer, f"bucket {index}")
         else:
             residual = (
                 self._residuals.for_bucket(index, parameters) if self.error_feedback else None
@@ -176,7 +183,7 @@ class GCTState:
             self._end_step()
         layout = self._enter(index, [parameter])
         if self._goes_plain(gradient) or layout.runs[0].raw:
-            return self._reduce_plain(gradient).wait()
+            return self._reduce_plain(gradient, f"parameter {layout.keys[0]}").wait()
         residual = self._residuals.for_bucket(index, [parameter]) if self.error_feedback else None
         name = f"parameter {layout.keys[0]}"
         return self._reduce(gradient, layout, index, residual, name).wait()
@@ -293,8 +300,15 @@ class GCTState:
     def _open_channel(self) -> Channel:
         if self._channel is None:
             self._group = resolve_group(self._group)
-            self._channel = Channel(self._group)
-            self._channel.agree(self._settings)
+            try:
+                self._channel = Channel(self._group)
+                self._channel.agree(self._settings)
+            except RuntimeError as error:
+                rank, size = self._group.rank(), self._group.size()
+                raise RuntimeError(
+                    f"gct: setting up the compressed collectives failed on rank {rank} of {size}; "
+                    f"is every rank at its first backward pass? {error}"
+                ) from error
             if self._channel.rank == 0:
                 _logger.info("gct: %d ranks, %s", self._channel.size, self._settings)
         return self._channel
@@ -315,9 +329,10 @@ class GCTState:
             return True
         return self.step < self.start_step or buffer.numel() < self.min_numel
 
-    def _reduce_plain(self, buffer: Tensor) -> Future[Tensor]:
+    def _reduce_plain(self, buffer: Tensor, what: str) -> Future[Tensor]:
         """The mean over all ranks without loss."""
         channel = self._open_channel()
+        place = f"{what} of step {self.step} failed on rank {channel.rank} of {channel.size}"
         # Gloo adds half-precision values in half precision, or, in some versions, not at all.
         values = buffer.float() if buffer.dtype in _HALF_DTYPES else buffer
         nbytes = values.numel() * values.element_size()
@@ -327,7 +342,10 @@ class GCTState:
         assert work is not None
 
         def result(future: Future[list[Tensor]]) -> Tensor:
-            future.value()  # raises what went wrong
+            try:
+                future.value()  # raises what went wrong
+            except RuntimeError as error:
+                raise RuntimeError(f"gct: uncompressed all_reduce of {place}: {error}") from error
             return buffer if values is buffer else buffer.copy_(values)
 
         return work.get_future().then(result)
@@ -335,8 +353,10 @@ class GCTState:
     def _reduce(
         self, buffer: Tensor, layout: Layout, index: int, residual: Tensor | None, what: str
     ) -> Future[Tensor]:
+        latest = self._run_stats  # not self: the engine must not keep its owner alive
+
         def keep(run_stats: Tensor) -> None:
-            self._run_stats[index] = (layout, run_stats)
+            latest[index] = (layout, run_stats)
 
         done = self._open_channel().submit(
             "all_reduce",

@@ -6,6 +6,7 @@ gct.decode: what every rank must end with, to the last bit.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -386,7 +387,7 @@ def scratch(rank: int, world: int, numel: int) -> list[int]:
     tensor = laplace(numel, rank)
     channel = collectives._channel(dist.group.WORLD)
     sizes = []
-    for _ in range(5):
+    for _ in range(10):
         gct.all_reduce(tensor)
         sizes.append(channel.scratch_bytes())
     return sizes
@@ -396,9 +397,12 @@ def scratch(rank: int, world: int, numel: int) -> list[int]:
 def test_scratch_is_bounded_and_reused(world: int) -> None:
     numel = 6_500_000
     for sizes in run_ranks(world, scratch, numel):
-        assert 0 < sizes[-1] <= 0.6 * numel
-        # Codec scratch follows the data's sizes a little; nothing may grow with the steps.
-        assert sizes[-1] <= 1.01 * sizes[1]
+        assert sizes[-1] <= 0.6 * numel
+        # At least what a slice's segments take, to and from the others, three slices in flight.
+        assert sizes[-1] >= 3 * 2 * SLICE * 2 // 8 * (world - 1) // world
+        # The last of three slices in flight may be needed for the first time late, when ranks fall
+        # behind each other: half as much again. What grew with the steps would be five times.
+        assert sizes[-1] <= 1.5 * sizes[1]
 
 
 # ---- what goes wrong
@@ -513,3 +517,78 @@ def forked_child(rank: int, world: int) -> None:
 
 def test_forked_child() -> None:
     run_ranks(2, forked_child)
+
+
+# ---- a peer that doesn't keep to the protocol
+
+
+def swap_bytes(first: bool, sent: Tensor, size: int, peer: int) -> None:
+    """One exchange on a private group, as the engine of a rank would do it."""
+    group = collectives._channel(dist.group.WORLD)._groups[0 if first else 1]
+    sizes = [size, 0] if peer == 0 else [0, size]
+    dist.all_to_all_single(torch.empty(size, dtype=torch.uint8), sent, sizes, sizes, group=group)
+
+
+def padded_segment(values: Tensor) -> Tensor:
+    """A sound segment in its slot: 2 bits an element."""
+    wire = gct.encode(values, gct.Codec(bits=2.0))
+    return torch.nn.functional.pad(wire, (0, values.numel() * 2 // 8 - wire.numel()))
+
+
+def damaged_segment(rank: int, world: int, damage: str) -> str:
+    values = laplace(100_000, rank)
+    if damage == "hash":
+        os.environ["GCT_DEBUG"] = "hash"
+    collectives._channel(dist.group.WORLD)
+    if rank == 1:
+        wire = padded_segment(values)
+        if damage == "payload":
+            wire[2000:2100] ^= 0x5A
+        if damage == "header":
+            wire[:40] = 0
+        swap_bytes(True, wire, wire.numel(), peer=0)
+        if damage == "hash":
+            with contextlib.suppress(RuntimeError):  # the other rank may have given up already
+                swap_bytes(False, torch.zeros(8, dtype=torch.uint8), 8, peer=0)
+        return ""
+    try:
+        gct.all_reduce(values, gct.Codec(bits=2.0))
+    except RuntimeError as error:
+        return str(error)
+    return "no error"
+
+
+@pytest.mark.parametrize("damage", ["payload", "header"])
+def test_a_damaged_segment_is_an_error(damage: str) -> None:
+    message, _ = run_ranks(2, damaged_segment, damage, group_timeout=10.0)
+    assert "the segment of rank 1" in message
+    assert "can't be decoded" in message
+
+
+def test_a_sound_segment_from_outside_is_none() -> None:
+    """So the errors above come from the damage and not from the way it is done."""
+    message, _ = run_ranks(2, damaged_segment, "none", group_timeout=10.0)
+    assert message == "no error"
+
+
+def test_debug_hash_notices_another_result() -> None:
+    message, _ = run_ranks(2, damaged_segment, "hash", group_timeout=10.0)
+    assert "rank 1 has another result than rank 0" in message
+
+
+def held_back(rank: int, world: int) -> bool:
+    values = laplace(100_000, rank)
+    collectives._channel(dist.group.WORLD)
+    dist.barrier()
+    if rank == 1:
+        time.sleep(1.0)
+    work = gct.all_reduce(values, async_op=True)
+    early = work.is_completed()
+    work.wait()
+    assert work.is_completed()
+    return early
+
+
+def test_async_work_is_not_done_before_the_peer() -> None:
+    first, _ = run_ranks(2, held_back)
+    assert first is False

@@ -356,8 +356,8 @@ def test_settings_must_agree() -> None:
     run_ranks(2, settings_differ)
 
 
-def peer_dies(rank: int, world: int) -> str:
-    ddp = wrap(make_model(), gct.GCTState(start_step=0, min_numel=0))
+def peer_dies(rank: int, world: int, start_step: int) -> str:
+    ddp = wrap(make_model(), gct.GCTState(start_step=start_step, min_numel=0))
     for step, (x, y) in enumerate(batches(rank, world, 3)):
         if step == 2 and rank == 1:
             raise SystemExit(0)
@@ -368,8 +368,9 @@ def peer_dies(rank: int, world: int) -> str:
     raise AssertionError("a step without a peer has succeeded")
 
 
-def test_a_dead_peer_fails_backward() -> None:
-    message, _ = run_ranks(2, peer_dies, group_timeout=5.0, lost={1})
+@pytest.mark.parametrize("start_step", [0, 10])
+def test_a_dead_peer_fails_backward(start_step: int) -> None:
+    message, _ = run_ranks(2, peer_dies, start_step, group_timeout=5.0, lost={1})
     assert "bucket 0 of step 2 failed on rank 0 of 2" in message
 
 
@@ -446,6 +447,9 @@ def resumed(rank: int, world: int) -> None:
     assert again.step == 4
     loaded = again.state_dict()["residuals"]
     assert loaded.keys() == saved["residuals"].keys()
+    assert any(residual.count_nonzero() > 0 for residual in loaded.values())
+    for key, residual in saved["residuals"].items():
+        assert torch.equal(loaded[key], residual)
     resumed_ddp = wrap(make_model(), again)
     run(resumed_ddp, again, data[4:5])
     run(ddp, state, data[4:5])
@@ -582,3 +586,31 @@ def test_residuals_follow_parameters_into_other_buckets() -> None:
     wrong.load_state_dict({"0": torch.ones(7)})
     with pytest.raises(ValueError, match="another model"):
         wrong.for_bucket(0, [a])
+
+
+def only_large_buckets(rank: int, world: int) -> tuple[int, int]:
+    state = gct.GCTState(start_step=0, min_numel=10**6)
+    ddp = wrap(make_model(), state)
+    for x, y in batches(rank, world, 2):
+        (ddp(x) - y).square().mean().backward()
+    stats = state.stats()
+    return stats["wire_bytes"], stats["plain_bytes"]
+
+
+def test_min_numel_leaves_small_buckets_uncompressed() -> None:
+    for wire_bytes, plain_bytes in run_ranks(2, only_large_buckets):
+        assert wire_bytes == 0
+        assert plain_bytes > 0
+
+
+def drop_states_in_a_row(rank: int, world: int) -> None:
+    """Model and state go while their last callbacks may still be on the engine's thread."""
+    for seed in range(6):
+        ddp = wrap(make_model(seed), gct.GCTState(start_step=0))
+        for inputs, targets in batches(rank, world, 2):
+            nn.functional.mse_loss(ddp(inputs), targets).backward()
+        del ddp
+
+
+def test_states_can_be_dropped_right_after_backward() -> None:
+    run_ranks(2, drop_states_in_a_row)

@@ -51,7 +51,17 @@ refuses_without_torch() {
     { cat "$work/refused.log"; exit 1; }
 }
 
-for step in build sdist_is_complete wheel_installs sdist_installs refuses_without_torch; do
+# With nothing installed but torch and gct: what the README promises must not need the developers' packages.
+readme_example_runs() {
+  python - README.md > "$work/train.py" <<'PYTHON'
+import re, sys
+blocks = re.findall(r"```python\n(.*?)```", open(sys.argv[1]).read(), re.DOTALL)
+print(next(block for block in blocks if "init_process_group" in block))
+PYTHON
+  (cd "$work" && with-torch/bin/torchrun --standalone --nproc-per-node 2 train.py)
+}
+
+for step in build sdist_is_complete wheel_installs sdist_installs readme_example_runs refuses_without_torch; do
   echo "dist-test: $step"
   $step
 done

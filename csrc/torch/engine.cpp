@@ -71,6 +71,11 @@ Engine::~Engine() { close(); }
 
 bool Engine::in_forked_child() const { return getpid() != owner_pid_; }
 
+bool Engine::on_own_thread() const {
+  const auto self = std::this_thread::get_id();
+  return self == front_thread_.get_id() || self == back_thread_.get_id();
+}
+
 void Engine::close() {
   if (in_forked_child()) return;
   {

@@ -41,6 +41,8 @@ class Engine {
 
   // A forked child has the engine's memory without its threads: it must neither use nor destroy it.
   bool in_forked_child() const;
+  // Whether the caller is one of the engine's threads, which can neither close nor destroy it.
+  bool on_own_thread() const;
 
   int rank() const { return first_.rank(); }
   int size() const { return first_.size(); }

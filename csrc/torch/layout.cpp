@@ -7,8 +7,8 @@ namespace gct {
 
 namespace {
 
-// Measured on 2 and 4 ranks: docs/decisions.md. The chunk's minimum keeps headers and lane states
-// small beside it.
+// Large enough that a slice takes milliseconds on a slow link, small enough that scratch memory is
+// a fraction of a usual bucket. The chunk's minimum keeps headers and lane states small beside it.
 constexpr int64_t kSliceNumel = 512 * 1024;
 constexpr int64_t kMinChunkNumel = 64 * 1024;
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <stdexcept>
+#include <thread>
 #include <tuple>
 #include <utility>
 
@@ -93,7 +94,12 @@ struct EngineDeleter {
     // A forked child keeps the memory: its locks may be held by threads that aren't there.
     if (engine->in_forked_child()) return;
     const py::gil_scoped_release nogil;  // the engine's threads may be waiting for the GIL
-    delete engine;
+    // A callback that the engine drops can hold the last reference to it; no thread joins itself.
+    if (engine->on_own_thread()) {
+      std::thread([engine] { delete engine; }).detach();
+    } else {
+      delete engine;
+    }
   }
 };
 
