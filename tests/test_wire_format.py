@@ -199,7 +199,7 @@ SPECIAL_PATHS: dict[str, tuple[str, gct.Codec]] = {
     "class escapes": ("mixed scales", gct.Codec("gg", bits=3)),
     "zero blocks": ("mixed scales", gct.Codec("gg", bits=2, allocation=0)),
     "blocks with shift": ("one spike", gct.Codec("gg", bits=3, allocation=0)),
-    "blocks at kTableMin": ("sparse", gct.Codec("gg", bits=0.1)),
+    "blocks at kTableMin": ("one spike", gct.Codec("gg", step=20.0)),
     "zero blocks of eg": ("mixed scales", gct.Codec("eg", bits=2, allocation=0)),
     "blocks with shift of eg": ("one spike", gct.Codec("eg", bits=3, allocation=0)),
 }
