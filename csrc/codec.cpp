@@ -117,8 +117,7 @@ std::vector<PieceOutput>& Workspace::outputs() {
 }
 
 size_t Workspace::capacity_bytes() const {
-  size_t total = classes.capacity() * sizeof(int16_t) +
-                 (block_mean.capacity() + block_square.capacity()) * sizeof(float) +
+  size_t total = classes.capacity() * sizeof(int16_t) + block_mean.capacity() * sizeof(float) +
                  run_stats.capacity() * sizeof(RunStats) + profiles.capacity();
   if (outputs_ == nullptr) return total;
   for (const PieceOutput& p : *outputs_)

@@ -95,7 +95,7 @@ class Workspace {
 
   // For the codec: by block of the coded runs, and pieces under way.
   std::vector<int16_t> classes;
-  std::vector<float> block_mean, block_square;
+  std::vector<float> block_mean;
   std::vector<int8_t> profiles;  // column offsets, run after run, each extended by a block
   std::vector<PieceOutput>& outputs();
 

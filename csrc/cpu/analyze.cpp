@@ -42,7 +42,7 @@ double sum_of_squares(const float* x, int n, float plain) {
   return sum;
 }
 
-// Mode, shape and base class of one run; block means and squares from ws.block_mean[first_block]
+// Mode, shape and base class of one run; block means from ws.block_mean[first_block]
 // on.
 class RunAnalyzer {
  public:
@@ -66,7 +66,6 @@ class RunAnalyzer {
       }
       const size_t at = static_cast<size_t>(plan->first_block + b);
       ws_.block_mean[at] = mean;
-      ws_.block_square[at] = m.sum_square;
       if (c < kMinClass) continue;
       ++live_blocks;
       class_sum += c;
@@ -148,7 +147,6 @@ void analyze(const CodecParams& params, const EncodeInput& input, Workspace& ws,
     const size_t needed = static_cast<size_t>(p.first_block + num_blocks(run.numel));
     if (ws.block_mean.size() < needed) {
       ws.block_mean.resize(needed);
-      ws.block_square.resize(needed);
     }
     analyzer(run, &p, &plan->signal);
     p.header.code.allocation8 = static_cast<uint8_t>(params.allocation8);

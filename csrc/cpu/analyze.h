@@ -15,7 +15,7 @@ struct RunPlan {
   size_t profile = 0;       // where its offsets begin in Workspace::profiles, if header.columns > 0
 };
 
-// The plan of one segment. Blocks of all coded runs form one sequence; classes, means and squares
+// The plan of one segment. Blocks of all coded runs form one sequence; classes and means
 // are indexed by it and live in the Workspace.
 struct EncodePlan {
   const CodecParams* params = nullptr;
@@ -42,7 +42,7 @@ struct ShapeMoments {
 // scratch.
 const float* load_floats(const Run& run, DType dtype, int64_t offset, int n, float* scratch);
 
-// Fills the plan: mode, shape and base class of each run, mean and sum of squares of each block.
+// Fills the plan: mode, shape and base class of each run, mean of each block.
 void analyze(const CodecParams& params, const EncodeInput& input, Workspace& ws, EncodePlan* plan);
 
 // Sets each block's class from its mean (again: skipping blocks overwrites them).
