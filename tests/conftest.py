@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+
+from gct import _C
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -11,3 +15,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="rewrite tests/golden with what this build encodes and decodes; review the diff",
     )
+
+
+@pytest.fixture(params=_C.implementations())
+def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs a test once with each of the codec's implementations that this machine has."""
+    before = _C.implementation()
+    assert _C.set_implementation(request.param)
+    yield request.param
+    _C.set_implementation(before)

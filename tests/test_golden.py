@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ import wire_builder
 import wire_decoder as wd
 
 import gct
-from gct import _C
 
 FOLDER = Path(__file__).parent / "golden"
 HASHES = FOLDER / "values.json"
@@ -46,12 +44,7 @@ BUILT |= {"built-gg-columns": wd.GG, "built-eg-columns": wd.EG}
 NAMES = [*ENCODED, *MATRICES, *BUILT]
 
 
-@pytest.fixture(autouse=True, params=_C.implementations())
-def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = _C.implementation()
-    assert _C.set_implementation(request.param)
-    yield request.param
-    _C.set_implementation(before)
+pytestmark = pytest.mark.usefixtures("implementation")
 
 
 def gradient_like(numel: int, seed: int) -> npt.NDArray[np.float32]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -32,12 +31,7 @@ HUGE = 1 << 47
 REFUSAL = "not a gct segment|wire version|code tables|header|ends before|does not decode"
 
 
-@pytest.fixture(autouse=True, params=_C.implementations())
-def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = _C.implementation()
-    assert _C.set_implementation(request.param)
-    yield request.param
-    _C.set_implementation(before)
+pytestmark = pytest.mark.usefixtures("implementation")
 
 
 @functools.cache

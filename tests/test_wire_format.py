@@ -6,7 +6,7 @@ Values are compared bit by bit; NaNs by their places, since the page leaves thei
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,6 @@ import wire_builder
 import wire_decoder as wd
 
 import gct
-from gct import _C
 
 Random = np.random.Generator
 Input = Callable[[int, Random], npt.NDArray[np.float32]]
@@ -100,12 +99,7 @@ def codec_name(codec: gct.Codec) -> str:
     return f"{codec.kind}-{codec.bits}-{codec.allocation}-{codec.rounding}"
 
 
-@pytest.fixture(autouse=True, params=_C.implementations())
-def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = _C.implementation()
-    assert _C.set_implementation(request.param)
-    yield request.param
-    _C.set_implementation(before)
+pytestmark = pytest.mark.usefixtures("implementation")
 
 
 def assert_same_floats(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]) -> None:
