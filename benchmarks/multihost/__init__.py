@@ -1,0 +1,1 @@
+"""What the benchmarks across hosts share: a laboratory of hosts, launching, measuring."""

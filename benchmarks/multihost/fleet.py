@@ -1,0 +1,154 @@
+"""One command on every host of a laboratory at once, as mpirun or srun would start it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from multihost import lab as labs
+from multihost.errors import UserError
+from multihost.lab import Lab
+
+MASTER_PORT = 29400
+GRACE_SECONDS = 10.0  # for the others, once one has failed
+_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Process:
+    host: str
+    rank: int
+    popen: subprocess.Popen[bytes]
+
+
+def run_everywhere(
+    lab: Lab,
+    command: Sequence[str],
+    per_host: int = 1,
+    timeout: float | None = None,
+    quiet: bool = False,
+) -> int:
+    """Run ``command`` ``per_host`` times on every host and wait; 0, or the first failure's status.
+
+    Each process finds torch's ``env://`` variables and may use them or not. In the command's words
+    ``{host}``, ``{rank}`` (of the host), ``{hosts}`` (their number) and ``{head}`` (the first
+    host) are replaced. Rank 0's output passes through; other ranks' lines go to stderr with the
+    rank before them, or nowhere with ``quiet``. Whatever way this ends, no process is left.
+
+    Raises:
+        UserError: not done within ``timeout`` seconds.
+    """
+    namespaces = [lab.namespace(host) for host in lab.hosts]
+    before = labs.processes(namespaces)
+    started: list[Process] = []
+    threads: list[threading.Thread] = []
+    try:
+        for node, host in enumerate(lab.hosts):
+            words = [_fill(word, lab, node) for word in command]
+            for local in range(per_host):
+                process = _start(lab, host, words, environment(lab, node, local, per_host))
+                started.append(process)
+                threads += _forward(process, quiet)
+        return _wait(started, timeout)
+    finally:
+        # torchrun's workers have sessions of their own: the namespace is what holds them all.
+        labs.end_processes(namespaces, spare=before)
+        for process in started:
+            process.popen.wait()
+        for thread in threads:
+            thread.join(timeout=2.0)
+
+
+def environment(lab: Lab, node: int, local: int, per_host: int) -> dict[str, str]:
+    """Variables for one process: torch's rendezvous, and this machine's cores divided fairly."""
+    ranks = len(lab.hosts) * per_host
+    threads = str(max(1, len(os.sched_getaffinity(0)) // ranks))
+    return {
+        "OMP_NUM_THREADS": threads,
+        "GCT_NUM_THREADS": threads,
+        **os.environ,
+        "RANK": str(node * per_host + local),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_RANK": str(local),
+        "LOCAL_WORLD_SIZE": str(per_host),
+        "GROUP_RANK": str(node),
+        "MASTER_ADDR": lab.hosts[0],
+        "MASTER_PORT": str(MASTER_PORT),
+    }
+
+
+def _fill(word: str, lab: Lab, node: int) -> str:
+    values = {
+        "{host}": lab.hosts[node],
+        "{rank}": str(node),
+        "{hosts}": str(len(lab.hosts)),
+        "{head}": lab.hosts[0],
+    }
+    for name, value in values.items():
+        word = word.replace(name, value)
+    return word
+
+
+def _start(lab: Lab, host: str, words: Sequence[str], variables: Mapping[str, str]) -> Process:
+    popen = subprocess.Popen(
+        lab.command(host, words),
+        env=dict(variables),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # the terminal's interrupt is for the one who cleans up
+    )
+    return Process(host, int(variables["RANK"]), popen)
+
+
+def _forward(process: Process, quiet: bool) -> list[threading.Thread]:
+    assert process.popen.stdout is not None
+    assert process.popen.stderr is not None
+    if process.rank == 0:
+        ways = [
+            (process.popen.stdout, sys.stdout.buffer, b""),
+            (process.popen.stderr, sys.stderr.buffer, b""),
+        ]
+    else:
+        sink = None if quiet else sys.stderr.buffer
+        prefix = f"[{process.host} rank {process.rank}] ".encode()
+        ways = [(process.popen.stdout, sink, prefix), (process.popen.stderr, sink, prefix)]
+    threads = [threading.Thread(target=_copy, args=way, daemon=True) for way in ways]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def _copy(source: IO[bytes], sink: IO[bytes] | None, prefix: bytes) -> None:
+    # Without a prefix: whatever is there, so that progress bars move.
+    read = source.readline if prefix else lambda: source.read1(1 << 16)  # type: ignore[attr-defined]
+    while data := read():
+        if sink is not None:
+            sink.write(prefix + data)
+            sink.flush()
+
+
+def _wait(started: Sequence[Process], timeout: float | None) -> int:
+    deadline = None if timeout is None else time.monotonic() + timeout
+    status = 0
+    while running := [p for p in started if p.popen.poll() is None]:
+        failed = [p for p in started if p.popen.poll() not in (None, 0)]
+        if failed and not status:
+            status = failed[0].popen.returncode
+            grace = time.monotonic() + GRACE_SECONDS
+            deadline = grace if deadline is None else min(deadline, grace)
+        if deadline is not None and time.monotonic() > deadline:
+            if status:
+                break
+            hosts = ", ".join(f"{p.host} (rank {p.rank})" for p in running)
+            raise UserError(f"Not done within {timeout:g} s on {hosts}: raise --timeout.")
+        time.sleep(_POLL_SECONDS)
+    codes = [p.popen.poll() for p in started]
+    status = status or next((code for code in codes if code), 0)
+    return status if status >= 0 else 128 - status  # ended by a signal, as a shell says it
