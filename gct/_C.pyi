@@ -72,6 +72,7 @@ class Engine:
         algorithm: str,
         seed: int,
         name: str,
+        probe: bool,
         on_done: Callable[[str, Tensor], None],
     ) -> None: ...
     def close(self) -> None: ...

@@ -70,6 +70,7 @@ class Channel:
         mean: bool = False,
         algorithm: Algorithm = "auto",
         seed: int | None = None,
+        probe: bool = False,
         on_stats: OnStats | None = None,
     ) -> Future[str]:
         """Start a collective; all ranks start the same ones in the same order.
@@ -85,8 +86,11 @@ class Channel:
             mean: divide the sum by the number of ranks.
             algorithm: of an all_reduce.
             seed: for stochastic rounding, the same on all ranks; None: the number of the call.
-            on_stats: called with the float32 [runs, 2] tensor of scale and shape of each run, from
-                another thread.
+            probe: measure bits and error of each run, about as slowly as encoding and decoding once
+                more. It needs nobody else: ranks may differ in it.
+            on_stats: called with the float32 [runs, 4] tensor of scale, shape, bits per element and
+                error of each run, from another thread. The error is the squared one over the
+                squared values; bits and error are NaN without ``probe``.
 
         Returns:
             A future of the error message, empty if the result is in place. A message names the job
@@ -115,6 +119,7 @@ class Channel:
             algorithm=algorithm,
             seed=(self._calls if seed is None else seed) % 2**64,
             name=name,
+            probe=probe,
             on_done=on_done,
         )
         return done

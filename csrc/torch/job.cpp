@@ -1,5 +1,6 @@
 #include "torch/job.h"
 
+#include <limits>
 #include <stdexcept>
 
 #include "torch/float_ops.h"
@@ -68,7 +69,10 @@ void check_sizes(const JobSpec& spec, int64_t runs_numel, int world) {
 RunAverages::RunAverages(int64_t runs)
     : weight(static_cast<size_t>(runs)),
       scale(static_cast<size_t>(runs)),
-      shape(static_cast<size_t>(runs)) {}
+      shape(static_cast<size_t>(runs)),
+      bits(static_cast<size_t>(runs)),
+      error(static_cast<size_t>(runs)),
+      signal(static_cast<size_t>(runs)) {}
 
 void RunAverages::add(const std::vector<Run>& parts, const std::vector<int64_t>& index,
                       const std::vector<RunStats>& stats) {
@@ -117,13 +121,19 @@ void* Job::result_at(int64_t element) const {
 }
 
 at::Tensor Job::run_stats() const {
-  at::Tensor stats = at::zeros({runs.num_runs(), 2});
+  constexpr int64_t kColumns = 4;
+  at::Tensor stats = at::zeros({runs.num_runs(), kColumns});
+  stats.narrow(1, 2, 2).fill_(std::numeric_limits<float>::quiet_NaN());
   float* out = stats.data_ptr<float>();
   for (size_t run = 0; run < sent.weight.size(); ++run) {
     const RunAverages& seen = sent.weight[run] > 0 ? sent : reduced;
     if (seen.weight[run] == 0) continue;
-    out[2 * run] = static_cast<float>(seen.scale[run] / seen.weight[run]);
-    out[2 * run + 1] = static_cast<float>(seen.shape[run] / seen.weight[run]);
+    float* row = out + kColumns * run;
+    row[0] = static_cast<float>(seen.scale[run] / seen.weight[run]);
+    row[1] = static_cast<float>(seen.shape[run] / seen.weight[run]);
+    if (!seen.probed) continue;
+    row[2] = static_cast<float>(seen.bits[run] / seen.weight[run]);
+    row[3] = static_cast<float>(seen.error[run] == 0 ? 0 : seen.error[run] / seen.signal[run]);
   }
   return stats;
 }

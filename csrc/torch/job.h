@@ -39,8 +39,9 @@ struct Counters {
 };
 
 // Called once, from the engine's back thread (or the closing one). `error` is empty if the result
-// is in place. `run_stats`: float32 [runs, 2], scale and shape of each run as this rank's encoder
-// saw it, 0 where it saw none.
+// is in place. `run_stats`: float32 [runs, 4], scale and shape of each run as this rank's encoder
+// saw it, 0 where it saw none; where the job is probed also bits an element and squared error over
+// squared values, else NaN.
 using OnDone = std::function<void(const std::string& error, const at::Tensor& run_stats)>;
 
 struct JobSpec {
@@ -54,14 +55,18 @@ struct JobSpec {
   at::Tensor residual;  // all_reduce with error feedback: float32, numel elements; else undefined
   std::vector<RunShape> runs;  // of the input
   CodecParams codec;
-  uint64_t seed = 0;  // differs from job to job; the same on all ranks
-  std::string name;   // for messages: "bucket 3 of step 12"
+  uint64_t seed = 0;   // differs from job to job; the same on all ranks
+  bool probe = false;  // measure bits and error of each run, on this rank alone
+  std::string name;    // for messages: "bucket 3 of step 12"
   OnDone on_done;
 };
 
-// Mean scale and shape of each run, weighted by the elements that were encoded.
+// Mean scale and shape of each run, weighted by the elements that were encoded, and what a probe
+// found: sums of bits, squared errors and squared values.
 struct RunAverages {
   std::vector<double> weight, scale, shape;
+  std::vector<double> bits, error, signal;
+  bool probed = false;
 
   explicit RunAverages(int64_t runs = 0);
   void add(const std::vector<Run>& parts, const std::vector<int64_t>& index,

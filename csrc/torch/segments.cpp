@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstring>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -29,7 +30,8 @@ Stopwatch::Stopwatch(std::atomic<int64_t>* nanoseconds)
 
 Stopwatch::~Stopwatch() { nanoseconds_->fetch_add(now_ns() - begin_); }
 
-SegmentCoder::SegmentCoder(ThreadPool* pool, Counters* counters) : counters_(counters) {
+SegmentCoder::SegmentCoder(ThreadPool* pool, Counters* counters)
+    : probe_(pool), counters_(counters) {
   workspace_.pool = pool;
 }
 
@@ -51,7 +53,7 @@ int64_t SegmentCoder::slot_bytes(const Job& job, Range range, DType dtype) {
 int64_t SegmentCoder::encode(const Job& job, Range range, const void* data, DType dtype,
                              uint64_t stream, uint8_t* out, RunAverages* averages) {
   if (range.numel() == 0) return 0;
-  const Stopwatch stopwatch(&counters_->encode_ns);
+  auto stopwatch = std::make_optional<Stopwatch>(&counters_->encode_ns);
   CodecParams params = job.spec.codec;
   params.seed = mix(job.spec.seed, stream);
   const EncodeInput input = cut(job, range, data, dtype);
@@ -59,15 +61,19 @@ int64_t SegmentCoder::encode(const Job& job, Range range, const void* data, DTyp
   size_t written = 0;
   EncodeStats stats;
   const Status status = gct::encode(params, input, out, slot, &written, workspace_, &stats);
-  capacity_bytes_.store(static_cast<int64_t>(workspace_.capacity_bytes()));
   if (status != Status::kOk) {
     throw std::runtime_error(std::string("encoding failed: ") + status_message(status));
   }
+  averages->add(runs_, run_index_, workspace_.run_stats);
+  if (job.spec.probe) {
+    stopwatch.reset();
+    probe_.measure(params, input, run_index_, out, written, averages);
+  }
+  note_capacity();
   if (job.slots_known) {
     memset(out + written, 0, slot - written);  // the same bytes every time, and nobody's memory
     written = slot;
   }
-  averages->add(runs_, run_index_, workspace_.run_stats);
   counters_->encoded_numel.fetch_add(range.numel());
   counters_->encoded_bytes.fetch_add(static_cast<int64_t>(written));
   counters_->nonfinite_runs.fetch_add(stats.nonfinite_runs);
@@ -80,12 +86,17 @@ void SegmentCoder::decode(const uint8_t* wire, int64_t bytes, float* out, int64_
   const Stopwatch stopwatch(&counters_->decode_ns);
   const Status status =
       gct::decode(wire, static_cast<size_t>(bytes), out, numel, accumulate, workspace_);
-  capacity_bytes_.store(static_cast<int64_t>(workspace_.capacity_bytes()));
+  note_capacity();
   if (status != Status::kOk) {
     throw std::runtime_error("the segment of rank " + std::to_string(sender) + " (" +
                              std::to_string(bytes) + " bytes for " + std::to_string(numel) +
                              " elements) can't be decoded: " + status_message(status));
   }
+}
+
+void SegmentCoder::note_capacity() {
+  capacity_bytes_.store(static_cast<int64_t>(workspace_.capacity_bytes()) +
+                        probe_.capacity_bytes());
 }
 
 }  // namespace gct

@@ -7,6 +7,7 @@
 
 #include "codec.h"
 #include "torch/job.h"
+#include "torch/probe.h"
 
 namespace gct {
 
@@ -34,9 +35,11 @@ class SegmentCoder {
   int64_t capacity_bytes() const { return capacity_bytes_.load(); }
 
  private:
+  void note_capacity();
   EncodeInput cut(const Job& job, Range range, const void* data, DType dtype);
 
   Workspace workspace_;
+  Probe probe_;
   Counters* counters_;
   std::vector<Run> runs_;
   std::vector<int64_t> run_index_;
