@@ -4,6 +4,7 @@
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,9 @@ def add_comm_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--rounding", help="deterministic or stochastic")
     own.add_argument("--error-feedback", choices=tuple(_SWITCH))
     own.add_argument("--start-step", type=int, help="first compressed step")
+    # Not "--monitor": torchrun would take that for an abbreviation of its own options.
+    own.add_argument("--gct-monitor", type=Path, help="JSON lines file for python -m gct report")
+    own.add_argument("--gct-monitor-every", type=int, default=100, help="steps between its samples")
     own.add_argument(
         "--gct-option",
         action="append",
@@ -51,7 +55,7 @@ def register_comm(model: DistributedDataParallel, args: argparse.Namespace) -> A
         )
         model.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
     elif args.comm == "gct":
-        return _register_gct(model, gct_options(args))
+        return _register_gct(model, args)
     return None  # fp32: DDP's own all-reduce
 
 
@@ -87,7 +91,7 @@ def gct_options(args: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def _register_gct(model: DistributedDataParallel, options: dict[str, Any]) -> Any:
+def _register_gct(model: DistributedDataParallel, args: argparse.Namespace) -> Any:
     try:
         import gct
     except ImportError as error:
@@ -95,7 +99,10 @@ def _register_gct(model: DistributedDataParallel, options: dict[str, Any]) -> An
             f"--comm gct needs the package gct, which can't be imported ({error}). "
             "Run 'pip install .' in the repository, or choose another --comm."
         ) from error
-    state = gct.GCTState(**options)
+    monitor = (
+        gct.Monitor(args.gct_monitor, interval=args.gct_monitor_every) if args.gct_monitor else None
+    )
+    state = gct.GCTState(model=model.module, monitor=monitor, **gct_options(args))
     model.register_comm_hook(state, gct.hook)
     return state
 

@@ -140,6 +140,8 @@ class Run:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.loss = loss.item()
+        if self.args.gct_monitor and self.comm_state is not None:
+            self.comm_state.monitor.log(loss=self.loss)
 
     def _report(self, step: int, bar: Any) -> None:
         """Log rank 0's own view: its loss, the bytes it sent."""
@@ -157,6 +159,8 @@ class Run:
         self.measurement.pause()  # its traffic and time are not training's
         loss = self.held_out.loss(self.model.module, windows)
         counts = self.measurement.snapshot()
+        if self.args.gct_monitor and self.comm_state is not None:
+            self.comm_state.monitor.log(held_out_loss=loss)
         self.log.write("evaluation", step=step, held_out_loss=loss, windows=windows, **counts)
         self.measurement.resume()
 

@@ -13,12 +13,14 @@ _load_extension()
 from gct.codec import Codec, decode, encode  # noqa: E402
 from gct.collectives import Work, all_gather, all_reduce, reduce_scatter  # noqa: E402
 from gct.hooks import hook  # noqa: E402
+from gct.monitor import Monitor  # noqa: E402
 from gct.state import GCTState  # noqa: E402
 
 __all__ = [
     "Codec",
     "GCTState",
     "GeneralizedGaussian",
+    "Monitor",
     "Work",
     "__version__",
     "all_gather",

@@ -40,6 +40,12 @@ class ParameterKeys:
         if parameter not in self._keys:
             self._keys[parameter] = self._names.get(parameter, str(len(self._keys)))
 
+    def order(self) -> list[str]:
+        """Keys of all parameters seen, in the model's order where the model is known."""
+        present = set(self._keys.values())
+        named = [name for name in self._names.values() if name in present]
+        return named + [key for key in self._keys.values() if key not in set(named)]
+
     def key(self, parameter: Tensor) -> str:
         key: str = self._keys[parameter]
         return key

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
@@ -14,6 +15,7 @@ from torch.futures import Future
 from gct._channel import Algorithm, Channel, check_backend, resolve_group, result_or_raise
 from gct._parameters import Layout, ParameterKeys, Residuals, make_layout
 from gct.codec import Codec, Kind, Rounding
+from gct.monitor import Monitor, as_monitor
 
 __all__ = ["GCTState", "ParameterStats", "Stats"]
 
@@ -74,6 +76,8 @@ class GCTState:
         seed: for stochastic rounding; the same on all ranks.
         model: gives parameters their names in :meth:`stats` and :meth:`state_dict`. Without it
             their keys are "0", "1", ... in the order in which DDP hands them over.
+        monitor: a :class:`gct.Monitor`, or a path for one with its defaults: records statistics by
+            parameter while training.
 
     Parameters with fewer than two dimensions (norm gains, biases), up to 65,536 elements, travel
     uncompressed with the rest of their bucket. They and the headers come out of ``bits``, but take
@@ -81,8 +85,8 @@ class GCTState:
     ``bits``. bfloat16 and float16 gradients are added in float32. A gradient with NaN
     or Inf anywhere comes out non-finite on all ranks, so that a GradScaler skips the step.
 
-    Pickling and copying leave the process group and the statistics out; the copy uses the default
-    group.
+    Pickling and copying leave the process group, the monitor and the statistics out; the copy uses
+    the default group.
 
     Raises:
         ValueError: settings out of range, or a group of another backend.
@@ -105,6 +109,7 @@ class GCTState:
         algorithm: Algorithm = "auto",
         seed: int = 0,
         model: nn.Module | None = None,
+        monitor: Monitor | str | os.PathLike[str] | None = None,
     ) -> None:
         self._settings: dict[str, Any] = {
             "bits": bits,
@@ -153,6 +158,9 @@ class GCTState:
         self._plain_bytes = 0
         self._warned = False
         self._run_stats: dict[int, tuple[Layout, Tensor]] = {}
+        self.monitor = as_monitor(monitor)
+        if self.monitor is not None:
+            self.monitor.attach(self, self._settings)
 
     # What the hook calls.
 
@@ -219,6 +227,16 @@ class GCTState:
             "scratch_bytes": self._channel.scratch_bytes() if self._channel is not None else 0,
             "parameters": self._parameter_stats(),
         }
+
+    def counters(self) -> dict[str, Any]:
+        """The engine's totals, for a monitor."""
+        own: dict[str, Any] = {"plain_bytes": self._plain_bytes, "steps": self.step}
+        return own if self._channel is None else {**own, **self._channel.stats()}
+
+    def parameter_order(self) -> list[str]:
+        """Keys of the parameters that are compressed, in the model's order; for a monitor."""
+        coded = {key for layout in self._layouts.values() for key in layout.keys}
+        return [key for key in self._keys.order() if key in coded]
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: the step, and this rank's residuals.
@@ -288,12 +306,16 @@ class GCTState:
             for parameter in parameters:
                 self._keys.add(parameter)
             layout = self._layouts[index] = make_layout(parameters, self._keys)
+        channel = self._open_channel()
+        if self.monitor is not None and not self._seen:
+            self.monitor.begin_step(self.step, channel.rank, channel.size)
         self._seen.add(index)
-        self._open_channel()
         return layout
 
     def _end_step(self) -> None:
         self.step += 1
+        if self.monitor is not None:
+            self.monitor.end_step()
         self._open = False
         self._seen.clear()
 
@@ -354,9 +376,14 @@ class GCTState:
         self, buffer: Tensor, layout: Layout, index: int, residual: Tensor | None, what: str
     ) -> Future[Tensor]:
         latest = self._run_stats  # not self: the engine must not keep its owner alive
+        watch = None
+        if self.monitor is not None and self.monitor.sampling:
+            watch = self.monitor.watch(layout.keys, layout.runs, buffer)
 
         def keep(run_stats: Tensor) -> None:
             latest[index] = (layout, run_stats)
+            if watch is not None:
+                watch(run_stats)
 
         done = self._open_channel().submit(
             "all_reduce",
@@ -368,6 +395,7 @@ class GCTState:
             mean=True,
             algorithm=self.algorithm,
             seed=(self.seed << 40) + (self.step << 16) + len(self._seen),
+            probe=watch is not None,
             on_stats=keep,
         )
         return done.then(lambda done: result_or_raise(done, buffer))
@@ -375,7 +403,7 @@ class GCTState:
     def _parameter_stats(self) -> dict[str, ParameterStats]:
         result: dict[str, ParameterStats] = {}
         for layout, run_stats in list(self._run_stats.values()):
-            for key, (scale, shape) in zip(layout.keys, run_stats.tolist(), strict=True):
+            for key, (scale, shape, *_) in zip(layout.keys, run_stats.tolist(), strict=True):
                 if key is not None:
                     result[key] = {"shape": shape, "scale": scale}
         return result

@@ -203,9 +203,15 @@ def test_summary_of_an_unfinished_run_is_none(tmp_path: Path) -> None:
 
 def test_gct_run_sends_far_fewer_bytes(tmp_path: Path, fp32_lines: list[dict[str, Any]]) -> None:
     pytest.importorskip("gct", reason="the extension is not built", exc_type=ImportError)
-    summary = last(run_training(tmp_path / "run.jsonl", "--comm=gct", "--start-step=2"))
+    options = ("--comm=gct", "--start-step=2", "--gct-monitor-every=3")
+    monitor = tmp_path / "monitor.jsonl"
+    summary = last(run_training(tmp_path / "run.jsonl", *options, f"--gct-monitor={monitor}"))
     assert summary["replicas_identical"]
     assert summary["gct_stats"]["wire_bytes"] > 0
     if summary["wire_bytes_per_step"] is not None:
         # 2 bits of 32 is a factor of 16, less for norms and headers in a model as tiny as this.
         assert last(fp32_lines)["wire_bytes_per_step"] > 8 * summary["wire_bytes_per_step"]
+    recorded = [json.loads(line) for line in monitor.read_text().splitlines()]
+    assert [line["step"] for line in recorded if line["kind"] == "sample"] == [2, 5]  # the last too
+    [names] = [line["names"] for line in recorded if line["kind"] == "parameters"]
+    assert "blocks.1.up.weight" in names
