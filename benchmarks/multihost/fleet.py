@@ -14,6 +14,7 @@ from typing import IO
 from multihost import lab as labs
 from multihost.errors import UserError
 from multihost.lab import Lab
+from multihost.rendezvous import LAUNCHER_VARIABLE
 
 MASTER_PORT = 29400
 GRACE_SECONDS = 10.0  # for the others, once one has failed
@@ -80,6 +81,7 @@ def environment(lab: Lab, node: int, local: int, per_host: int) -> dict[str, str
         "GROUP_RANK": str(node),
         "MASTER_ADDR": lab.hosts[0],
         "MASTER_PORT": str(MASTER_PORT),
+        LAUNCHER_VARIABLE: f"netlab, {len(lab.hosts)} hosts, {labs.rate_of(lab)} each way",
     }
 
 

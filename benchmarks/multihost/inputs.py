@@ -1,0 +1,118 @@
+"""What the ranks reduce: random gradients of a distribution, or real ones from a file."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from multihost.errors import UserError
+
+POOL_NUMEL = 1 << 22  # larger buckets repeat it: making values must not take longer than sending
+MATRIX = (1024, 1024)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One rank's values, and the parameters that they are the gradients of."""
+
+    name: str
+    values: Tensor  # float32, 1-D
+    shapes: list[tuple[int, ...]]
+
+    def fill(self, out: Tensor) -> None:
+        """Write the values into ``out`` (1-D), from the start, again and again."""
+        for begin in range(0, out.numel(), self.values.numel()):
+            part = out[begin : begin + self.values.numel()]
+            part.copy_(self.values[: part.numel()])
+
+    def layout(self, numel: int) -> list[tuple[int, ...]]:
+        """Shapes that follow one another as in the source and have ``numel`` elements together."""
+        shapes: list[tuple[int, ...]] = []
+        for shape in itertools.cycle(self.shapes):
+            if numel == 0:
+                break
+            shapes.append(_cut(shape, numel))
+            numel -= math.prod(shapes[-1])
+        return shapes
+
+
+def _cut(shape: tuple[int, ...], numel: int) -> tuple[int, ...]:
+    """The shape, or as many whole rows of it, or elements, as ``numel`` allows."""
+    if math.prod(shape) <= numel:
+        return shape
+    rows = numel // math.prod(shape[1:])
+    return (rows, *shape[1:]) if rows else (numel,)
+
+
+def make_source(text: str, rank: int, seed: int) -> Source:
+    """Read ``--input``: gaussian, laplace, gg, gg:SHAPE or a file.
+
+    Ranks draw from different streams. ``{rank}`` in a file's name is replaced; without it all ranks
+    read the same values.
+
+    Raises:
+        UserError: an unknown name, a bad shape or file.
+    """
+    name, _, argument = text.partition(":")
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + rank)
+    if text == "gaussian":
+        values = torch.randn(POOL_NUMEL, generator=generator)
+    elif text == "laplace":
+        values = _generalized_gaussian(1.0, generator)
+    elif name == "gg":
+        values = _generalized_gaussian(_shape(argument or "0.8"), generator)
+    else:
+        return _read(text, rank)
+    return Source(text, values.mul_(1e-3), [MATRIX])
+
+
+def _shape(text: str) -> float:
+    try:
+        shape = float(text)
+    except ValueError:
+        shape = math.nan
+    if not 0.1 <= shape <= 10:
+        raise UserError(f"The shape in --input gg:SHAPE must be from 0.1 to 10, got {text!r}.")
+    return shape
+
+
+def _generalized_gaussian(shape: float, generator: torch.Generator) -> Tensor:
+    """Values whose |x|^shape is Gamma(1/shape) distributed."""
+    rate = torch.full((POOL_NUMEL,), 1 / shape)
+    magnitudes = torch._standard_gamma(rate, generator=generator).pow_(1 / shape)
+    signs = torch.randint(0, 2, (POOL_NUMEL,), generator=generator)
+    return magnitudes.mul_(signs.mul_(2).sub_(1))
+
+
+def _read(text: str, rank: int) -> Source:
+    path = Path(text.replace("{rank}", str(rank)))
+    if not path.is_file():
+        raise UserError(
+            f"--input is gaussian, laplace, gg, gg:SHAPE or a file; there is no file {str(path)!r} "
+            f"on rank {rank}."
+        )
+    try:
+        tensors = _load(path)
+    except Exception as error:
+        raise UserError(
+            f"{path} can't be read ({error}): expected .npy, or a tensor or a dict of tensors "
+            "from torch.save, as examples/collect_gradients.py writes."
+        ) from error
+    values = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
+    if not (values.numel() and bool(values.isfinite().all())):
+        raise UserError(f"{path} is empty or holds NaN or Inf: choose another file.")
+    return Source(path.name, values, [tuple(t.shape) or (1,) for t in tensors if t.numel()])
+
+
+def _load(path: Path) -> list[Tensor]:
+    if path.suffix == ".npy":
+        import numpy
+
+        return [torch.from_numpy(numpy.load(path, allow_pickle=False))]
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    return [content] if isinstance(content, Tensor) else list(content.values())

@@ -1,0 +1,185 @@
+"""Who am I, and where do the ranks meet: from whatever launcher started this process."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from multihost.errors import UserError
+
+LAUNCHER_VARIABLE = "MULTIHOST_LAUNCHER"  # set by our own launchers, for the record
+_DEFAULT_PORT = 29500
+# Where a port is derived from a job's id: above the well-known ones, below those that Linux gives
+# to outgoing connections.
+_FIRST_PORT, _PORTS = 20_000, 12_000
+
+_NO_LAUNCHER = (
+    "No launcher's variables found: start this with torchrun, mpirun or srun, or alone with "
+    "--local N."
+)
+_NO_ADDRESS = (
+    "{launcher} says that the ranks are on several hosts but not where rank 0 is: install mpi4py "
+    "on all of them, or set MASTER_ADDR to rank 0's address."
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process among all, and where rank 0 listens."""
+
+    rank: int
+    world: int
+    local_rank: int
+    local_world: int
+    address: str
+    port: int
+    launcher: str
+    server_elsewhere: bool = False  # torchrun's agent holds the store
+
+
+def find_place(environ: Mapping[str, str] = os.environ) -> Place:
+    """Read the launcher's variables; torchrun's first, then Open MPI's, Slurm's, PMI's.
+
+    Under an MPI launcher with mpi4py installed, MPI itself says the rank and spreads the address.
+    ``MASTER_ADDR`` and ``MASTER_PORT`` override what would be derived.
+
+    Raises:
+        UserError: no launcher, or variables that are not enough.
+    """
+    if {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= environ.keys():
+        return _from_torch(environ)
+    if "OMPI_COMM_WORLD_RANK" in environ:
+        return _from_mpi4py(environ, "mpirun") or _from_open_mpi(environ)
+    if {"SLURM_PROCID", "SLURM_STEP_ID"} <= environ.keys():  # without a step: a batch script
+        return _from_slurm(environ)
+    if {"PMI_RANK", "PMI_SIZE"} <= environ.keys():
+        return _from_mpi4py(environ, "mpirun") or _from_pmi(environ)
+    raise UserError(_NO_LAUNCHER)
+
+
+def first_host(nodelist: str) -> str:
+    """``"gpu[03-05,9],cpu1"`` -> ``"gpu03"``: the first of Slurm's compressed list."""
+    match = re.match(r"([^\[,]+)(?:\[([^\],-]+)[^\]]*\])?", nodelist)
+    if match is None:
+        raise UserError(f"Slurm's list of hosts is not understood: {nodelist!r}; set MASTER_ADDR.")
+    return match[1] + (match[2] or "")
+
+
+def free_port(address: str = "") -> int:
+    with socket.create_server((address, 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def _from_torch(environ: Mapping[str, str]) -> Place:
+    elastic = "TORCHELASTIC_RUN_ID" in environ
+    rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
+    return Place(
+        rank,
+        world,
+        int(environ.get("LOCAL_RANK", 0)),
+        int(environ.get("LOCAL_WORLD_SIZE", 1)),
+        environ["MASTER_ADDR"],
+        _port(environ, _DEFAULT_PORT),
+        environ.get(LAUNCHER_VARIABLE) or ("torchrun" if elastic else "env"),
+        server_elsewhere=environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
+    )
+
+
+def _from_open_mpi(environ: Mapping[str, str]) -> Place:
+    rank, world, local_rank, local_world = (
+        int(environ[f"OMPI_COMM_WORLD_{name}"])
+        for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")
+    )
+    job = environ.get("PMIX_NAMESPACE") or environ.get("OMPI_MCA_ess_base_jobid", "")
+    address = _address(environ, world == local_world, "mpirun")
+    port = _port(environ, _port_of(job))
+    return Place(rank, world, local_rank, local_world, address, port, "mpirun, variables only")
+
+
+def _from_pmi(environ: Mapping[str, str]) -> Place:
+    rank, world = int(environ["PMI_RANK"]), int(environ["PMI_SIZE"])
+    local_rank = int(environ.get("MPI_LOCALRANKID", rank))
+    local_world = int(environ.get("MPI_LOCALNRANKS", world))
+    address = _address(environ, world == local_world, "mpirun")
+    port = _port(environ, _port_of(environ.get("PMI_JOBID", "")))
+    return Place(rank, world, local_rank, local_world, address, port, "mpirun, variables only")
+
+
+def _from_slurm(environ: Mapping[str, str]) -> Place:
+    world = environ.get("SLURM_STEP_NUM_TASKS") or environ.get("SLURM_NTASKS")
+    nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST")
+    if world is None:
+        raise UserError("SLURM_NTASKS is not set: start the ranks with srun --ntasks N.")
+    address = environ.get("MASTER_ADDR") or (first_host(nodes) if nodes else None)
+    if address is None:
+        raise UserError(_NO_ADDRESS.format(launcher="srun"))
+    job = f"{environ.get('SLURM_JOB_ID', '')}.{environ['SLURM_STEP_ID']}"
+    # "2(x3),1": tasks on each node; what is needed is this node's number only where it is uniform.
+    per_node = re.match(r"\d+", environ.get("SLURM_STEP_TASKS_PER_NODE", "1"))
+    return Place(
+        int(environ["SLURM_PROCID"]),
+        int(world),
+        int(environ.get("SLURM_LOCALID", 0)),
+        int(per_node[0]) if per_node else 1,
+        address,
+        _port(environ, _port_of(job)),
+        "srun",
+    )
+
+
+def _from_mpi4py(environ: Mapping[str, str], launcher: str) -> Place | None:
+    """Rank and address from MPI itself; None where mpi4py is not installed."""
+    try:
+        from mpi4py import MPI
+    except ImportError:
+        return None
+    comm: Any = MPI.COMM_WORLD
+    expected = int(environ.get("OMPI_COMM_WORLD_SIZE") or environ["PMI_SIZE"])
+    if comm.Get_size() != expected:
+        raise UserError(
+            f"{launcher} started {expected} ranks but mpi4py sees {comm.Get_size()}: it belongs to "
+            f"another MPI; install the one that fits this {launcher}, or uninstall it."
+        )
+    local = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    mine = None
+    if comm.Get_rank() == 0:
+        one_host = local.Get_size() == expected
+        host = environ.get("MASTER_ADDR") or ("127.0.0.1" if one_host else socket.gethostname())
+        mine = (host, _port(environ, free_port()))
+    address, port = comm.bcast(mine, root=0)
+    return Place(
+        comm.Get_rank(),
+        expected,
+        local.Get_rank(),
+        local.Get_size(),
+        address,
+        port,
+        f"{launcher}, mpi4py",
+    )
+
+
+def _address(environ: Mapping[str, str], one_host: bool, launcher: str) -> str:
+    if "MASTER_ADDR" in environ:
+        return environ["MASTER_ADDR"]
+    if not one_host:
+        raise UserError(_NO_ADDRESS.format(launcher=launcher))
+    return "127.0.0.1"
+
+
+def _port(environ: Mapping[str, str], derived: int) -> int:
+    text = environ.get("MASTER_PORT")
+    if text is None:
+        return derived
+    if not text.isdigit() or not 0 < int(text) < 65536:
+        raise UserError(f"MASTER_PORT must be a number from 1 to 65535, got {text!r}.")
+    return int(text)
+
+
+def _port_of(job: str) -> int:
+    """The same number for all ranks of a job, another one for most other jobs."""
+    return _FIRST_PORT + zlib.crc32(job.encode()) % _PORTS if job else _DEFAULT_PORT
