@@ -72,8 +72,9 @@ class Engine:
         algorithm: str,
         seed: int,
         name: str,
+        call: str,
         probe: bool,
-        on_done: Callable[[str, Tensor], None],
+        on_done: Callable[[str, bool, Tensor], None],
     ) -> None: ...
     def close(self) -> None: ...
     def stats(self) -> EngineStats: ...

@@ -70,6 +70,7 @@ class Channel:
         mean: bool = False,
         algorithm: Algorithm = "auto",
         seed: int | None = None,
+        call: str = "",
         probe: bool = False,
         on_stats: OnStats | None = None,
     ) -> Future[str]:
@@ -86,6 +87,8 @@ class Channel:
             mean: divide the sum by the number of ranks.
             algorithm: of an all_reduce.
             seed: for stochastic rounding, the same on all ranks; None: the number of the call.
+            call: all that has to be the same on all ranks, in words; compared before anything is
+                sent. Empty: not compared, for callers that have made sure.
             probe: measure bits and error of each run, about as slowly as encoding and decoding once
                 more. It needs nobody else: ranks may differ in it.
             on_stats: called with the float32 [runs, 4] tensor of scale, shape, bits per element and
@@ -95,7 +98,8 @@ class Channel:
         Returns:
             A future of the error message, empty if the result is in place. A message names the job
             and the rank: a peer died, the group's timeout passed, or a segment can't be decoded.
-            Every later job fails with the same one.
+            Every later job fails with the same one. Or `call` was not the same on all ranks: then
+            they all get a message, the tensors stay what they are, and later jobs work.
 
         Raises:
             ValueError: tensors that this collective can't take.
@@ -103,10 +107,10 @@ class Channel:
         done: Future[str] = Future()
         self._calls += 1
 
-        def on_done(error: str, run_stats: Tensor) -> None:
+        def on_done(error: str, fatal: bool, run_stats: Tensor) -> None:
             if on_stats is not None and not error:
                 on_stats(run_stats)
-            done.set_result(self._explain(error) if error else "")
+            done.set_result(self._explain(error) if fatal else error)
 
         self._engine.submit(
             collective=collective,
@@ -119,6 +123,7 @@ class Channel:
             algorithm=algorithm,
             seed=(self._calls if seed is None else seed) % 2**64,
             name=name,
+            call=call,
             probe=probe,
             on_done=on_done,
         )

@@ -95,7 +95,9 @@ def all_reduce(
 
     Raises:
         ValueError: a tensor, op or group that can't be used.
-        RuntimeError: a peer died, the group's timeout passed, or a segment was damaged.
+        RuntimeError: a peer died, the group's timeout passed, or a segment was damaged; or the
+            ranks made different calls, such as tensors of different shapes: then all ranks get
+            this, nothing was sent, and the next call works.
     """
     return _run("all_reduce", tensor, None, codec, op, group, async_op, algorithm)
 
@@ -167,11 +169,13 @@ def _run(
     settings = Codec() if codec is None else codec
     if not isinstance(settings, Codec):
         raise TypeError(f"codec must be a gct.Codec, got {type(codec).__name__}")
+    name = f"a {input.dtype} tensor of shape {tuple(input.shape)}"
     done = _channel(resolve_group(group)).submit(
         collective,
         input,
         settings._params,
-        name=f"a {input.dtype} tensor of shape {tuple(input.shape)}",
+        name=name,
+        call=f"{collective} ({op}, {algorithm}) of {name} with {settings}",
         output=output,
         mean=op == "mean",
         algorithm=algorithm,

@@ -371,8 +371,9 @@ def test_bytes_on_the_wire(world: int, algorithm: str) -> None:
     counted = run_ranks(world, count_bytes, numel, algorithm)
     for counts in counted:
         assert counts["raw"] == 2 * 4 * numel * (world - 1) // world
-        # The whole tensor crosses twice less one part, at 2 bits an element, all headers counted.
-        assert counts["wire"] == 2 * numel * (world - 1) // world * 2 // 8
+        # The whole tensor crosses twice less one part, at 2 bits an element, all headers counted;
+        # before that 8 bytes to each other rank, by which all know that they make the same call.
+        assert counts["wire"] == 2 * numel * (world - 1) // world * 2 // 8 + 8 * (world - 1)
         assert counts["encoded"] * (world if algorithm == "one_shot" else 2) >= counts["wire"]
     wire = sum(counts["wire"] for counts in counted)
     device = min(counts["device"] for counts in counted)
@@ -519,6 +520,47 @@ def test_forked_child() -> None:
     run_ranks(2, forked_child)
 
 
+def different_calls(rank: int, world: int) -> None:
+    last = rank == world - 1
+    x = laplace(300_000, rank)
+
+    def one_shot_for_two(values: Tensor) -> object:
+        return gct.all_reduce(values[:2000], algorithm="one_shot" if last else "two_shot")
+
+    cases: list[tuple[str, Callable[[Tensor], object]]] = [
+        ("shape", lambda x: gct.all_reduce(x[: 1000 + last])),
+        ("no elements", lambda x: gct.all_reduce(x[: 1000 * last])),
+        ("dtype", lambda x: gct.all_reduce(x.half() if last else x)),
+        ("codec", lambda x: gct.all_reduce(x, gct.Codec(bits=3.0 if last else 2.0))),
+        ("op", lambda x: gct.all_reduce(x, op="sum" if last else "mean")),
+        ("algorithm", one_shot_for_two),
+        ("collective", lambda x: another_collective(x, last, world)),
+    ]
+    for what, call in cases:
+        values = x.clone()
+        before = gct.all_reduce(x[:5000].clone(), gct.Codec("raw"), "sum", async_op=True)
+        with pytest.raises(RuntimeError, match="all ranks must make the same call") as caught:
+            call(values)
+        assert f"rank {rank} calls " in str(caught.value), what
+        assert torch.equal(values, x), what
+        # Neither the calls before nor those after are touched.
+        after = gct.all_reduce(x[:5000].clone(), gct.Codec("raw"), "sum")
+        assert torch.equal(after, before.wait()), what
+        assert_same_on_all_ranks(after, world)
+
+
+def another_collective(values: Tensor, gather: bool, world: int) -> Tensor | gct.collectives.Work:
+    part = torch.empty(values.numel() // world)
+    if gather:
+        return gct.all_gather(torch.empty(values.numel() * world), values)
+    return gct.reduce_scatter(part, values[: part.numel() * world])
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_different_calls_are_an_error_on_all_ranks(world: int) -> None:
+    run_ranks(world, different_calls)
+
+
 # ---- a peer that doesn't keep to the protocol
 
 
@@ -551,11 +593,10 @@ def damaged_segment(rank: int, world: int, damage: str) -> str:
             with contextlib.suppress(RuntimeError):  # the other rank may have given up already
                 swap_bytes(False, torch.zeros(8, dtype=torch.uint8), 8, peer=0)
         return ""
-    try:
-        gct.all_reduce(values, gct.Codec(bits=2.0))
-    except RuntimeError as error:
-        return str(error)
-    return "no error"
+    channel = collectives._channel(dist.group.WORLD)
+    # Without the comparison of calls, which rank 1 would have to answer.
+    done = channel.submit("all_reduce", values, gct.Codec(bits=2.0)._params, name="values")
+    return done.wait() or "no error"
 
 
 @pytest.mark.parametrize("damage", ["payload", "header"])

@@ -95,7 +95,8 @@ void Engine::close() {
 }
 
 int64_t Engine::scratch_bytes() const {
-  return shots_.capacity_bytes() + first_ring_.capacity_bytes() + second_ring_.capacity_bytes();
+  return shots_.capacity_bytes() + agreement_.capacity_bytes() + first_ring_.capacity_bytes() +
+         second_ring_.capacity_bytes();
 }
 
 void Engine::submit(JobSpec spec) {
@@ -153,24 +154,36 @@ Flight Engine::make_flight(const std::shared_ptr<Job>& job, Range range) const {
 }
 
 void Engine::send_job(const std::shared_ptr<Job>& job) {
-  const auto slices =
-      size() == 1 ? std::vector<Range>{} : plan_slices(job->extent, slice_numel(size()));
-  for (const Range& slice : slices) {
-    Flight flight = make_flight(job, slice);
-    flight.first = first_ring_.acquire();
-    if (!flight.first) break;
-    try {
-      shots_.send(flight);
-    } catch (const std::exception& error) {
-      fail(*job, "encoding and sending", error);
-      break;
-    }
-    flights_.push(std::move(flight));
+  try {
+    if (size() > 1) send_slices(job);
+  } catch (const std::exception& error) {
+    fail(*job, "encoding and sending", error);
   }
   Flight end;
   end.job = job;
   end.last = true;
   flights_.push(std::move(end));
+}
+
+void Engine::send_slices(const std::shared_ptr<Job>& job) {
+  bool compared = job->spec.call.empty();
+  if (!compared) agreement_.start(job->spec.call, first_);
+  const auto compare = [&] {
+    const Stopwatch stopwatch(&counters_.wait_ns);
+    job->refusal = agreement_.finish(first_);
+    compared = true;
+  };
+  for (const Range& slice : plan_slices(job->extent, slice_numel(size()))) {
+    Flight flight = make_flight(job, slice);
+    flight.first = first_ring_.acquire();
+    if (!flight.first) return;
+    shots_.encode(flight);
+    if (!compared) compare();  // the others' answers came while the first slice was encoded
+    if (!job->refusal.empty()) return first_ring_.release(flight.first);
+    shots_.send(flight);
+    flights_.push(std::move(flight));
+  }
+  if (!compared) compare();  // an empty tensor
 }
 
 // Back thread.
@@ -222,7 +235,7 @@ void Engine::finish(Flight flight) {
 }
 
 void Engine::end_job(Job& job) {
-  if (failure().empty()) {
+  if (failure().empty() && job.refusal.empty()) {
     try {
       if (size() == 1) {
         copy_alone(job);
@@ -233,7 +246,8 @@ void Engine::end_job(Job& job) {
       fail(job, "finishing", error);
     }
   }
-  job.spec.on_done(failure(), job.run_stats());
+  const std::string error = failure();
+  job.spec.on_done(error.empty() ? job.refusal : error, !error.empty(), job.run_stats());
 }
 
 }  // namespace gct

@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "cpu/thread_pool.h"
+#include "torch/agreement.h"
 #include "torch/job.h"
 #include "torch/link.h"
 #include "torch/queue.h"
@@ -56,6 +57,7 @@ class Engine {
   void run_front();
   void run_back();
   void send_job(const std::shared_ptr<Job>& job);
+  void send_slices(const std::shared_ptr<Job>& job);
   Flight make_flight(const std::shared_ptr<Job>& job, Range range) const;
   void receive(Flight& flight);
   void finish(Flight flight);
@@ -69,6 +71,7 @@ class Engine {
   ThreadPool pool_;
   Link first_, second_;
   Shots shots_;
+  Agreement agreement_;  // front thread
   ExchangeRing first_ring_, second_ring_;
   Queue<std::shared_ptr<Job>> jobs_;
   Queue<Flight> flights_;

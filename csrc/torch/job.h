@@ -39,10 +39,11 @@ struct Counters {
 };
 
 // Called once, from the engine's back thread (or the closing one). `error` is empty if the result
-// is in place. `run_stats`: float32 [runs, 4], scale and shape of each run as this rank's encoder
-// saw it, 0 where it saw none; where the job is probed also bits an element and squared error over
-// squared values, else NaN.
-using OnDone = std::function<void(const std::string& error, const at::Tensor& run_stats)>;
+// is in place; `fatal`: every later job fails too. `run_stats`: float32 [runs, 4], scale and shape
+// of each run as this rank's encoder saw it, 0 where it saw none; where the job is probed also bits
+// an element and squared error over squared values, else NaN.
+using OnDone =
+    std::function<void(const std::string& error, bool fatal, const at::Tensor& run_stats)>;
 
 struct JobSpec {
   Collective collective = Collective::kAllReduce;
@@ -58,6 +59,8 @@ struct JobSpec {
   uint64_t seed = 0;   // differs from job to job; the same on all ranks
   bool probe = false;  // measure bits and error of each run, on this rank alone
   std::string name;    // for messages: "bucket 3 of step 12"
+  // Not empty: all that must be the same on all ranks, in words; compared before anything is sent.
+  std::string call;
   OnDone on_done;
 };
 
@@ -84,9 +87,9 @@ struct Job {
   int64_t extent = 0;        // elements that slices cut up: numel, or numel / W for reduce_scatter
   bool in_place = false;     // float32: results are computed in the tensor itself
   bool slots_known = false;  // segment sizes follow from the layout, no exchange of sizes
-  bool done = false;         // touched by the back thread only
-  RunAverages sent;          // of this rank's own values; front thread
-  RunAverages reduced;       // of the chunks that it owns; back thread
+  std::string refusal;  // not empty: nothing was sent, and this is why; front thread, then back
+  RunAverages sent;     // of this rank's own values; front thread
+  RunAverages reduced;  // of the chunks that it owns; back thread
 
   bool two_shot() const { return spec.algorithm == Algorithm::kTwoShot; }
   bool has_residual() const { return spec.residual.defined(); }

@@ -4,7 +4,7 @@
 
 namespace gct {
 
-void Shots::send_whole(Flight& flight) {
+void Shots::encode_whole(Flight& flight) {
   Job& job = *flight.job;
   Exchange& exchange = *flight.first;
   const Range range = flight.range;
@@ -20,9 +20,7 @@ void Shots::send_whole(Flight& flight) {
 
   exchange.recv_bytes.assign(static_cast<size_t>(size()), slot);
   exchange.recv_bytes[static_cast<size_t>(rank())] = 0;
-  send_to_all(job, exchange, *first_);
-  check_sizes(exchange, slot);
-  first_->start(exchange);
+  copy_to_all(exchange);
 }
 
 void Shots::add_whole(Flight& flight) {

@@ -1,5 +1,6 @@
 #include "torch/shots.h"
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -20,13 +21,15 @@ int64_t Shots::capacity_bytes() const {
          hashes_.capacity_bytes();
 }
 
-void Shots::send(Flight& flight) {
+void Shots::encode(Flight& flight) {
   if (flight.job->two_shot()) {
-    send_chunks(flight);
+    encode_chunks(flight);
   } else {
-    send_whole(flight);
+    encode_whole(flight);
   }
 }
+
+void Shots::send(Flight& flight) { start(*flight.job, *flight.first, *first_); }
 
 void Shots::receive(Flight& flight) {
   if (flight.job->spec.collective == Collective::kAllGather) {
@@ -43,10 +46,10 @@ void Shots::wait(Exchange& exchange, Link& link) {
   link.wait(exchange);
 }
 
-// Sends the segment in exchange.send[0, own_bytes) to every other rank. An all-gather of equal
+// Prepares the segment in exchange.send[0, own_bytes) for every other rank. An all-gather of equal
 // slots would pad all of them to the largest, and raw runs make chunks differ; this one moves the
 // exact bytes in one hop and costs W - 2 copies of a short segment.
-void Shots::send_to_all(const Job& job, Exchange& exchange, Link& link) {
+void Shots::copy_to_all(Exchange& exchange) const {
   uint8_t* copy = exchange.send.data();
   exchange.send_bytes.assign(static_cast<size_t>(size()), exchange.own_bytes);
   exchange.send_bytes[static_cast<size_t>(rank())] = 0;
@@ -54,14 +57,22 @@ void Shots::send_to_all(const Job& job, Exchange& exchange, Link& link) {
     copy += exchange.own_bytes;
     memcpy(copy, exchange.send.data(), static_cast<size_t>(exchange.own_bytes));
   }
-  if (!job.slots_known) {
-    const Stopwatch stopwatch(&counters_->wait_ns);
-    link.exchange_sizes(exchange);
-  }
+}
+
+// Starts an exchange whose recv_bytes are the segments' sizes or, where they can't be known, their
+// bounds.
+void Shots::start(const Job& job, Exchange& exchange, Link& link) {
+  if (!job.slots_known) exchange_sizes(exchange, link);
+  link.start(exchange);
 }
 
 // Sizes that others announce decide how much memory is reserved.
-void Shots::check_sizes(const Exchange& exchange, int64_t limit) const {
+void Shots::exchange_sizes(Exchange& exchange, Link& link) {
+  const int64_t limit = *std::max_element(exchange.recv_bytes.begin(), exchange.recv_bytes.end());
+  {
+    const Stopwatch stopwatch(&counters_->wait_ns);
+    link.exchange_sizes(exchange);
+  }
   for (size_t sender = 0; sender < exchange.recv_bytes.size(); ++sender) {
     if (exchange.recv_bytes[sender] >= 0 && exchange.recv_bytes[sender] <= limit) continue;
     throw std::runtime_error("rank " + std::to_string(sender) + " announced a segment of " +
@@ -92,7 +103,7 @@ void Shots::check_same(const Job& job) {
   hashes_.own_bytes = sizeof mine;
   hashes_.recv_bytes.assign(static_cast<size_t>(size()), sizeof mine);
   hashes_.recv_bytes[static_cast<size_t>(rank())] = 0;
-  send_to_all(job, hashes_, *second_);
+  copy_to_all(hashes_);
   second_->start(hashes_);
   wait(hashes_, *second_);
   const uint8_t* in = hashes_.recv.data();

@@ -37,7 +37,9 @@ class Shots {
   // either has come.
   Shots(Link* first, Link* second, ThreadPool* pool, Counters* counters);
 
-  // Front thread: encodes the slice and starts shot 1.
+  // Front thread: encodes the slice.
+  void encode(Flight& flight);
+  // Front thread: starts shot 1 with what was encoded.
   void send(Flight& flight);
   // Back thread: waits for shot 1, reduces; in an all-reduce of two shots starts shot 2 with
   // flight.second.
@@ -55,21 +57,22 @@ class Shots {
   int rank() const { return first_->rank(); }
   int size() const { return first_->size(); }
 
-  void send_chunks(Flight& flight);
+  void encode_chunks(Flight& flight);
   void receive_chunk(Flight& flight);
   float* begin_sum(const Flight& flight, Range own);
   void send_result(Flight& flight, Range own, const float* mean);
 
-  void send_whole(Flight& flight);
+  void encode_whole(Flight& flight);
   void add_whole(Flight& flight);
   void place_all(Flight& flight);
 
   void add_gradient(const Job& job, Range range);
   void keep_error(const Job& job, Range range, const uint8_t* wire, int64_t bytes, float factor,
                   SegmentCoder& coder);
-  void send_to_all(const Job& job, Exchange& exchange, Link& link);
+  void copy_to_all(Exchange& exchange) const;
+  void start(const Job& job, Exchange& exchange, Link& link);
   void wait(Exchange& exchange, Link& link);
-  void check_sizes(const Exchange& exchange, int64_t limit) const;
+  void exchange_sizes(Exchange& exchange, Link& link);
 
   Link* first_;
   Link* second_;

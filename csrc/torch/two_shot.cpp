@@ -13,7 +13,7 @@ uint64_t stream(int rank, int shot) { return 2 * static_cast<uint64_t>(rank) + s
 
 }  // namespace
 
-void Shots::send_chunks(Flight& flight) {
+void Shots::encode_chunks(Flight& flight) {
   Job& job = *flight.job;
   Exchange& exchange = *flight.first;
   const DType dtype = job.has_residual() ? DType::kFloat32 : job.dtype;
@@ -39,16 +39,8 @@ void Shots::send_chunks(Flight& flight) {
     out += bytes;
   }
 
-  const int64_t slot = front_.slot_bytes(job, flight.chunks[self], dtype);
-  if (job.slots_known) {
-    exchange.recv_bytes.assign(world, slot);
-    exchange.recv_bytes[self] = 0;
-  } else {
-    const Stopwatch stopwatch(&counters_->wait_ns);
-    first_->exchange_sizes(exchange);
-    check_sizes(exchange, slot);
-  }
-  first_->start(exchange);
+  exchange.recv_bytes.assign(world, front_.slot_bytes(job, flight.chunks[self], dtype));
+  exchange.recv_bytes[self] = 0;
 }
 
 // This rank's exact values of the chunk that it owns, as float32, where the others' are going to be
@@ -97,11 +89,9 @@ void Shots::send_result(Flight& flight, Range own, const float* mean) {
   const auto world = static_cast<size_t>(size());
   const auto self = static_cast<size_t>(rank());
 
-  int64_t largest = 0;
   exchange.recv_bytes.assign(world, 0);
   for (size_t owner = 0; owner < world; ++owner) {
     exchange.recv_bytes[owner] = back_.slot_bytes(job, flight.chunks[owner], DType::kFloat32);
-    largest = std::max(largest, exchange.recv_bytes[owner]);
   }
   uint8_t* out = exchange.send.reserve(exchange.recv_bytes[self] * (size() - 1));
   exchange.recv_bytes[self] = 0;
@@ -113,9 +103,8 @@ void Shots::send_result(Flight& flight, Range own, const float* mean) {
     const float factor = job.spec.mean ? static_cast<float>(size()) : 1.0f;
     keep_error(job, own, out, exchange.own_bytes, factor, back_);
   }
-  send_to_all(job, exchange, *second_);
-  check_sizes(exchange, largest);
-  second_->start(exchange);
+  copy_to_all(exchange);
+  start(job, exchange, *second_);
 }
 
 void Shots::finish(Flight& flight) {
