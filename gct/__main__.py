@@ -1,4 +1,4 @@
-"""The command line: `python -m gct info` and `report`."""
+"""The command line: `python -m gct info`, `report` and `fit`."""
 
 import argparse
 import platform
@@ -12,7 +12,7 @@ import torch
 
 import gct
 from gct import _C
-from gct._cli import CommandError, report
+from gct._cli import CommandError, fit, report
 
 # Instruction sets that the codec's implementations ask for.
 _CPU_FEATURES = ("avx2", "bmi2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_vbmi2", "asimd")
@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_info(commands)
     _add_report(commands)
+    _add_fit(commands)
     arguments = parser.parse_args(argv)
     try:
         return int(arguments.run(arguments))
@@ -40,6 +41,14 @@ def _add_report(commands: _Commands) -> None:
     )
     report.add_arguments(parser)
     parser.set_defaults(run=report.run)
+
+
+def _add_fit(commands: _Commands) -> None:
+    parser = commands.add_parser(
+        "fit", help="print the fitted shapes of a checkpoint's tensors", description=fit.DESCRIPTION
+    )
+    fit.add_arguments(parser)
+    parser.set_defaults(run=fit.run)
 
 
 def _add_info(commands: _Commands) -> None:
