@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from ranks import run_ranks
+from small_run import ELEMENTS, STEPS, WORLD, train
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -17,39 +18,9 @@ import gct
 from gct import _C
 from gct._histogram import histogram, spread
 from gct._recording import read_recording
+from gct._sinks import JsonLines
 
-WORLD = 2
-STEPS = 9
 INTERVAL = 3
-ELEMENTS = 49 * 160 + 2 * 160 + 161 * 96 + 97 * 8  # of make_model()
-
-
-def make_model() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(48, 160), nn.GELU(), nn.LayerNorm(160), nn.Linear(160, 96), nn.Linear(96, 8)
-    )
-
-
-def train(rank: int, steps: int = STEPS, resume: dict[str, Any] | None = None, **settings: Any):
-    """Train, logging the loss; returns the state and the parameters' values, all in one list."""
-    model = make_model()
-    state = gct.GCTState(bits=2.0, model=model, **settings)
-    if resume is not None:
-        state.load_state_dict(resume)
-    ddp = DistributedDataParallel(model)
-    ddp.register_comm_hook(state, gct.hook)
-    optimizer = torch.optim.AdamW(ddp.parameters(), lr=1e-3)
-    torch.manual_seed(100 + rank)
-    for _ in range(steps):
-        x = torch.randn(32, 48)
-        loss = (ddp(x) - x[:, :8]).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if state.monitor is not None:
-            state.monitor.log(loss=loss, learning_rate=1e-3)
-    return state, torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
@@ -91,6 +62,21 @@ def test_records_come_at_the_interval(run: Any) -> None:
     assert [line["step"] for line in logged] == list(range(STEPS))
     assert all(line["values"]["learning_rate"] == 1e-3 for line in logged)
     assert logged[-1]["values"]["loss"] < logged[0]["values"]["loss"]
+
+
+def test_time_of_the_start_is_exact(run: Any) -> None:
+    [header] = [line for line in lines_of(run[1]) if line["kind"] == "run"]
+    # Before the file's last line, and not by more than the run took.
+    assert 0 < run[1].stat().st_mtime - header["time"] < 60
+
+
+def test_numbers_keep_six_digits_and_large_ones_three_decimals(tmp_path: Path) -> None:
+    numbers = [123456.78912, -98765432.1, 999.98765, 1.23456789e-5, 0.0, math.inf]
+    sink = JsonLines(tmp_path / "out.jsonl", append=False)
+    sink.write({"numbers": numbers})
+    sink.close()
+    [line] = lines_of(tmp_path / "out.jsonl")
+    assert line["numbers"] == [123456.789, -98765432.1, 999.988, 1.23457e-5, 0.0, None]
 
 
 def test_parameters_are_the_compressed_ones_in_the_models_order(run: Any) -> None:
