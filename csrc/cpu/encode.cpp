@@ -6,6 +6,7 @@
 #include "core/convert.h"
 #include "cpu/columns.h"
 #include "cpu/fixed.h"
+#include "cpu/low_rank_stage.h"
 #include "cpu/pieces.h"
 #include "cpu/rate.h"
 #include "cpu/thread_pool.h"
@@ -20,6 +21,8 @@ constexpr double kAim = 0.986;
 constexpr double kAcceptFrom = 0.972;
 constexpr double kPatience = 0.006;  // and a little less is asked each time
 constexpr int kMaxAttempts = 6;
+// Share of a slot's payload that factors of low-rank parts may take: column profiles may have 4 %.
+constexpr double kMostForFactors = 0.9;
 // Beyond symbols: lane states, table entry, and the classes of an all-zero piece.
 constexpr int64_t kPieceOverheadBytes = kLaneBytes + kPieceEntryBytes + 16;
 
@@ -29,7 +32,7 @@ RawType raw_type_of(DType dtype) {
 }
 
 struct Sizes {
-  int64_t numel = 0, raw_numel = 0, coded_blocks = 0, headers = 0;
+  int64_t numel = 0, raw_numel = 0, coded_numel = 0, coded_blocks = 0, headers = 0;
   int raw_bytes = 4;
 
   Sizes(const CodecParams& params, const EncodeInput& input) {
@@ -39,6 +42,7 @@ struct Sizes {
       if (run.raw || params.kind == Kind::kRaw) {
         raw_numel += run.numel;
       } else {
+        coded_numel += run.numel;
         coded_blocks += num_blocks(run.numel);
       }
     }
@@ -87,8 +91,10 @@ class SegmentEncoder {
   Status run(size_t* written, EncodeStats* stats) {
     stats_ = stats;
     analyze(params_, input_, ws_, &plan_);
-    write_profiles();
-    Status status = encode_plan(written);
+    separate_low_rank();
+    measure_profiles(&plan_);
+    write_sections();
+    const Status status = encode_plan(written);
     if (stats != nullptr) {
       stats->numel = sizes_.numel;
       stats->nonfinite_runs = plan_.nonfinite_runs;
@@ -99,17 +105,39 @@ class SegmentEncoder {
   }
 
  private:
-  // The section of column profiles: length and bits; nothing where there are none.
-  void write_profiles() {
-    BitWriter bits(&profile_section_);
+  // Where low-rank parts pay, the plan becomes that of the residuals. Not with the step in
+  // proportion to the block's scale (exponent 1): there the residual's rate would stay what it is.
+  void separate_low_rank() {
+    signal_ = plan_.signal;
+    const bool pieces = params_.kind == Kind::kGG || params_.kind == Kind::kEG;
+    if (!pieces || params_.max_rank == 0 || params_.allocation8 >= 8) return;
+    // Zeros alone must fit the slot beside the factors, whatever the residuals are.
+    const double room = static_cast<double>(slot_bytes(params_, input_)) -
+                        static_cast<double>(sizes_.headers + plan_.raw_numel * sizes_.raw_bytes) -
+                        static_cast<double>(num_pieces() * kPieceOverheadBytes);
+    if (!low_rank_.prepare(plan_, room, kMostForFactors * room)) return;
+    const std::vector<RunStats> stats = ws_.run_stats;
+    plan_ = EncodePlan();
+    analyze(params_, low_rank_.input(), ws_, &plan_);
+    ws_.run_stats = stats;
+    use_low_rank_ = true;
+  }
+
+  // Column profiles, length and bits, then low-rank parts; nothing where there are none.
+  void write_sections() {
+    BitWriter bits(&sections_);
     for (const RunPlan& p : plan_.runs) {
       if (p.header.columns == 0) continue;
-      if (profile_section_.empty()) profile_section_.resize(4);
+      if (sections_.empty()) sections_.resize(4);
       write_profile(&ws_.profiles[p.profile], p.header.columns, &bits);
     }
-    if (profile_section_.empty()) return;
-    bits.finish();
-    store_le<uint32_t>(profile_section_.data(), static_cast<uint32_t>(profile_section_.size() - 4));
+    if (!sections_.empty()) {
+      bits.finish();
+      store_le<uint32_t>(sections_.data(), static_cast<uint32_t>(sections_.size() - 4));
+    }
+    if (!use_low_rank_) return;
+    const std::vector<uint8_t>& parts = low_rank_.section();
+    sections_.insert(sections_.end(), parts.begin(), parts.end());
   }
 
   Status encode_plan(size_t* written) {
@@ -120,7 +148,7 @@ class SegmentEncoder {
     RateControl control(plan_);
     double log2_step = std::log2(params_.value);
     if (params_.target == Target::kSnrDb) {
-      log2_step = control.step_for_error(plan_.signal * std::pow(10.0, -params_.value / 10));
+      log2_step = control.step_for_error(signal_ * std::pow(10.0, -params_.value / 10));
     }
     control.apply(log2_step, &plan_);
     if (params_.target == Target::kStep) set_exact_step(static_cast<float>(params_.value));
@@ -175,7 +203,8 @@ class SegmentEncoder {
       if (p.header.mode == RunMode::kCoded) p.header.mode = RunMode::kNonFinite;
       p.header.columns = 0;
     }
-    profile_section_.clear();
+    sections_.clear();
+    use_low_rank_ = false;
     plan_.coded_blocks = 0;
     return write_pieces(slot, written);
   }
@@ -189,7 +218,7 @@ class SegmentEncoder {
   double fixed_overhead() {
     const double lanes = params_.kind == Kind::kGG ? 0.75 * kLaneBytes : 0;
     return static_cast<double>(sizes_.headers + plan_.raw_numel * sizes_.raw_bytes) +
-           static_cast<double>(profile_section_.size()) + class_bits(&plan_) / 8 +
+           static_cast<double>(sections_.size()) + class_bits(&plan_) / 8 +
            static_cast<double>(num_pieces()) * (lanes + kPieceEntryBytes + 0.5);
   }
 
@@ -214,6 +243,7 @@ class SegmentEncoder {
     h.kind = kind;
     h.flags =
         params_.rounding == Rounding::kStochastic && kind != WireKind::kRaw ? kFlagStochastic : 0;
+    if (use_low_rank_ && has_pieces(kind)) h.flags |= kFlagLowRank;
     h.raw_type = raw_type_of(input_.dtype);
     h.num_runs = static_cast<uint32_t>(input_.num_runs);
     h.numel = sizes_.numel;
@@ -286,13 +316,13 @@ class SegmentEncoder {
     if (stats_ != nullptr) {
       ++stats_->attempts;
       const bool wanted = stats_->want_model_bits && params_.kind == Kind::kGG;
-      stats_->model_bits = wanted ? 8.0 * static_cast<double>(profile_section_.size()) : 0;
+      stats_->model_bits = wanted ? 8.0 * static_cast<double>(sections_.size()) : 0;
     }
     prepare_classes(&plan_);
     if (params_.kind == Kind::kEG) clear_class_models();
     const int64_t pieces = num_pieces();
     const size_t raw_bytes = static_cast<size_t>(plan_.raw_numel * sizes_.raw_bytes);
-    const size_t table = static_cast<size_t>(sizes_.headers) + profile_section_.size();
+    const size_t table = static_cast<size_t>(sizes_.headers) + sections_.size();
     size_t at = table + kPieceEntryBytes * static_cast<size_t>(pieces);
     const int workers = ws_.pool != nullptr ? ws_.pool->size() : 1;
     std::vector<PieceOutput>& outputs = ws_.outputs();
@@ -314,7 +344,7 @@ class SegmentEncoder {
     if (total_size_ > limit) return Status::kTooSmall;
     const WireKind kind = params_.kind == Kind::kGG ? WireKind::kGG : WireKind::kEG;
     write_headers(segment_header(kind, total_size_));
-    std::copy(profile_section_.begin(), profile_section_.end(), out_ + sizes_.headers);
+    std::copy(sections_.begin(), sections_.end(), out_ + sizes_.headers);
     write_raw_runs(total_size_);
     *written = total_size_;
     return Status::kOk;
@@ -368,7 +398,10 @@ class SegmentEncoder {
   Sizes sizes_;
   EncodePlan plan_;
   EncodeStats* stats_ = nullptr;
-  std::vector<uint8_t> profile_section_;
+  LowRankStage low_rank_;
+  bool use_low_rank_ = false;
+  double signal_ = 0;  // sum of squares over the coded runs, low-rank parts included
+  std::vector<uint8_t> sections_;  // between run headers and piece table
   size_t total_size_ = 0;
 };
 
@@ -384,7 +417,7 @@ bool valid(const CodecParams& p, const EncodeInput& input) {
     return p.target == Target::kBits && p.rounding == Rounding::kDeterministic && p.value >= 1 &&
            p.value <= 8 && p.value == std::floor(p.value);
   }
-  return p.value > 0;
+  return p.value > 0 && p.max_rank >= 0 && p.max_rank <= kLowRankWidth;
 }
 
 }  // namespace
