@@ -16,11 +16,11 @@ constexpr int64_t kMaxRank = 64;
 constexpr size_t kLowRankPartBytes = 16;
 
 struct LowRankPart {
-  uint32_t run = 0;      // index among the segment's runs
-  int64_t columns = 0;   // length of a row
-  int64_t first = 0;     // column of the run's first element
+  uint32_t run = 0;     // index among the segment's runs
+  int64_t columns = 0;  // length of a row
+  int64_t first = 0;    // column of the run's first element
   int64_t rank = 0;
-  int64_t rows = 0;      // that the run's elements touch
+  int64_t rows = 0;                // that the run's elements touch
   const uint8_t* gains = nullptr;  // rank little-endian float32
 
   int64_t right_numel() const { return columns * rank; }

@@ -207,7 +207,8 @@ bool supported() {
 }  // namespace
 
 const Kernels* avx512_kernels() {
-  static const Kernels k = {"avx512", moments, quantize, encode, decode, dequantize, project, add_outer, row_product};
+  static const Kernels k = {"avx512",   moments, quantize,  encode,     decode,
+                            dequantize, project, add_outer, row_product};
   static const bool usable = supported();
   return usable ? &k : nullptr;
 }

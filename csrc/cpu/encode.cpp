@@ -6,7 +6,7 @@
 #include "core/convert.h"
 #include "cpu/columns.h"
 #include "cpu/fixed.h"
-#include "cpu/low_rank_stage.h"
+#include "cpu/low_rank_encoder.h"
 #include "cpu/pieces.h"
 #include "cpu/rate.h"
 #include "cpu/thread_pool.h"
@@ -115,7 +115,7 @@ class SegmentEncoder {
     const double room = static_cast<double>(slot_bytes(params_, input_)) -
                         static_cast<double>(sizes_.headers + plan_.raw_numel * sizes_.raw_bytes) -
                         static_cast<double>(num_pieces() * kPieceOverheadBytes);
-    if (!low_rank_.prepare(plan_, room, kMostForFactors * room)) return;
+    if (!low_rank_.encode(plan_, room, kMostForFactors * room)) return;
     const std::vector<RunStats> stats = ws_.run_stats;
     plan_ = EncodePlan();
     analyze(params_, low_rank_.input(), ws_, &plan_);
@@ -398,9 +398,9 @@ class SegmentEncoder {
   Sizes sizes_;
   EncodePlan plan_;
   EncodeStats* stats_ = nullptr;
-  LowRankStage low_rank_;
+  LowRankEncoder low_rank_;
   bool use_low_rank_ = false;
-  double signal_ = 0;  // sum of squares over the coded runs, low-rank parts included
+  double signal_ = 0;              // sum of squares over the coded runs, low-rank parts included
   std::vector<uint8_t> sections_;  // between run headers and piece table
   size_t total_size_ = 0;
 };

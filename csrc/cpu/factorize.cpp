@@ -164,9 +164,8 @@ void turn_to_axes(Factorization* f) {
   diagonalize(&moments, &rotation);
   std::vector<size_t> order(kWidth);
   for (size_t k = 0; k < kWidth; ++k) order[k] = k;
-  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    return moments[a * kWidth + a] > moments[b * kWidth + b];
-  });
+  std::sort(order.begin(), order.end(),
+            [&](size_t a, size_t b) { return moments[a * kWidth + a] > moments[b * kWidth + b]; });
   rotate(rotation, order, &f->left);
   rotate(rotation, order, &f->right);
   f->energy.clear();

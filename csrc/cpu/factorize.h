@@ -13,9 +13,9 @@ namespace gct {
 // x is close to left * transpose(right) with the columns k < width.
 struct Factorization {
   int64_t rows = 0, columns = 0;
-  std::vector<float> right;     // columns x kLowRankWidth, columns of length 1 or 0
-  std::vector<float> left;      // rows x kLowRankWidth
-  std::vector<double> energy;   // sum of squares that each k holds, falling
+  std::vector<float> right;    // columns x kLowRankWidth, columns of length 1 or 0
+  std::vector<float> left;     // rows x kLowRankWidth
+  std::vector<double> energy;  // sum of squares that each k holds, falling
 
   size_t capacity_bytes() const { return 4 * (right.capacity() + left.capacity()); }
 };

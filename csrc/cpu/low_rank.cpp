@@ -31,8 +31,8 @@ Status LowRankFactors::decode(const LowRankSection& section, Workspace& workspac
   Status status = check_factors(section);
   if (status != Status::kOk) return status;
   values_.resize(static_cast<size_t>(section.factor_numel));
-  status = gct::decode(section.factors, section.factors_bytes, values_.data(),
-                       section.factor_numel, /*accumulate=*/false, workspace);
+  status = gct::decode(section.factors, section.factors_bytes, values_.data(), section.factor_numel,
+                       /*accumulate=*/false, workspace);
   if (status != Status::kOk) return status;
   size_t at = 0;
   parts_.clear();

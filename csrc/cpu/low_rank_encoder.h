@@ -1,0 +1,38 @@
+// The encoder's low-rank parts: factors that pay, coded, and residuals for the blocks to code.
+#pragma once
+
+#include <vector>
+
+#include "cpu/low_rank_plan.h"
+
+namespace gct {
+
+class LowRankEncoder {
+ public:
+  // plan: the analysis of the values themselves. For a target in bits: what it leaves for coded
+  // runs, and how much of that the section may take. False where no low-rank part pays; then the
+  // values are coded as they are.
+  bool encode(const EncodePlan& plan, double payload_bytes, double most_bytes);
+
+  // After encode(): the section's bytes, and the input with residuals in the place of values.
+  const std::vector<uint8_t>& section() const { return section_; }
+  const EncodeInput& input() const { return input_; }
+
+ private:
+  struct Factor {
+    int rank;
+    std::vector<float> values;  // rank columns
+  };
+
+  bool encode_section(const EncodePlan& plan, double log2_step);
+  bool encode_factors(const std::vector<Factor>& factors, ThreadPool* pool,
+                      std::vector<uint8_t>* out) const;
+  bool make_residuals(const EncodePlan& plan);
+
+  LowRankPlan low_rank_;
+  std::vector<uint8_t> section_;
+  std::vector<Run> runs_;
+  EncodeInput input_;
+};
+
+}  // namespace gct
