@@ -23,6 +23,7 @@ constexpr double kPatience = 0.006;  // and a little less is asked each time
 constexpr int kMaxAttempts = 6;
 // Share of a slot's payload that factors of low-rank parts may take: column profiles may have 4 %.
 constexpr double kMostForFactors = 0.9;
+constexpr double kCloseEnough = 0.98;  // 0.1 dB
 // Beyond symbols: lane states, table entry, and the classes of an all-zero piece.
 constexpr int64_t kPieceOverheadBytes = kLaneBytes + kPieceEntryBytes + 16;
 
@@ -117,10 +118,27 @@ class SegmentEncoder {
                         static_cast<double>(num_pieces() * kPieceOverheadBytes);
     if (!low_rank_.encode(plan_, room, kMostForFactors * room)) return;
     const std::vector<RunStats> stats = ws_.run_stats;
+    bool sound = true;
+    plan_of_residuals();
+    // Factors alone may come closer than asked; nothing in the residual could take that back.
+    const double error = signal_ * std::pow(10.0, -params_.value / 10);
+    for (int i = 0; i < kMaxAttempts && sound && params_.target == Target::kSnrDb; ++i) {
+      if (plan_.signal >= kCloseEnough * error) break;
+      const double octaves = 0.5 * std::log2(error / std::max(plan_.signal, 0.01 * error));
+      sound = low_rank_.encode_coarser(std::max(octaves, 0.02));
+      if (sound) plan_of_residuals();
+    }
+    use_low_rank_ = sound;
+    if (!sound) {
+      plan_ = EncodePlan();
+      analyze(params_, input_, ws_, &plan_);
+    }
+    ws_.run_stats = stats;
+  }
+
+  void plan_of_residuals() {
     plan_ = EncodePlan();
     analyze(params_, low_rank_.input(), ws_, &plan_);
-    ws_.run_stats = stats;
-    use_low_rank_ = true;
   }
 
   // Column profiles, length and bits, then low-rank parts; nothing where there are none.

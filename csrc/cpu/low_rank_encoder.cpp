@@ -35,23 +35,30 @@ void put(std::vector<uint8_t>* bytes, uint32_t value) {
 }  // namespace
 
 bool LowRankEncoder::encode(const EncodePlan& plan, double payload_bytes, double most_bytes) {
+  plan_ = plan;
   if (!low_rank_.build(plan)) return false;
   const bool limited = plan.params->target == Target::kBits;
-  double log2_step = low_rank_.step_for_target(8 * kAim * payload_bytes);
+  log2_step_ = low_rank_.step_for_target(8 * kAim * payload_bytes);
   for (int attempt = 0; attempt < kMaxAttempts; ++attempt) {
-    low_rank_.choose_ranks(log2_step);
-    if (!encode_section(plan, log2_step)) return false;
+    low_rank_.choose_ranks(log2_step_);
+    if (!encode_section()) return false;
     const double excess = static_cast<double>(section_.size()) / most_bytes;
-    if (!limited || excess <= 1) return make_residuals(plan);
-    log2_step += std::max(0.25, excess - 1);
+    if (!limited || excess <= 1) return make_residuals();
+    log2_step_ += std::max(0.25, excess - 1);
   }
   return false;
+}
+
+bool LowRankEncoder::encode_coarser(double octaves) {
+  log2_step_ += octaves;
+  low_rank_.choose_ranks(log2_step_);
+  return encode_section() && make_residuals();
 }
 
 // Both factors have the residual's step: the coefficients of both and the residual are parts of one
 // sum, and the bits are fewest where all have the same error (reverse water-filling). So right and
 // left factors are scaled by the singular value, in units of the step.
-bool LowRankEncoder::encode_section(const EncodePlan& plan, double log2_step) {
+bool LowRankEncoder::encode_section() {
   section_.clear();
   put(&section_, 0);  // the number of parts, once it is known
   std::vector<Factor> values;
@@ -59,9 +66,9 @@ bool LowRankEncoder::encode_section(const EncodePlan& plan, double log2_step) {
     if (c.rank == 0) continue;
     put(&section_, static_cast<uint32_t>(c.run));
     put(&section_, static_cast<uint32_t>(c.factors.columns));
-    put(&section_, static_cast<uint32_t>(plan.input->runs[c.run].first_column));
+    put(&section_, static_cast<uint32_t>(plan_.input->runs[c.run].first_column));
     put(&section_, static_cast<uint32_t>(c.rank));
-    const double step = std::exp2(low_rank_.factor_step(c, log2_step));
+    const double step = std::exp2(low_rank_.factor_step(c, log2_step_));
     std::vector<double> right, left(static_cast<size_t>(c.rank), 1 / step);
     for (size_t k = 0; k < left.size(); ++k) {
       right.push_back(std::sqrt(c.factors.energy[k]) / step);
@@ -73,7 +80,7 @@ bool LowRankEncoder::encode_section(const EncodePlan& plan, double log2_step) {
   if (values.empty()) return false;
   store_le<uint32_t>(section_.data(), static_cast<uint32_t>(values.size() / 2));
   std::vector<uint8_t> factors;
-  if (!encode_factors(values, plan.ws->pool, &factors)) return false;
+  if (!encode_factors(values, plan_.ws->pool, &factors)) return false;
   put(&section_, static_cast<uint32_t>(factors.size()));
   section_.insert(section_.end(), factors.begin(), factors.end());
   return true;
@@ -104,22 +111,22 @@ bool LowRankEncoder::encode_factors(const std::vector<Factor>& factors, ThreadPo
 }
 
 // Values less the product that a decoder is going to add.
-bool LowRankEncoder::make_residuals(const EncodePlan& plan) {
-  const EncodeInput& input = *plan.input;
+bool LowRankEncoder::make_residuals() {
+  const EncodeInput& input = *plan_.input;
   LowRankSection section;
   LowRankFactors factors;
   const bool sound = read_low_rank_section(
       section_.data(), section_.size(), [&](uint32_t i) { return input.runs[i].numel; }, &section);
-  if (!sound || factors.decode(section, *plan.ws) != Status::kOk) return false;
+  if (!sound || factors.decode(section, *plan_.ws) != Status::kOk) return false;
   int64_t total = 0;
   for (const LowRankPart& part : section.parts) total += input.runs[part.run].numel;
-  plan.ws->residuals.resize(static_cast<size_t>(total));
+  plan_.ws->residuals.resize(static_cast<size_t>(total));
   runs_.assign(input.runs, input.runs + input.num_runs);
-  float* out = plan.ws->residuals.data();
+  float* out = plan_.ws->residuals.data();
   std::atomic<bool> in_range{true};
   for (size_t i = 0; i < section.parts.size(); ++i) {
     Run& run = runs_[section.parts[i].run];
-    for_each_stretch(run.numel, plan.ws->pool, [&](int64_t begin, int64_t n) {
+    for_each_stretch(run.numel, plan_.ws->pool, [&](int64_t begin, int64_t n) {
       float product[kLowRankStretch], scratch[kLowRankStretch];
       factors.product(i, begin, n, product);
       const float* x = load_floats(run, input.dtype, begin, static_cast<int>(n), scratch);

@@ -25,12 +25,18 @@ bool eligible(const Run& run, const RunHeader& header) {
          run.numel >= kMinSide * run.columns && run.numel >= kMinNumel;
 }
 
-// Bits of n normally distributed coefficients with this sum of squares: their mean magnitude is
-// sqrt(2 / pi) standard deviations.
-double coefficient_bits(double n, double energy, double log2_step) {
-  const double log2_mean = 0.5 * std::log2(energy / n * 0.6366);
-  return n * model_rate(kNormalShape, 16 * (log2_mean - log2_step));
-}
+// n normally distributed coefficients with this sum of squares, quantized at a step.
+struct Coefficients {
+  double bits, error;
+
+  Coefficients(double n, double energy, double log2_step) {
+    // Their mean magnitude is sqrt(2 / pi) standard deviations.
+    const double log2_mean = 0.5 * std::log2(energy / n * 0.6366);
+    const double ratio = 16 * (log2_mean - log2_step);
+    bits = n * model_rate(kNormalShape, ratio);
+    error = n * model_error_steps(kNormalShape, ratio) * std::exp2(2 * log2_step);
+  }
+};
 
 }  // namespace
 
@@ -77,10 +83,6 @@ double RunScales::rms_step_octaves() const {
   return 0.5 * std::log2(sum / numel_);
 }
 
-double LowRankPlan::Candidate::rest_octaves() const {
-  return 0.5 * std::log2(rest[static_cast<size_t>(rank)] / rest[0]);
-}
-
 bool LowRankPlan::build(const EncodePlan& plan) {
   plan_ = &plan;
   scales_.assign(plan.runs.size(), RunScales());
@@ -111,26 +113,27 @@ void LowRankPlan::add_candidate(size_t run) {
 void LowRankPlan::choose_rank(double log2_step, Candidate* c) const {
   const RunScales& scales = scales_[c->run];
   const double step = factor_step(*c, log2_step);
-  const int64_t side = c->factors.rows + c->factors.columns;
-  const int64_t numel = plan_->runs[c->run].header.numel;
-  Candidate best;
+  const double rows = static_cast<double>(c->factors.rows);
+  const double columns = static_cast<double>(c->factors.columns);
+  const double numel = static_cast<double>(plan_->runs[c->run].header.numel);
   c->rank = 0;
-  best.bits = scales.bits(0, log2_step);
-  double factor_bits = kPartBits;
-  for (c->rank = 1; c->rank <= plan_->params->max_rank && c->rank * side <= numel; ++c->rank) {
-    const double energy = c->factors.energy[static_cast<size_t>(c->rank) - 1];
+  c->residual_octaves = 0;
+  c->bits = scales.bits(0, log2_step);
+  double factor_bits = kPartBits, factor_error = 0;
+  for (int rank = 1; rank <= plan_->params->max_rank && rank * (rows + columns) <= numel; ++rank) {
+    const double energy = c->factors.energy[static_cast<size_t>(rank) - 1];
     if (energy <= kNegligible * c->rest[0]) break;
-    factor_bits += kGainBits +
-                   coefficient_bits(static_cast<double>(c->factors.rows), energy, step) +
-                   coefficient_bits(static_cast<double>(c->factors.columns), energy, step);
-    const double bits = factor_bits + scales.bits(c->rest_octaves(), log2_step);
-    if (bits < best.bits) {
-      best.bits = bits;
-      best.rank = c->rank;
-    }
+    const Coefficients left(rows, energy, step), right(columns, energy, step);
+    factor_bits += kGainBits + left.bits + right.bits;
+    factor_error += left.error + right.error;
+    const double residual = c->rest[static_cast<size_t>(rank)] + factor_error;
+    const double octaves = std::min(0.0, 0.5 * std::log2(residual / c->rest[0]));
+    const double bits = factor_bits + scales.bits(octaves, log2_step);
+    if (bits >= c->bits) continue;
+    c->bits = bits;
+    c->rank = rank;
+    c->residual_octaves = octaves;
   }
-  c->rank = best.rank;
-  c->bits = best.bits;
 }
 
 void LowRankPlan::choose_ranks(double log2_step) {
@@ -154,7 +157,7 @@ double LowRankPlan::error_at(double log2_step) {
   double sum = 0;
   for (size_t run = 0; run < scales_.size(); ++run) {
     const bool chosen = candidate != candidates_.end() && candidate->run == run;
-    sum += scales_[run].error(chosen ? (candidate++)->rest_octaves() : 0.0, log2_step);
+    sum += scales_[run].error(chosen ? (candidate++)->residual_octaves : 0.0, log2_step);
   }
   return sum;
 }

@@ -37,12 +37,10 @@ class LowRankPlan {
   struct Candidate {
     size_t run = 0;
     Factorization factors;
-    std::vector<double> rest;  // by rank: sum of squares that is left
+    std::vector<double> rest;  // by rank: sum of squares that exact factors leave
     int rank = 0;
-    double bits = 0;  // of factors and residual at that rank
-
-    // log2 of the scales of what is left over those of the values.
-    double rest_octaves() const;
+    double bits = 0;              // of factors and residual at that rank
+    double residual_octaves = 0;  // log2 of the residual's scales over those of the values
   };
 
   // Factorizes the plan's matrices; false if there is none.
