@@ -9,6 +9,7 @@
 #include "cpu/low_rank_encoder.h"
 #include "cpu/pieces.h"
 #include "cpu/rate.h"
+#include "cpu/segment_sizes.h"
 #include "cpu/thread_pool.h"
 
 namespace gct {
@@ -24,45 +25,6 @@ constexpr int kMaxAttempts = 6;
 // Share of a slot's payload that factors of low-rank parts may take: column profiles may have 4 %.
 constexpr double kMostForFactors = 0.9;
 constexpr double kCloseEnough = 0.98;  // 0.1 dB
-// Beyond symbols: lane states, table entry, and the classes of an all-zero piece.
-constexpr int64_t kPieceOverheadBytes = kLaneBytes + kPieceEntryBytes + 16;
-
-RawType raw_type_of(DType dtype) {
-  if (dtype == DType::kBFloat16) return RawType::kBFloat16;
-  return dtype == DType::kFloat16 ? RawType::kFloat16 : RawType::kFloat32;
-}
-
-struct Sizes {
-  int64_t numel = 0, raw_numel = 0, coded_numel = 0, coded_blocks = 0, headers = 0;
-  int raw_bytes = 4;
-
-  Sizes(const CodecParams& params, const EncodeInput& input) {
-    for (int64_t i = 0; i < input.num_runs; ++i) {
-      const Run& run = input.runs[i];
-      numel += run.numel;
-      if (run.raw || params.kind == Kind::kRaw) {
-        raw_numel += run.numel;
-      } else {
-        coded_numel += run.numel;
-        coded_blocks += num_blocks(run.numel);
-      }
-    }
-    headers = static_cast<int64_t>(kSegmentHeaderBytes +
-                                   kRunHeaderBytes * static_cast<size_t>(input.num_runs));
-    raw_bytes = raw_type_bytes(raw_type_of(input.dtype));
-  }
-
-  int64_t all_raw() const { return headers + numel * raw_bytes; }
-  int64_t fixed(const EncodeInput& input, int bits) const {
-    int64_t total = headers;
-    for (int64_t i = 0; i < input.num_runs; ++i) {
-      const Run& run = input.runs[i];
-      total += run.raw ? run.numel * raw_bytes : fixed_run_bytes(run.numel, bits);
-    }
-    return total;
-  }
-};
-
 // Copies elements [0, numel) of a run as the raw type.
 void write_raw(const Run& run, DType dtype, uint8_t* out) {
   if (dtype == DType::kBFloat16 || dtype == DType::kFloat16) {
@@ -413,7 +375,7 @@ class SegmentEncoder {
   uint8_t* out_;
   size_t capacity_;
   Workspace& ws_;
-  Sizes sizes_;
+  SegmentSizes sizes_;
   EncodePlan plan_;
   EncodeStats* stats_ = nullptr;
   LowRankEncoder low_rank_;
@@ -439,29 +401,6 @@ bool valid(const CodecParams& p, const EncodeInput& input) {
 }
 
 }  // namespace
-
-size_t max_segment_bytes(const CodecParams& params, const EncodeInput& input) {
-  return static_cast<size_t>(Sizes(params, input).all_raw());
-}
-
-size_t slot_bytes(const CodecParams& params, const EncodeInput& input) {
-  const Sizes sizes(params, input);
-  int64_t slot = sizes.all_raw();
-  if (params.kind == Kind::kFixed) {
-    slot = std::min(slot, sizes.fixed(input, static_cast<int>(params.value)));
-  } else if (params.kind != Kind::kRaw && params.target == Target::kBits) {
-    const double target = params.value * static_cast<double>(sizes.numel) / 8;
-    const int64_t pieces = div_up(sizes.coded_blocks, int64_t{1} << kPieceBlocksLog2);
-    const int64_t overhead =
-        sizes.headers + sizes.raw_numel * sizes.raw_bytes + pieces * kPieceOverheadBytes;
-    const double coded = params.value * static_cast<double>(sizes.numel - sizes.raw_numel) / 8;
-    // Exempt runs and headers come out of the target, but never more than a quarter of the coded
-    // runs' share.
-    const double wanted = std::max(target, static_cast<double>(overhead) + 0.75 * coded);
-    if (wanted < static_cast<double>(slot)) slot = static_cast<int64_t>(wanted);
-  }
-  return static_cast<size_t>(slot);
-}
 
 Status encode(const CodecParams& params, const EncodeInput& input, uint8_t* out, size_t capacity,
               size_t* written, Workspace& workspace, EncodeStats* stats) {
