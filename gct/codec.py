@@ -117,9 +117,7 @@ class Codec:
             return MAX_RANK if possible else 0
         rank = self.low_rank
         if isinstance(rank, bool) or not isinstance(rank, int):
-            raise TypeError(
-                f'low_rank must be "auto" or a whole number, got {type(rank).__name__}'
-            )
+            raise TypeError(f'low_rank must be "auto" or a whole number, got {type(rank).__name__}')
         if not 0 <= rank <= MAX_RANK:
             raise ValueError(f"low_rank must be from 0 to {MAX_RANK}, got {rank}")
         if rank and not possible:
