@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import re
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,12 +74,10 @@ def loss_of(output: Tensor) -> Tensor:
     return (output - 1.0).square().mean()
 
 
-def gradient(
-    model: nn.Module, x: Tensor, run: Callable[[Tensor], Tensor] | None = None, scale: float = 1.0
-) -> Tensor:
-    """All parameters' gradients of scale times the loss, flat."""
+def gradient(model: nn.Module, x: Tensor, run: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """All parameters' gradients of the loss, flat; ``run`` is another way through the model."""
     model.zero_grad()
-    (scale * loss_of((run or model)(x))).backward()
+    loss_of((model if run is None else run)(x)).backward()
     return flat_gradient(model)
 
 
@@ -244,6 +243,18 @@ def test_outputs_that_hold_the_activation_first() -> None:
         pytest.raises(TypeError, match=r"expected .* a tensor.* got dict: choose other modules"),
     ):
         module(x)
+
+
+def test_what_autograd_refuses() -> None:
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(inplace=True))
+    with constrain(model, modules="0"), pytest.raises(RuntimeError, match="modified inplace"):
+        model(inputs())
+    model = make_model()
+    x = inputs().requires_grad_()
+    with constrain(model):
+        [grad] = torch.autograd.grad(loss_of(model(x)), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="differentiate twice"):
+            grad.square().sum().backward()
 
 
 def test_a_module_that_runs_twice_has_two_rates() -> None:
@@ -576,8 +587,12 @@ def test_forgotten_step_warns() -> None:
         for _ in range(201):
             gradient(model, x)
 
-    with gct.ActivationConstraint(model):
-        with pytest.warns(UserWarning, match="no act.step"):
+    with gct.ActivationConstraint(model) as act:
+        for _ in range(3):
+            for _ in range(150):
+                gradient(model, x)
+            act.step()
+        with pytest.warns(UserWarning, match="200 backward passes without act.step"):
             accumulate()
         accumulate()  # once is enough
     with constrain(model):  # nothing to wait for
@@ -791,3 +806,19 @@ def test_wrong_arguments(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         constrain(model, **settings)
     assert not any(m._forward_hooks for m in model.modules())
+
+
+# ---- the documentation
+
+
+def test_documented_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (EXAMPLES.parent / "docs" / "methods.md").read_text()
+    section = re.search(r"## ACT.*?\n(.*?)(?=\n## |\Z)", page, re.DOTALL)[1]
+    [code] = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    exec(code, {})
+    assert re.findall(
+        r"^(layers\.\d): shape \S+, \S+ bits", capsys.readouterr().out, re.MULTILINE
+    ) == [
+        "layers.0",
+        "layers.1",
+    ]
