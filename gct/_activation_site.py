@@ -167,15 +167,18 @@ _keys = itertools.count()
 _sites: weakref.WeakValueDictionary[int, Site] = weakref.WeakValueDictionary()
 
 
-@torch.library.custom_op("gct::add_rate", mutates_args=())
+@torch.library.custom_op(
+    "gct::add_rate",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor activation, SymInt key) -> Tensor",
+)
 def _add_rate(grad: Tensor, activation: Tensor, key: int) -> Tensor:
     site = _sites.get(key)
     result = grad if site is None else site.backward(grad, activation)
-    return (
-        grad.clone() if result is grad else result
-    )  # an operation's output is a tensor of its own
+    result = result.contiguous()
+    return result.clone() if result is grad else result  # never the argument itself
 
 
 @_add_rate.register_fake
 def _(grad: Tensor, activation: Tensor, key: int) -> Tensor:
-    return torch.empty_like(grad)
+    return torch.empty_like(grad, memory_format=torch.contiguous_format)

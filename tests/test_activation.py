@@ -496,6 +496,21 @@ def test_compiled() -> None:
     check_compiled("aot_eager")
 
 
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_operation_keeps_what_it_tells_the_compiler(strength: float) -> None:
+    """Sizes, strides and aliasing of the compiled form, for gradients of any layout."""
+    module = nn.Identity()
+    with constrain(module, strength, modules="") as act:
+        key = act._sites[0].key
+        for grad in (torch.randn(6, 4), torch.randn(4, 6).T, torch.ones(()).expand(6, 4)):
+            for activation in (torch.randn(6, 4), torch.randn(4, 6).T, torch.randn(6, 8)[:, ::2]):
+                arguments = (grad, activation, key)
+                tests = ("test_schema", "test_faketensor")
+                torch.library.opcheck(torch.ops.gct.add_rate, arguments, test_utils=tests)
+                added = torch.ops.gct.add_rate(*arguments) - grad
+                assert bool(added.abs().max() > 1e-3) == (strength > 0.0)
+
+
 @pytest.mark.long
 @TORCH_DEPRECATES
 def test_compiled_by_inductor() -> None:
