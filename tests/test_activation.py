@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 import gct
 from gct._activation_rate import moments_of, shape_of
 from gct._activation_schedule import Schedule
-from gct._fit import _shape_from_ratio
+from gct._fit import shape_from_ratio
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 ROUNDINGS = 1e-11  # a few hundred float64 roundings, relative to the largest gradient
@@ -161,7 +161,7 @@ def test_shape_from_moments(shape: float, zeros: float) -> None:
     x = gct.GeneralizedGaussian(shape, 2.5, zeros).sample(40_000, generator)
     moments = moments_of(x)
     assert float(moments[0]) == pytest.approx(1.0 - zeros, abs=0.01)  # 6 standard errors
-    exact = _shape_from_ratio(float(moments[1] / moments[2].square()))
+    exact = shape_from_ratio(float(moments[1] / moments[2].square()))
     # The table's interpolation; at the ends it is clamped.
     assert float(shape_of(moments)) == pytest.approx(min(max(exact, 0.3), 3.0), abs=1e-3)
     # Standard errors with 4,000 elements: 0.009 at 0.3, under 4 % up to 1, 12 % at 3; and the
