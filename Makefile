@@ -54,6 +54,10 @@ build/.built: .venv/.tools $(SOURCES)
 	$(INSTALL) '.[dev,examples]'
 	touch $@
 
+.venv/.experiments: .venv/.examples
+	$(INSTALL) '.[dev,experiments]'
+	touch $@
+
 # ---- checks
 
 lint: build
@@ -74,7 +78,7 @@ sanitize: build
 	tools/cpp_test.sh build/cpp-sanitize -DGCT_DEV=ON -DGCT_SANITIZE=ON
 	tools/sanitized_pytest.sh tests/test_malformed.py
 
-py-test: .venv/.examples
+py-test: .venv/.experiments
 	pytest -q $(PYTEST_ARGS)
 
 dist-test: build

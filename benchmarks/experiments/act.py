@@ -36,6 +36,7 @@ from .training_loop import Schedule, finite, train
 
 STRENGTHS = (0.0, 0.001, 0.01, 0.1, 1.0)
 KINDS = {"block": "blocks.?", "mlp": "blocks.?.up"}  # kind -> pattern of module names
+_TITLES = {"block": "Outputs of blocks", "mlp": "Outputs of the MLPs' first layers"}
 FIXED_STEP = 0.25
 CODED_BITS = 2.0
 _WINDOWS = 64  # of the held-out text, for bits and sparsity
@@ -164,20 +165,20 @@ def _draw(shown: list[Row], picture: Path) -> None:
     )
     losses.set_ylabel("held-out loss (nats per byte)")
     for index, (kind, label) in enumerate({"block": "blocks", "mlp": "MLPs"}.items()):
-        colour = curves.COLOURS[index]
-        curves.points(
-            bits, places, shown, f"{kind}_bits", color=colour, label=f"{label}, equal error"
-        )
-        curves.points(
-            bits,
-            places,
-            shown,
-            f"{kind}_fixed_bits",
-            color=colour,
-            ls="--",
-            label=f"{label}, fixed step",
-        )
-        curves.points(small, places, shown, f"{kind}_small", color=colour, label=label)
+        for axes, field, style, more in (
+            (bits, "bits", "-", ", equal error"),
+            (bits, "fixed_bits", "--", ", fixed step"),
+            (small, "small", "-", ""),
+        ):
+            curves.points(
+                axes,
+                places,
+                shown,
+                f"{kind}_{field}",
+                linestyle=style,
+                color=curves.COLOURS[index],
+                label=label + more,
+            )
     bits.set_ylabel("bits per element")
     small.set_ylabel("share below a tenth of the rms")
     for axes in (losses, bits, small):
