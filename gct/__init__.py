@@ -2,6 +2,7 @@
 
 import torch  # noqa: F401  its libraries have to be loaded before the extension that needs them
 
+from gct import init
 from gct._build import load_extension as _load_extension
 from gct._fit import fit
 from gct._version import __version__
@@ -29,5 +30,6 @@ __all__ = [
     "encode",
     "fit",
     "hook",
+    "init",
     "reduce_scatter",
 ]

@@ -46,7 +46,7 @@ _EXACT_BINS = 512  # bins on each side that are summed one by one; the tail has 
 # Elements converted to float64 at a time: 2 MB of temporaries, which stay in cache.
 CHUNK = 1 << 16
 
-_FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -452,7 +452,7 @@ def _check_size(n: int | tuple[int, ...]) -> tuple[int, ...]:
 def flat_floats(x: Tensor) -> Tensor:
     if not isinstance(x, Tensor):
         raise TypeError(f"x: expected a tensor, got {type(x).__name__}")
-    if x.dtype not in _FLOAT_DTYPES or x.layout is not torch.strided:
+    if x.dtype not in FLOAT_DTYPES or x.layout is not torch.strided:
         raise TypeError(
             "x: expected a dense tensor of float16, bfloat16, float32 or float64, got "
             f"{x.dtype}, {x.layout}"
