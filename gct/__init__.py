@@ -11,6 +11,7 @@ from gct.distribution import GeneralizedGaussian
 _load_extension()
 
 # Everything below needs the extension.
+from gct.activation import ActivationConstraint  # noqa: E402
 from gct.codec import Codec, decode, encode  # noqa: E402
 from gct.collectives import Work, all_gather, all_reduce, reduce_scatter  # noqa: E402
 from gct.hooks import hook  # noqa: E402
@@ -18,6 +19,7 @@ from gct.monitor import Monitor  # noqa: E402
 from gct.state import GCTState  # noqa: E402
 
 __all__ = [
+    "ActivationConstraint",
     "Codec",
     "GCTState",
     "GeneralizedGaussian",

@@ -1,0 +1,184 @@
+"""One constrained module: the hook on its output, and what its backward pass adds and records.
+
+Everything happens in the backward pass of an identity. So a module that runs twice (activation
+checkpointing) is counted once, evaluation costs nothing, and what is saved for backward is the
+activation itself, which checkpointing and offloading handle as they do any other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.autograd.function import once_differentiable
+
+from gct._activation_rate import RateForm, blend, first_of, moments_of
+from gct._histogram import spread
+
+__all__ = ["Control", "LossScale", "Site"]
+
+LossScale = float | GradScaler | Callable[[], float | Tensor]
+
+_SAMPLE_NUMEL = 1 << 16
+_FORGOTTEN = 200  # backward passes without one step(): more than anyone accumulates
+
+
+@dataclass
+class Control:
+    """What the sites of one constraint share."""
+
+    loss_scale: LossScale
+    sites: int  # how many
+    estimating: bool = True  # whether backward passes estimate the moments at this step
+    paused: int = 0  # depth of nested paused()
+    removed: bool = False
+    passes: int = 0  # sites' backward passes since the last step()
+    expects_step: bool = True  # the schedule stands at its start and has to move
+
+    def count_pass(self) -> None:
+        self.passes += 1
+        if self.expects_step and self.passes > _FORGOTTEN * self.sites:
+            self.expects_step = False
+            warnings.warn(
+                f"{_FORGOTTEN} backward passes and no act.step() yet: the schedule stands at its "
+                "start. Call it once after every optimizer step",
+                stacklevel=2,
+            )
+
+    def current_loss_scale(self, device: torch.device) -> float | Tensor:
+        if isinstance(self.loss_scale, GradScaler):
+            scale: Tensor = self.loss_scale.scale(torch.ones((), device=device))  # no waiting
+            return scale
+        return self.loss_scale() if callable(self.loss_scale) else self.loss_scale
+
+
+@dataclass(eq=False)
+class Site:
+    """The forward hook of one module, with its statistics."""
+
+    name: str
+    weight: float
+    form: RateForm
+    control: Control
+    strength: float = 0.0  # of this step, weight included
+    cap: float | None = None  # of this step: larger activations are left alone
+    moments: Tensor | None = None  # running; see moments_of
+    start: Tensor | None = None  # the first moments
+    sample: Tensor | None = None  # of the activation that was estimated last
+    numel: int = 0  # of that activation
+    key: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = next(_keys)
+        _sites[self.key] = self
+
+    def __call__(self, module: nn.Module, args: object, output: Any) -> Any:
+        """Forward hook: put the identity behind the module."""
+        if not (torch.is_grad_enabled() and module.training):
+            return None
+        if isinstance(output, Tensor):
+            return self._watch(output)
+        if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
+            first = self._watch(output[0])
+            if isinstance(output, list):
+                return [first, *output[1:]]
+            # Named tuples take their fields as arguments, plain ones take a sequence.
+            rest = (first, *output[1:])
+            return type(output)(*rest) if hasattr(output, "_fields") else rest
+        raise TypeError(
+            f"expected {self.name} to return a tensor, or a tuple or list that begins with one, "
+            f"got {type(output).__name__}: choose other modules with modules="
+        )
+
+    def _watch(self, activation: Tensor) -> Tensor:
+        # Nothing that can be trained lies before an activation that needs no gradient.
+        return _AddRate.apply(activation, self) if activation.requires_grad else activation
+
+    def backward(self, grad: Tensor, activation: Tensor) -> Tensor:
+        """The gradient with the rate's added; ``grad`` itself where there is nothing to add."""
+        control = self.control
+        if control.paused or control.removed or activation.numel() == 0:
+            return grad
+        control.count_pass()
+        moments = self.moments
+        if control.estimating or moments is None:
+            moments = self._estimate(activation)
+        if self.strength == 0.0:
+            return grad
+        rate = self.form.gradient(activation, moments.to(activation.device), self.cap)
+        rate *= self.strength * control.current_loss_scale(activation.device)
+        # One rounding, to the precision of the gradient.
+        return rate.add_(grad).to(grad.dtype)
+
+    def _estimate(self, activation: Tensor) -> Tensor:
+        self.moments = blend(self.moments, moments_of(activation))
+        self.start = first_of(self.start, self.moments)
+        self.sample = spread(activation, _SAMPLE_NUMEL).clone()
+        self.numel = activation.numel()
+        return self.moments
+
+    # The hook is part of the module's dict, and so of its copies. A copy isn't constrained.
+
+    def __deepcopy__(self, memo: object) -> Callable[..., None]:
+        return inert_hook
+
+    def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
+        return _make_inert_hook, ()
+
+
+def inert_hook(module: nn.Module, args: object, output: object) -> None:
+    """What copies of a constrained module have in the place of its hook."""
+
+
+def _make_inert_hook() -> Callable[..., None]:
+    return inert_hook
+
+
+class _AddRate(torch.autograd.Function):
+    """Identity whose backward pass is :meth:`Site.backward`."""
+
+    @staticmethod
+    def forward(ctx: Any, activation: Tensor, site: Site) -> Tensor:
+        # Saved even if paused: a recomputation has to save as many tensors, paused or not.
+        ctx.save_for_backward(activation)
+        ctx.site = site
+        ctx.paused = site.control.paused > 0
+        return activation.view_as(activation)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        if ctx.paused:
+            return grad, None
+        (activation,) = ctx.saved_tensors
+        if torch.compiler.is_compiling():
+            return torch.ops.gct.add_rate(grad, activation, ctx.site.key), None
+        return ctx.site.backward(grad, activation), None
+
+
+# A compiled graph holds numbers and tensors, so there a site goes by its key. To the compiler a
+# site's backward pass is one opaque operation, which runs as Python each time: schedule, moments,
+# pauses and removal need no new compilation.
+_keys = itertools.count()
+_sites: weakref.WeakValueDictionary[int, Site] = weakref.WeakValueDictionary()
+
+
+@torch.library.custom_op("gct::add_rate", mutates_args=())
+def _add_rate(grad: Tensor, activation: Tensor, key: int) -> Tensor:
+    site = _sites.get(key)
+    result = grad if site is None else site.backward(grad, activation)
+    return (
+        grad.clone() if result is grad else result
+    )  # an operation's output is a tensor of its own
+
+
+@_add_rate.register_fake
+def _(grad: Tensor, activation: Tensor, key: int) -> Tensor:
+    return torch.empty_like(grad)
