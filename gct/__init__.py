@@ -14,6 +14,7 @@ _load_extension()
 from gct.activation import ActivationConstraint  # noqa: E402
 from gct.codec import Codec, decode, encode  # noqa: E402
 from gct.collectives import Work, all_gather, all_reduce, reduce_scatter  # noqa: E402
+from gct.gradient import GradientConstraint  # noqa: E402
 from gct.hooks import hook  # noqa: E402
 from gct.monitor import Monitor  # noqa: E402
 from gct.state import GCTState  # noqa: E402
@@ -23,6 +24,7 @@ __all__ = [
     "Codec",
     "GCTState",
     "GeneralizedGaussian",
+    "GradientConstraint",
     "Monitor",
     "Work",
     "__version__",

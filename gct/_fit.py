@@ -106,7 +106,7 @@ def _fit_shape(flat: Tensor, peak: float, nonzeros: int) -> float:
     for u in _chunks(flat, peak):
         one += float(u.sum())
         half += float(u.sqrt_().sum())
-    shape = _shape_from_ratio(one * nonzeros / half**2)
+    shape = shape_from_ratio(one * nonzeros / half**2)
     for _ in range(_MAX_NEWTON):
         value, slope = _likelihood_equation(shape, *_log_power_moments(flat, peak, nonzeros, shape))
         if value > 0.0:
@@ -159,7 +159,7 @@ def _likelihood_equation(
     return value, slope
 
 
-def _shape_from_ratio(ratio: float) -> float:
+def shape_from_ratio(ratio: float) -> float:
     """The shape with E|x| / (E|x|^(1/2))^2 = ratio, clamped; the ratio falls as shape grows."""
 
     def excess(shape: float) -> float:
@@ -203,4 +203,4 @@ def _pooled_and_block_shapes(flat: Tensor, peak: float) -> tuple[float, float] |
     one, half = u.mean(1), u.sqrt().mean(1)
     pooled = float(one.mean() / half.mean() ** 2)
     apart = float(1.0 / (half / one.sqrt()).mean() ** 2)
-    return _shape_from_ratio(pooled), _shape_from_ratio(apart)
+    return shape_from_ratio(pooled), shape_from_ratio(apart)

@@ -51,6 +51,11 @@ class ParameterKeys:
         return key
 
 
+def is_exempt(parameter: Tensor) -> bool:
+    """Whether a parameter travels uncompressed."""
+    return parameter.dim() < 2 and parameter.numel() <= EXEMPT_NUMEL
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a bucket divides into runs."""
@@ -65,7 +70,7 @@ def make_layout(parameters: Sequence[Tensor], keys: ParameterKeys) -> Layout:
     runs: list[Run] = []
     run_keys: list[str | None] = []
     for parameter in parameters:
-        exempt = parameter.dim() < 2 and parameter.numel() <= EXEMPT_NUMEL
+        exempt = is_exempt(parameter)
         if exempt and runs and runs[-1].raw:
             runs[-1] = Run(runs[-1].numel + parameter.numel(), True)
             continue

@@ -14,6 +14,7 @@ from torch.futures import Future
 
 from gct._channel import Algorithm, Channel, check_backend, resolve_group, result_or_raise
 from gct._parameters import Layout, ParameterKeys, Residuals, make_layout
+from gct._rate_term import RateSettings, RateTerm
 from gct.codec import Codec, Kind, Rounding
 from gct.monitor import Monitor, as_monitor
 
@@ -71,7 +72,11 @@ class GCTState:
         start_step: backward passes before this one are reduced without compression. The first
             gradients are unlike all others, and DDP regroups its buckets after the first pass.
         min_numel: buckets with fewer elements are reduced without compression.
-        rate_weight: reserved for GradientConstraint; must be 0.
+        rate_weight: of the rate term that :class:`gct.GradientConstraint` describes, with its
+            defaults, added to each gradient as soon as it is reduced; the same bits on all ranks.
+            Costs 8 bytes per element. 0: off. With a GradScaler better call the constraint's own
+            ``apply()`` after ``unscale_``: here a change of the loss scale looks like curvature
+            for one step.
         algorithm: ``"auto"``, ``"one_shot"`` or ``"two_shot"``; see :func:`gct.all_reduce`.
         seed: for stochastic rounding; the same on all ranks.
         model: gives parameters their names in :meth:`stats` and :meth:`state_dict`. Without it
@@ -134,6 +139,7 @@ class GCTState:
             rounding=rounding,
         )
         _check_settings(self._settings)
+        rate_settings = RateSettings(rate_weight)
         if process_group is not None:
             if not isinstance(process_group, dist.ProcessGroup):
                 raise TypeError(
@@ -152,6 +158,7 @@ class GCTState:
         self._channel: Channel | None = None
         self._keys = ParameterKeys(model)
         self._residuals = Residuals(self._keys)
+        self._rate_term = RateTerm(self._keys, rate_settings) if rate_weight else None
         self._layouts: dict[int, Layout] = {}
         self._open = True  # the first step: parameters may still be new
         self._seen: set[int] = set()  # buckets of this step (compiled DDP: parameters)
@@ -177,6 +184,8 @@ class GCTState:
                 self._residuals.for_bucket(index, parameters) if self.error_feedback else None
             )
             future = self._reduce(buffer, layout, index, residual, f"bucket {index}")
+        if self._rate_term is not None:
+            future = self._rate_term.after(future, bucket)
         if bucket.is_last():
             self._end_step()
         return future
@@ -190,11 +199,17 @@ class GCTState:
         if index in self._seen:
             self._end_step()
         layout = self._enter(index, [parameter])
-        if self._goes_plain(gradient) or layout.runs[0].raw:
-            return self._reduce_plain(gradient, f"parameter {layout.keys[0]}").wait()
-        residual = self._residuals.for_bucket(index, [parameter]) if self.error_feedback else None
         name = f"parameter {layout.keys[0]}"
-        return self._reduce(gradient, layout, index, residual, name).wait()
+        if self._goes_plain(gradient) or layout.runs[0].raw:
+            reduced = self._reduce_plain(gradient, name).wait()
+        else:
+            residual = (
+                self._residuals.for_bucket(index, [parameter]) if self.error_feedback else None
+            )
+            reduced = self._reduce(gradient, layout, index, residual, name).wait()
+        if self._rate_term is not None:
+            self._rate_term.add_to(reduced, parameter)
+        return reduced
 
     def serves(self, index: int, parameters: Sequence[Tensor]) -> bool:
         """Whether a bucket is of the model that this state was registered with."""
@@ -239,9 +254,10 @@ class GCTState:
         return [key for key in self._keys.order() if key in coded]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: the step, and this rank's residuals.
+        """What a resumed run needs: the step, this rank's residuals and the rate term's memory.
 
-        Residuals differ from rank to rank: with error feedback every rank saves its own.
+        Residuals differ from rank to rank: with error feedback every rank saves its own. The rest
+        is the same on all ranks.
         """
         return {
             "version": _STATE_VERSION,
@@ -250,6 +266,7 @@ class GCTState:
             "rank": self._channel.rank if self._channel is not None else None,
             "world_size": self._channel.size if self._channel is not None else None,
             "residuals": self._residuals.state_dict(),
+            "rate_term": self._rate_term.state_dict() if self._rate_term is not None else {},
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -266,7 +283,6 @@ class GCTState:
             raise ValueError(
                 f"expected a GCTState's state_dict of version {_STATE_VERSION}, got {version!r}"
             )
-        self.step = int(state_dict["step"])
         residuals = dict(state_dict["residuals"])
         saved_by = (state_dict["rank"], state_dict["world_size"])
         if residuals and None not in saved_by and saved_by != self._place():
@@ -276,7 +292,7 @@ class GCTState:
                 *self._place(),
             )
             residuals = {}
-        self._residuals.load_state_dict(residuals)
+        self._restore(state_dict, residuals)
 
     def close(self) -> None:
         """End the engine's threads. Not needed: the interpreter's exit does it too."""
@@ -289,10 +305,15 @@ class GCTState:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state["settings"])  # type: ignore[misc]
-        self.step = state["state_dict"]["step"]
-        self._residuals.load_state_dict(state["state_dict"]["residuals"])
+        self._restore(state["state_dict"], state["state_dict"]["residuals"])
 
     # How it works.
+
+    def _restore(self, saved: Mapping[str, Any], residuals: dict[str, Tensor]) -> None:
+        self.step = int(saved["step"])
+        self._residuals.load_state_dict(residuals)
+        if self._rate_term is not None:
+            self._rate_term.load_state_dict(saved.get("rate_term", {}))  # not in 0.1's
 
     def _enter(self, index: int, parameters: Sequence[Tensor]) -> Layout:
         """Note that a bucket of this step is here; its layout."""
@@ -429,8 +450,4 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
     if settings["algorithm"] not in ("auto", "one_shot", "two_shot"):
         raise ValueError(
             f"algorithm must be auto, one_shot or two_shot, got {settings['algorithm']!r}"
-        )
-    if settings["rate_weight"] != 0:
-        raise ValueError(
-            "rate_weight must be 0 in this version: it comes with GradientConstraint in a later one"
         )

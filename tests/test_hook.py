@@ -356,8 +356,8 @@ def test_settings_must_agree() -> None:
     run_ranks(2, settings_differ)
 
 
-def peer_dies(rank: int, world: int, start_step: int) -> str:
-    ddp = wrap(make_model(), gct.GCTState(start_step=start_step, min_numel=0))
+def peer_dies(rank: int, world: int, settings: dict[str, Any]) -> str:
+    ddp = wrap(make_model(), gct.GCTState(min_numel=0, **settings))
     for step, (x, y) in enumerate(batches(rank, world, 3)):
         if step == 2 and rank == 1:
             raise SystemExit(0)
@@ -368,9 +368,11 @@ def peer_dies(rank: int, world: int, start_step: int) -> str:
     raise AssertionError("a step without a peer has succeeded")
 
 
-@pytest.mark.parametrize("start_step", [0, 10])
-def test_a_dead_peer_fails_backward(start_step: int) -> None:
-    message, _ = run_ranks(2, peer_dies, start_step, group_timeout=5.0, lost={1})
+@pytest.mark.parametrize(
+    "settings", [{"start_step": 0}, {"start_step": 10}, {"start_step": 0, "rate_weight": 1e-3}]
+)
+def test_a_dead_peer_fails_backward(settings: dict[str, Any]) -> None:
+    message, _ = run_ranks(2, peer_dies, settings, group_timeout=5.0, lost={1})
     assert "bucket 0 of step 2 failed on rank 0 of 2" in message
 
 
@@ -504,7 +506,7 @@ def test_registration_rules_of_ddp() -> None:
         ({"start_step": -1}, "start_step"),
         ({"min_numel": 1.5}, "min_numel"),
         ({"algorithm": "ring"}, "algorithm"),
-        ({"rate_weight": 0.1}, "GradientConstraint"),
+        ({"rate_weight": -0.1}, "rate_weight must be"),
     ],
 )
 def test_settings_are_checked(settings: dict[str, Any], text: str) -> None:
