@@ -20,7 +20,7 @@ CLANG_FORMATTED := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -
 PIP := pip --quiet --disable-pip-version-check
 INSTALL := GCT_DEV=1 GCT_BUILD_DIR=build/ext $(PIP) install --no-build-isolation --editable
 
-.PHONY: help test build lint format cpp-test sanitize py-test dist-test demo clean
+.PHONY: help test build lint format cpp-test sanitize py-test dist-test browser demo clean
 
 help:
 	@echo 'make test       lint, cpp-test, sanitize and py-test, from nothing'
@@ -30,6 +30,7 @@ help:
 	@echo 'make sanitize   C++ tests and malformed-wire tests under ASan and UBSan'
 	@echo 'make py-test    pytest'
 	@echo 'make dist-test  sdist and wheel, installed in fresh environments'
+	@echo 'make browser    Chromium for the tests that look at pages; without it they are skipped'
 	@echo 'make format     rewrite the files the way lint wants them'
 	@echo 'make demo       train with and without compression and compare'
 	@echo 'make clean      remove what was built; .venv stays'
@@ -83,6 +84,9 @@ py-test: .venv/.experiments
 
 dist-test: build
 	TORCH='$(TORCH)' tools/dist_test.sh
+
+browser:
+	tools/install_browser.sh
 
 # ---- the rest
 

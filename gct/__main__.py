@@ -1,4 +1,4 @@
-"""The command line: `python -m gct info`."""
+"""The command line: `python -m gct info`, `report` and `fit`."""
 
 import argparse
 import platform
@@ -6,14 +6,18 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
 import gct
 from gct import _C
+from gct._cli import CommandError, fit, report
 
 # Instruction sets that the codec's implementations ask for.
 _CPU_FEATURES = ("avx2", "bmi2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_vbmi2", "asimd")
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,11 +25,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"gct {gct.__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_info(commands)
+    _add_report(commands)
+    _add_fit(commands)
     arguments = parser.parse_args(argv)
-    return int(arguments.run(arguments))
+    try:
+        return int(arguments.run(arguments))
+    except CommandError as error:
+        print(f"python -m gct: {error}", file=sys.stderr)
+        return 2
 
 
-def _add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_report(commands: _Commands) -> None:
+    parser = commands.add_parser(
+        "report", help="draw a monitor's file as an HTML page", description=report.DESCRIPTION
+    )
+    report.add_arguments(parser)
+    parser.set_defaults(run=report.run)
+
+
+def _add_fit(commands: _Commands) -> None:
+    parser = commands.add_parser(
+        "fit", help="print the fitted shapes of a checkpoint's tensors", description=fit.DESCRIPTION
+    )
+    fit.add_arguments(parser)
+    parser.set_defaults(run=fit.run)
+
+
+def _add_info(commands: _Commands) -> None:
     info = commands.add_parser("info", help="print versions, build facts and what this machine has")
     info.set_defaults(run=_info)
 

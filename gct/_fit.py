@@ -74,7 +74,7 @@ def fit(x: Tensor, *, warn_pooled: bool = True) -> GeneralizedGaussian:
     log_power, _, _ = _log_power_moments(flat, peak, nonzeros, shape)
     scale = peak * math.exp((math.log(shape) + log_power) / shape)
     if warn_pooled:
-        _warn_if_pooled(flat, peak)
+        _warn_if_pooled(flat)
     return GeneralizedGaussian(shape, scale, zero_fraction=1.0 - nonzeros / flat.numel())
 
 
@@ -177,9 +177,9 @@ def shape_from_ratio(ratio: float) -> float:
     return math.sqrt(low * high)
 
 
-def _warn_if_pooled(flat: Tensor, peak: float) -> None:
-    shapes = _pooled_and_block_shapes(flat, peak)
-    if shapes is not None and shapes[1] > _POOLED_FACTOR * shapes[0]:
+def _warn_if_pooled(flat: Tensor) -> None:
+    shapes = pooled_and_block_shapes(flat)
+    if shapes is not None and looks_pooled(*shapes):
         warnings.warn(
             f"the data look pooled from different scales: shape {shapes[0]:.2f} as one, "
             f"{shapes[1]:.2f} after dividing blocks of {_BLOCK} by their mean magnitude; fit the "
@@ -189,17 +189,26 @@ def _warn_if_pooled(flat: Tensor, peak: float) -> None:
         )
 
 
-def _pooled_and_block_shapes(flat: Tensor, peak: float) -> tuple[float, float] | None:
-    """Moment-ratio shapes of a sample of x, as it is and with each block's scale divided out."""
+def looks_pooled(pooled: float, apart: float) -> bool:
+    """Whether these two shapes of ``pooled_and_block_shapes`` tell of different scales."""
+    return apart > _POOLED_FACTOR * pooled
+
+
+def pooled_and_block_shapes(flat: Tensor) -> tuple[float, float] | None:
+    """Moment-ratio shapes of a sample of x, as it is and with each block's scale divided out.
+
+    None where x has fewer than 8 blocks of nonzero elements.
+    """
     if flat.numel() > _WINDOWS * _WINDOW:  # evenly spaced windows of neighbours
         stride = flat.numel() // _WINDOWS
         flat = flat[: stride * _WINDOWS].view(_WINDOWS, stride)[:, :_WINDOW].reshape(-1)
-    u = flat.abs().double().div_(peak)
+    u = flat.abs().double()
     u = u[u > 0.0]
     blocks = u.numel() // _BLOCK
     if blocks < 8:  # too little to tell spread from chance
         return None
     u = u[: blocks * _BLOCK].view(blocks, _BLOCK)
+    u = u / u.max()  # no sum of it overflows
     one, half = u.mean(1), u.sqrt().mean(1)
     pooled = float(one.mean() / half.mean() ** 2)
     apart = float(1.0 / (half / one.sqrt()).mean() ** 2)

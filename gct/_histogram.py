@@ -12,10 +12,10 @@ from torch import Tensor
 from gct._fit import fit
 from gct.distribution import GeneralizedGaussian, flat_floats
 
-__all__ = ["Histogram", "histogram", "spread"]
+__all__ = ["REACH", "Histogram", "histogram", "spread"]
 
 _BINS = 61  # odd: one bin is centred at 0
-_REACH = 6.0  # standard deviations to either side; a Laplace variable has 2e-4 beyond
+REACH = 6.0  # standard deviations to either side; a Laplace variable has 2e-4 beyond
 _WINDOW = 256  # neighbours are taken together: a stride could follow a matrix's columns
 
 
@@ -61,7 +61,7 @@ def histogram(x: Tensor, limit: int = 1 << 14) -> Histogram | None:
         return None
     fitted = fit(sample, warn_pooled=False)
     nonzero = sample[sample != 0].double()
-    reach = _REACH * min(fitted.nonzero.std, math.sqrt(float(nonzero.square().mean())))
+    reach = REACH * min(fitted.nonzero.std, math.sqrt(float(nonzero.square().mean())))
     # Unit reach: histc takes its bounds in the tensor's own precision.
     counts = torch.histc(nonzero / reach, _BINS, -1.0, 1.0)
     return Histogram(

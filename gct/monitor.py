@@ -21,6 +21,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from gct._channel import Run
@@ -189,6 +190,7 @@ class Monitor:
             "kind": "run",
             "format": FORMAT,
             "gct": __version__,
+            "torch": torch.__version__,
             "step": step,
             "time": time.time(),
             "rank": rank,

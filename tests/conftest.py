@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from ranks import run_ranks
+from small_run import WORLD, record
 
 from gct import _C
 
@@ -24,3 +27,11 @@ def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
     assert _C.set_implementation(request.param)
     yield request.param
     _C.set_implementation(before)
+
+
+@pytest.fixture(scope="session")
+def recording_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the monitor of a real run of two processes wrote."""
+    path = tmp_path_factory.mktemp("recording") / "run.jsonl"
+    run_ranks(WORLD, record, str(path))
+    return path

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from ranks import run_ranks
+from small_run import ELEMENTS, STEPS, WORLD, train
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -18,38 +19,7 @@ from gct import _C
 from gct._histogram import histogram, spread
 from gct._recording import read_recording
 
-WORLD = 2
-STEPS = 9
 INTERVAL = 3
-ELEMENTS = 49 * 160 + 2 * 160 + 161 * 96 + 97 * 8  # of make_model()
-
-
-def make_model() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(48, 160), nn.GELU(), nn.LayerNorm(160), nn.Linear(160, 96), nn.Linear(96, 8)
-    )
-
-
-def train(rank: int, steps: int = STEPS, resume: dict[str, Any] | None = None, **settings: Any):
-    """Train, logging the loss; returns the state and the parameters' values, all in one list."""
-    model = make_model()
-    state = gct.GCTState(bits=2.0, model=model, **settings)
-    if resume is not None:
-        state.load_state_dict(resume)
-    ddp = DistributedDataParallel(model)
-    ddp.register_comm_hook(state, gct.hook)
-    optimizer = torch.optim.AdamW(ddp.parameters(), lr=1e-3)
-    torch.manual_seed(100 + rank)
-    for _ in range(steps):
-        x = torch.randn(32, 48)
-        loss = (ddp(x) - x[:, :8]).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if state.monitor is not None:
-            state.monitor.log(loss=loss, learning_rate=1e-3)
-    return state, torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
