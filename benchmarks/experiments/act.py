@@ -34,7 +34,7 @@ from .results import Column, Row, rows, table, write
 from .tasks import GPT_SECONDS, TINY_GPT, GPTSizes, TextTask, gpt_schedule, settings
 from .training_loop import Schedule, finite, train
 
-STRENGTHS = (0.0, 0.001, 0.01, 0.1, 1.0)
+STRENGTHS = (0.0, 0.001, 0.01, 0.03, 0.1)
 KINDS = {"block": "blocks.?", "mlp": "blocks.?.up"}  # kind -> pattern of module names
 _TITLES = {"block": "Outputs of blocks", "mlp": "Outputs of the MLPs' first layers"}
 FIXED_STEP = 0.25

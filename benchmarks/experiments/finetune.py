@@ -31,7 +31,10 @@ TINY_FINETUNE = FinetuneSizes(layers=1, batch=2, tokens=8, held_out=6)
 FINETUNE_SECONDS = 0.8  # a step, all included, on one core
 
 
-def finetune_schedule(steps: int, lr: float = 1e-4, **changes: Any) -> Schedule:
+FINETUNE_LR = 1e-4
+
+
+def finetune_schedule(steps: int, lr: float = FINETUNE_LR, **changes: Any) -> Schedule:
     return Schedule(steps, lr, warmup=10, eval_every=20, weight_decay=0.01, **changes)
 
 

@@ -8,8 +8,8 @@ gradients as they are reduced, before the rate term, mean over eight steps of th
 - at a fixed step of 2^-16, as the authors count: exp-Golomb of order 0 on symbols numbered by
   frequency, their list not counted; and the entropy. This falls with |g|, whatever the reason.
 
-Controls: another learning rate; and the loss (with the clipping threshold) multiplied by 1/16,
-which to Adam is no change at all.
+Controls: half and twice the learning rate; and the loss (with the clipping threshold) multiplied
+by 1/16, which to Adam is no change at all.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import gct
 
 from . import curves
 from .finetune import (
+    FINETUNE_LR,
     FINETUNE_SECONDS,
     TINY_FINETUNE,
     FinetuneSizes,
@@ -38,7 +39,7 @@ from .jobs import Job, run_jobs
 from .jobs import add_arguments as add_common_arguments
 from .measures import AUTHORS_STEP, Cost, cost_of, matrices, mean_cost
 from .results import Column, Row, rows, table, write
-from .tasks import GPT_SECONDS, TINY_GPT, GPTSizes, TextTask, gpt_schedule, settings
+from .tasks import GPT_LR, GPT_SECONDS, TINY_GPT, GPTSizes, TextTask, gpt_schedule, settings
 from .training_loop import Schedule, Task, finite, train
 
 _MEASURED_STEPS = 8
@@ -51,31 +52,28 @@ class Config:
     schedule: dict[str, Any] = field(default_factory=dict)  # changes
 
 
-def _configs(lr: float, other_lr: float, weights: tuple[float, ...]) -> dict[str, Config]:
-    damped = {
-        f"damped-{w:g}": Config(f"rate_weight {w:g}", {"rate_weight": w, "curvature": "damped"})
-        for w in weights
-    }
-    raw = {"rate_weight": weights[1], "curvature": "raw"}
+def _configs(lr: float, weights: tuple[float, float, float]) -> dict[str, Config]:
+    damped = {f"damped-{w:g}": Config(f"rate_weight {w:g}", {"rate_weight": w}) for w in weights}
+    middle = weights[1]
+    raw = {"rate_weight": middle, "curvature": "raw"}
     return {
         "none": Config("no constraint"),
         **damped,
-        f"raw-{weights[1]:g}": Config(f"rate_weight {weights[1]:g}, raw curvature", raw),
-        f"lr-{other_lr:g}": Config(
-            f"no constraint, learning rate {other_lr:g} for {lr:g}", schedule={"lr": other_lr}
-        ),
+        f"raw-{middle:g}": Config(f"rate_weight {middle:g}, raw curvature", raw),
+        "lr-half": Config("no constraint, half the learning rate", schedule={"lr": lr / 2}),
+        "lr-double": Config("no constraint, twice the learning rate", schedule={"lr": 2 * lr}),
         "loss-scale": Config("no constraint, loss / 16", schedule={"loss_scale": 1 / 16}),
     }
 
 
-SCRATCH = _configs(2e-3, 4e-3, (1e-4, 1e-3, 1e-2))
-FINETUNE = _configs(1e-4, 2e-4, (1e-5, 1e-4, 1e-3))
-TASKS = {"gct-scratch": SCRATCH, "gct-finetune": FINETUNE}
+# rate_weight is in units of the parameters: the middle one is a tenth of the largest step.
+SCRATCH = _configs(GPT_LR, (2e-5, 2e-4, 2e-3))
+FINETUNE = _configs(FINETUNE_LR, (1e-6, 1e-5, 1e-4))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common_arguments(
-        parser, "methods_gct", "of training from scratch (600); fine-tuning takes a sixth"
+        parser, "methods_gct", "of training from scratch (600); fine-tuning takes a tenth"
     )
     parser.add_argument(
         "--tasks", nargs="+", choices=("scratch", "finetune"), default=["scratch", "finetune"]
@@ -88,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     if "scratch" in args.tasks:
         jobs += _scratch_jobs(steps, args)
     if "finetune" in args.tasks:
-        jobs += _finetune_jobs(max(steps // 6, 3), args)
+        jobs += _finetune_jobs(max(steps // 10, 3), args)
     finished = run_jobs(jobs, run_once, args)
     scratch = rows(finished, "gct-scratch", _labels(SCRATCH))
     finetune = rows(finished, "gct-finetune", _labels(FINETUNE))

@@ -73,18 +73,13 @@ def _like_example(model: nn.Module, shape: float) -> None:
     gct.init.apply(model, shape=shape, std=0.02)
 
 
-def _defaults(model: nn.Module) -> None:
-    gct.init.apply(model)
-
-
 _RULES: dict[str, tuple[str, Initialize]] = {
     "xavier": ("Glorot, normal", partial(_by_rule, nn.init.xavier_normal_)),
     "he": ("He, normal", partial(_by_rule, partial(nn.init.kaiming_normal_, nonlinearity="relu"))),
     "gg-2": ("gg, shape 2", partial(_gg, shape=2.0)),
     "gg-1": ("gg, shape 1", partial(_gg, shape=1.0)),
     "gg-0.5": ("gg, shape 0.5", partial(_gg, shape=0.5)),
-    "published-2": ("published rule, shape 2", partial(_published, shape=2.0)),
-    "published-1": ("published rule, shape 1", partial(_published, shape=1.0)),
+    "published": ("published rule, shape 2", partial(_published, shape=2.0)),
 }
 GPT_ROWS: dict[str, tuple[str, Initialize]] = {
     "example": ("the example's own", _as_made),
@@ -92,17 +87,16 @@ GPT_ROWS: dict[str, tuple[str, Initialize]] = {
     "example-0.5": ("the same variances, shape 0.5", partial(_like_example, shape=0.5)),
     "torch": ("torch's defaults", _torch_defaults),
     **_RULES,
-    "gct": ("gct.init.apply's defaults", _defaults),
 }
 DIGITS_ROWS = {"torch": ("torch's defaults", _as_made), **_RULES}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_common_arguments(parser, "methods_init", "of the GPT (600); the small net takes half")
+    add_common_arguments(parser, "methods_init", "of the GPT (400); the small net takes half")
 
 
 def run(args: argparse.Namespace) -> None:
-    steps = args.steps or 600
+    steps = args.steps or 400
     half = max(steps // 2, 1)
     jobs = _jobs("init-gpt", GPT_ROWS, _gpt_settings(steps, args.tiny), GPT_SECONDS * steps, args)
     jobs += _jobs(

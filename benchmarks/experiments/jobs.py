@@ -116,10 +116,10 @@ def _one_thread() -> None:
 
 
 def _run_one(job: Job, run: Run, folder: Path) -> str | None:
-    log = RunLog(job.log(folder))
-    log.write("config", commit=commit(), seed=job.seed, settings=job.settings)
     began = time.perf_counter()
     try:
+        log = RunLog(job.log(folder))
+        log.write("config", commit=commit(), seed=job.seed, settings=job.settings)
         torch.manual_seed(job.seed)
         run(job, log)
     except Exception:  # the other runs are still worth having

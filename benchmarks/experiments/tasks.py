@@ -34,8 +34,10 @@ TINY_GPT = GPTSizes(width=32, layers=2, heads=2, context=16, batch=2, windows=64
 GPT_SECONDS = 0.075  # a step, evaluation included, on one core of an Intel Xeon with AVX-512
 
 
-def gpt_schedule(steps: int, **changes: Any) -> Schedule:
-    lr = changes.pop("lr", DEMO_SETTINGS["lr"])
+GPT_LR: float = DEMO_SETTINGS["lr"]
+
+
+def gpt_schedule(steps: int, lr: float = GPT_LR, **changes: Any) -> Schedule:
     return Schedule(steps, lr, DEMO_SETTINGS["warmup"], eval_every=50, **changes)
 
 
