@@ -46,12 +46,17 @@ def _end_last_line(path: Path) -> None:
 def _plain(value: Any) -> Any:
     """JSON has neither NaN nor infinity, and nobody needs 17 digits of a statistic."""
     if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
+        return _rounded(value) if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value
+
+
+def _rounded(value: float) -> float:
+    """Six digits; of a large number three decimals, since sums are subtracted from each other."""
+    return round(value, 3) if abs(value) >= 1e3 else float(f"{value:.6g}")
 
 
 class TensorBoard:

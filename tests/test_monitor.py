@@ -18,6 +18,7 @@ import gct
 from gct import _C
 from gct._histogram import histogram, spread
 from gct._recording import read_recording
+from gct._sinks import JsonLines
 
 INTERVAL = 3
 
@@ -61,6 +62,21 @@ def test_records_come_at_the_interval(run: Any) -> None:
     assert [line["step"] for line in logged] == list(range(STEPS))
     assert all(line["values"]["learning_rate"] == 1e-3 for line in logged)
     assert logged[-1]["values"]["loss"] < logged[0]["values"]["loss"]
+
+
+def test_time_of_the_start_is_exact(run: Any) -> None:
+    [header] = [line for line in lines_of(run[1]) if line["kind"] == "run"]
+    # Before the file's last line, and not by more than the run took.
+    assert 0 < run[1].stat().st_mtime - header["time"] < 60
+
+
+def test_numbers_keep_six_digits_and_large_ones_three_decimals(tmp_path: Path) -> None:
+    numbers = [123456.78912, -98765432.1, 999.98765, 1.23456789e-5, 0.0, math.inf]
+    sink = JsonLines(tmp_path / "out.jsonl", append=False)
+    sink.write({"numbers": numbers})
+    sink.close()
+    [line] = lines_of(tmp_path / "out.jsonl")
+    assert line["numbers"] == [123456.789, -98765432.1, 999.988, 1.23457e-5, 0.0, None]
 
 
 def test_parameters_are_the_compressed_ones_in_the_models_order(run: Any) -> None:
