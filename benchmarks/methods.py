@@ -20,9 +20,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))  # scripts beside each other, not a package
 
-from experiments import act, gradient, init  # noqa: E402
+from experiments import act, coders, gradient, init  # noqa: E402
 
-EXPERIMENTS = {"init": init, "act": act, "gct": gradient}
+EXPERIMENTS = {"init": init, "act": act, "gct": gradient, "coders": coders}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 import gct
 
+from .coders import exp_golomb_bits
+
 SNR_DB = 15.0  # a relative squared error of 3.2 %
-# The authors' code (science: q = round(2^16 g)) quantizes gradients with this step.
+# The authors' published code quantizes gradients so: q = round(2^16 g).
 AUTHORS_STEP = 2.0**-16
 
 
@@ -57,8 +59,7 @@ def fixed_step_bits(x: Tensor, step: float) -> tuple[float, float]:
     _, counts = symbols.unique(return_counts=True)
     counts = counts.sort(descending=True).values.double()
     share = counts / counts.sum()
-    rank = torch.arange(len(counts), dtype=torch.float64)
-    lengths = 2 * (rank + 1).log2().floor() + 1
+    lengths = exp_golomb_bits(torch.arange(len(counts)), order=0)
     return float(-(share * share.log2()).sum()), float((share * lengths).sum())
 
 
