@@ -44,11 +44,11 @@ _CODED_WINDOWS = 512  # for the loss with coded activations
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_common_arguments(parser, "methods_act", "of training (600)")
+    add_common_arguments(parser, "methods_act", "of training (400)")
 
 
 def run(args: argparse.Namespace) -> None:
-    steps = args.steps or 600
+    steps = args.steps or 400
     chosen = settings(TINY_GPT if args.tiny else GPTSizes(), gpt_schedule(steps))
     jobs = [
         Job("act", f"{strength:g}", seed, {**chosen, "strength": strength}, GPT_SECONDS * steps)

@@ -73,7 +73,7 @@ FINETUNE = _configs(FINETUNE_LR, (1e-6, 1e-5, 1e-4))
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common_arguments(
-        parser, "methods_gct", "of training from scratch (600); fine-tuning takes a tenth"
+        parser, "methods_gct", "of training from scratch (400); fine-tuning takes an eighth"
     )
     parser.add_argument(
         "--tasks", nargs="+", choices=("scratch", "finetune"), default=["scratch", "finetune"]
@@ -81,12 +81,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    steps = args.steps or 600
+    steps = args.steps or 400
     jobs: list[Job] = []
     if "scratch" in args.tasks:
         jobs += _scratch_jobs(steps, args)
     if "finetune" in args.tasks:
-        jobs += _finetune_jobs(max(steps // 10, 3), args)
+        jobs += _finetune_jobs(max(steps // 8, 3), args)
     finished = run_jobs(jobs, run_once, args)
     scratch = rows(finished, "gct-scratch", _labels(SCRATCH))
     finetune = rows(finished, "gct-finetune", _labels(FINETUNE))

@@ -92,11 +92,11 @@ DIGITS_ROWS = {"torch": ("torch's defaults", _as_made), **_RULES}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_common_arguments(parser, "methods_init", "of the GPT (400); the small net takes half")
+    add_common_arguments(parser, "methods_init", "of the GPT (300); the small net takes half")
 
 
 def run(args: argparse.Namespace) -> None:
-    steps = args.steps or 400
+    steps = args.steps or 300
     half = max(steps // 2, 1)
     jobs = _jobs("init-gpt", GPT_ROWS, _gpt_settings(steps, args.tiny), GPT_SECONDS * steps, args)
     jobs += _jobs(
