@@ -7,8 +7,8 @@
 
 Each writes docs/results/methods_*: a table, a picture and everything logged. Runs are processes of
 one thread; one that is finished with the same settings is not repeated, so an interrupted call is
-simply started again. On 2 cores the first three take about half an hour in all. They need the extras
-examples and experiments.
+simply started again. On 2 cores the first three take about half an hour in all. They need the
+extra experiments.
 """
 
 from __future__ import annotations
