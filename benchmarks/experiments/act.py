@@ -8,6 +8,8 @@ windows of the held-out text, per element:
 - bits at a fixed step: entropy, the same step in all rows;
 - small: share of values below a tenth of the root mean square;
 - held-out loss if these activations are replaced by what gct decodes of 2 bits per element.
+
+Control: twice the learning rate, without the constraint and with it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -31,10 +33,26 @@ from .jobs import Job, run_jobs
 from .jobs import add_arguments as add_common_arguments
 from .measures import encoded_bits, fixed_step_bits
 from .results import Column, Row, rows, table, write
-from .tasks import GPT_SECONDS, TINY_GPT, GPTSizes, TextTask, gpt_schedule, settings
+from .tasks import GPT_LR, GPT_SECONDS, TINY_GPT, GPTSizes, TextTask, gpt_schedule, settings
 from .training_loop import Schedule, finite, train
 
-STRENGTHS = (0.0, 0.001, 0.01, 0.03, 0.1)
+
+@dataclass(frozen=True)
+class Config:
+    label: str
+    strength: float
+    lr: float = GPT_LR
+
+
+_STRENGTHS = (0.0, 0.001, 0.01, 0.03, 0.1)
+_CONTROLS = (0.0, 0.01)
+CONFIGS = {
+    **{f"{s:g}": Config(f"strength {s:g}", s) for s in _STRENGTHS},
+    **{
+        f"{s:g}-lr-double": Config(f"strength {s:g}, twice the learning rate", s, 2 * GPT_LR)
+        for s in _CONTROLS
+    },
+}
 KINDS = {"block": "blocks.?", "mlp": "blocks.?.up"}  # kind -> pattern of module names
 _TITLES = {"block": "Outputs of blocks", "mlp": "Outputs of the MLPs' first layers"}
 FIXED_STEP = 0.25
@@ -49,16 +67,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     steps = args.steps or 400
-    chosen = settings(TINY_GPT if args.tiny else GPTSizes(), gpt_schedule(steps))
+    sizes = TINY_GPT if args.tiny else GPTSizes()
     jobs = [
-        Job("act", f"{strength:g}", seed, {**chosen, "strength": strength}, GPT_SECONDS * steps)
+        Job(
+            "act",
+            key,
+            seed,
+            settings(sizes, gpt_schedule(steps, lr=config.lr), strength=config.strength),
+            GPT_SECONDS * steps,
+        )
         for seed in args.seeds
-        for strength in STRENGTHS
+        for key, config in CONFIGS.items()
     ]
     finished = run_jobs(jobs, run_once, args)
-    shown = rows(finished, "act", {f"{s:g}": f"strength {s:g}" for s in STRENGTHS})
+    shown = rows(finished, "act", {key: config.label for key, config in CONFIGS.items()})
     picture = args.out / f"{args.name}.png"
-    _draw(shown, picture)
+    _draw([row for row in shown if CONFIGS[row.config].lr == GPT_LR], picture)
     write(args, __doc__ or "", _tables(shown), finished, picture)
 
 
@@ -157,7 +181,7 @@ def _tables(shown: list[Row]) -> list[str]:
 
 
 def _draw(shown: list[Row], picture: Path) -> None:
-    places = [float(row.config) for row in shown]
+    places = [CONFIGS[row.config].strength for row in shown]
     figure, (losses, bits, small) = curves.panels(3)
     curves.points(losses, places, shown, "held_out_loss", color=curves.COLOURS[0], label="as it is")
     curves.points(
