@@ -122,6 +122,10 @@ def test_finished_runs_are_not_repeated_unless_settings_differ(
     call("gct", folder, *options)
     assert "1 runs, 1 finished before" in capsys.readouterr().out
     assert log.stat().st_mtime_ns == before
+    with pytest.raises(SystemExit, match="no run is"):
+        call("gct", folder, *options, "--steps=4", "--finished")
+    runs, _ = call("gct", folder, "--tasks", "scratch", "--seeds", "1", "2", "--finished")
+    assert {run["seed"] for run in runs} == {1}
     call("gct", folder, *options, "--steps=4")
     assert "1 runs, 0 finished before" in capsys.readouterr().out
     assert log.stat().st_mtime_ns != before

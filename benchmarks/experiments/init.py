@@ -98,10 +98,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     steps = args.steps or 300
     half = max(steps // 2, 1)
-    jobs = _jobs("init-gpt", GPT_ROWS, _gpt_settings(steps, args.tiny), GPT_SECONDS * steps, args)
-    jobs += _jobs(
+    # The short runs first.
+    jobs = _jobs(
         "init-digits", DIGITS_ROWS, _digits_settings(half, args.tiny), DIGITS_SECONDS * half, args
     )
+    jobs += _jobs("init-gpt", GPT_ROWS, _gpt_settings(steps, args.tiny), GPT_SECONDS * steps, args)
     finished = run_jobs(jobs, run_once, args)
     gpt, digits = _labels(GPT_ROWS), _labels(DIGITS_ROWS)
     loss = Column("held-out loss", "held_out_loss", spread=True)

@@ -46,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser, name: str, steps_help: str) -
     parser.add_argument(
         "--workers", type=int, default=2, help="processes of one thread; 0: none but this"
     )
+    parser.add_argument(
+        "--finished", action="store_true", help="no new runs: results of those that are finished"
+    )
     parser.add_argument("--logs", type=Path, default=ROOT / "build" / "methods")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     parser.add_argument("--name", default=name, help="file name of the results")
@@ -62,6 +65,10 @@ def run_jobs(jobs: list[Job], run: Run, args: argparse.Namespace) -> dict[Job, L
     if not jobs:
         raise SystemExit(f"--configs: nothing is called {' or '.join(args.configs)}")
     todo = [job for job in jobs if not _is_finished(job, args.logs)]
+    if args.finished:
+        jobs, todo = [job for job in jobs if job not in todo], []
+        if not jobs:
+            raise SystemExit("--finished: no run is, with these settings")
     _announce(jobs, todo, args.workers)
     began, failures = time.monotonic(), []
     for done, (job, error) in enumerate(_results(todo, run, args), start=1):
