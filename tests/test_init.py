@@ -599,6 +599,7 @@ class Mixture(nn.Module):
         self.gate = nn.Parameter(torch.full((7,), 5.0))
         self.table = nn.Parameter(torch.full((60, 50), 5.0))
         self.position_bias = nn.Parameter(torch.full((3, 4, 5), 5.0))
+        self.weighted_bias = nn.Parameter(torch.full((7,), 5.0))  # both words: the first counts
 
 
 @pytest.mark.parametrize(("shape", "xi"), [(None, None), (0.8, 1.0), (2.0, 2.0 / (1.0 + 0.2**2))])
@@ -626,6 +627,7 @@ def test_paper_rule(shape: float | None, xi: float | None) -> None:
     assert {"norm.weight", "table", "recurrent.weight_hh_l0"} <= matrices
     assert bool((model.conv.weight == 1).all())  # the pitfall that the docstring warns of
     assert bool((model.position_bias == 0).all())
+    assert bool((model.weighted_bias == 1).all())
 
 
 @pytest.mark.parametrize(

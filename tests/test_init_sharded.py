@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from drawn import seeded
@@ -89,6 +91,8 @@ def shard_then_fill(rank: int, world: int) -> list[str]:
     fully_shard(model[1], mesh=mesh)
     fully_shard(model, mesh=mesh)
     model.to_empty(device="cpu")
+    # About torch's own draws, in reset_parameters.
+    warnings.filterwarnings("ignore", "DTensor random operators")
     for module in model.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
