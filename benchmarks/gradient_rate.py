@@ -8,9 +8,10 @@ For every snapshot of examples/collect_gradients.py:
    whose error is no larger. Mean wire bits over the tensors, weighted by size, all headers
    counted. Beside it what an ideal coder would need that knows every block's half-octave scale
    class and each tensor's own symbol statistics for each class, at the same error; it doesn't know
-   the columns, whose scales gct uses where a tensor is a matrix.
+   the columns, whose scales gct uses where a tensor is a matrix. Without and with low-rank parts.
 2. Overhead: size over the ideal code length under gct's static tables.
-3. Rate control: achieved rate for ``bits=``, achieved SNR for ``snr_db=``.
+3. At 2 bits: the error, and that of an ideal zero-order entropy coder.
+4. Rate control: achieved rate for ``bits=``, achieved SNR for ``snr_db=``.
 
     python examples/collect_gradients.py --out build/gradients
     python benchmarks/gradient_rate.py build/gradients --json build/gradient_rate.json
@@ -69,7 +70,7 @@ def error_of(x: Tensor, y: Tensor) -> float:
     return float((x.flatten().double() - y.double()).square().sum())
 
 
-def encode_at_error(x: Tensor, error: float) -> tuple[Tensor, float]:
+def encode_at_error(x: Tensor, error: float, low_rank: int) -> tuple[Tensor, float]:
     """The smallest segment whose error is at most this one, by bisection; with its ideal bits."""
     low, high = (
         math.log2(math.sqrt(error / x.numel())) - 1,
@@ -78,7 +79,7 @@ def encode_at_error(x: Tensor, error: float) -> tuple[Tensor, float]:
     best: tuple[Tensor, float] | None = None
     for _ in range(14):
         middle = (low + high) / 2
-        codec = gct.Codec(step=2**middle, allocation="mse")
+        codec = gct.Codec(step=2**middle, allocation="mse", low_rank=low_rank)
         wire, report = _C.encode_report(x, codec._params)
         if error_of(x, gct.decode(wire)) <= error:
             best, low = (wire, report["model_bits"]), middle
@@ -121,26 +122,61 @@ def ideal_bits_at_error(x: Tensor, error: float) -> float:
     return best
 
 
+def zero_order_error_at_bits(x: Tensor, bits: float) -> float:
+    """Squared error of a zero-order entropy coder at this size.
+
+    Round to nearest, centroids, one ideal table of the tensor's own symbol frequencies, nothing
+    counted for it.
+    """
+    flat = x.flatten().double()
+    low, high = math.log2(float(flat.abs().max())) - 20, math.log2(float(flat.abs().max())) + 1
+    best = math.inf
+    for _ in range(16):
+        middle = (low + high) / 2
+        _, cell = (flat / 2**middle).round().unique(return_inverse=True)
+        if entropy_bits(cell) <= bits:
+            centroids = torch.bincount(cell, flat) / torch.bincount(cell)
+            best, high = float((flat - centroids[cell]).square().sum()), middle
+        else:
+            low = middle
+    return best
+
+
 def compare_with_peer(
-    tensors: list[Tensor], quantize: Callable[[Tensor], Tensor]
+    tensors: list[Tensor], quantize: Callable[[Tensor], Tensor], low_rank: int
 ) -> dict[str, float]:
     wire_bits = ideal_bits = model_bits = error = signal = 0.0
     for x in tensors:
         target = error_of(x, quantize(x))
         if target == 0:
             continue
-        wire, model = encode_at_error(x, target)
+        wire, model = encode_at_error(x, target, low_rank)
         wire_bits += 8 * wire.numel()
         model_bits += model
-        ideal_bits += ideal_bits_at_error(x, target)
+        if not low_rank:
+            ideal_bits += ideal_bits_at_error(x, target)
         error += error_of(x, gct.decode(wire))
         signal += float(x.double().square().sum())
     numel = sum(x.numel() for x in tensors)
-    return {
+    result = {
         "bits": wire_bits / numel,
-        "ideal_coder_bits": ideal_bits / numel,
         "size_over_model": wire_bits / model_bits,
         "snr_db": 10 * math.log10(signal / error),
+    }
+    return result if low_rank else {**result, "ideal_coder_bits": ideal_bits / numel}
+
+
+def compare_with_zero_order(tensors: list[Tensor], low_rank: int) -> dict[str, float]:
+    """2 bits, each tensor alone, against a zero-order coder of the same size."""
+    own = other = signal = 0.0
+    for x in tensors:
+        wire = gct.encode(x, gct.Codec(bits=2.0, allocation="mse", low_rank=low_rank))
+        own += error_of(x, gct.decode(wire))
+        other += zero_order_error_at_bits(x, 8 * wire.numel())
+        signal += float(x.double().square().sum())
+    return {
+        "snr_db": 10 * math.log10(signal / own),
+        "zero_order_snr_db": 10 * math.log10(signal / other),
     }
 
 
@@ -177,8 +213,15 @@ def measure(path: Path) -> dict[str, object]:
     tensors = load_tensors(path)
     result: dict[str, object] = {"tensors": len(tensors), "numel": sum(x.numel() for x in tensors)}
     for name, (peer_bits, quantize) in PEERS.items():
-        result[name] = {"peer_bits": peer_bits, **compare_with_peer(tensors, quantize)}
-        print(f"{path.name}: error of {name} ({peer_bits:.2f} bits): {result[name]}", flush=True)
+        for low_rank in (0, 16):
+            key = f"{name}, low_rank={low_rank}"
+            found = compare_with_peer(tensors, quantize, low_rank)
+            result[key] = {"peer_bits": peer_bits, **found}
+            print(f"{path.name}: error of {key} ({peer_bits:.2f} bits): {found}", flush=True)
+    for low_rank in (0, 16):
+        key = f"2 bits and a zero-order coder, low_rank={low_rank}"
+        result[key] = compare_with_zero_order(tensors, low_rank)
+        print(f"{path.name}: {key}: {result[key]}", flush=True)
     for allocation in ("relative", "mse"):
         for bits in (1.0, 1.2, 1.5, 2.0, 3.0, 4.0):
             key = f"bits={bits} {allocation}"

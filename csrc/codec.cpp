@@ -118,7 +118,8 @@ std::vector<PieceOutput>& Workspace::outputs() {
 
 size_t Workspace::capacity_bytes() const {
   size_t total = classes.capacity() * sizeof(int16_t) + block_mean.capacity() * sizeof(float) +
-                 run_stats.capacity() * sizeof(RunStats) + profiles.capacity();
+                 run_stats.capacity() * sizeof(RunStats) + profiles.capacity() +
+                 residuals.capacity() * sizeof(float);
   if (outputs_ == nullptr) return total;
   for (const PieceOutput& p : *outputs_)
     total += p.words.capacity() * 2 + p.extra.capacity() + p.symbols.capacity() +

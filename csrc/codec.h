@@ -40,6 +40,8 @@ struct CodecParams {
   int allocation8 = 8;
   Rounding rounding = Rounding::kDeterministic;
   uint64_t seed = 0;  // for kStochastic; random bits depend on (seed, element position) only
+  // Largest rank of a matrix's low-rank part, 0 to kLowRankWidth; 0: none. With allocation8 < 8.
+  int max_rank = 0;
 };
 
 // One run of the input. `raw` runs travel uncompressed (exempt 1-D parameters).
@@ -49,8 +51,11 @@ struct Run {
   uint64_t position = 0;  // index of the first element for the random counter; unique within (seed)
   bool raw = false;
   // Row length where the run is a matrix stored row by row, or a part of one cut anywhere; else 0.
-  // The encoder may then send a scale offset for each column.
+  // The encoder may then send a scale offset for each column, and a low-rank part.
   int64_t columns = 0;
+  int64_t first_column = 0;  // that of the run's first element
+  // The encoder's own: values to code in the place of `data`, which stays what raw data come from.
+  const float* residual = nullptr;
 };
 
 struct EncodeInput {
@@ -97,6 +102,7 @@ class Workspace {
   std::vector<int16_t> classes;
   std::vector<float> block_mean;
   std::vector<int8_t> profiles;  // column offsets, run after run, each extended by a block
+  std::vector<float> residuals;  // of runs with low-rank parts, one after the other
   std::vector<PieceOutput>& outputs();
 
  private:

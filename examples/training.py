@@ -28,14 +28,18 @@ class Batches:
         return window[:, :-1], window[:, 1:]
 
 
-def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW; matrices are decayed, norms are not."""
+def make_optimizer(
+    model: nn.Module, lr: float, weight_decay: float, name: str = "adamw"
+) -> torch.optim.Optimizer:
+    """AdamW, or SGD with Nesterov momentum 0.9; matrices are decayed, norms are not."""
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     groups = [
         {"params": matrices, "weight_decay": weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95))
 
 

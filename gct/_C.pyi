@@ -25,6 +25,7 @@ class CodecParams:
         allocation8: int,
         stochastic: bool,
         seed: int = 0,
+        max_rank: int = 0,
     ) -> None: ...
 
 class WireInfo(TypedDict):

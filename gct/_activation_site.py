@@ -40,15 +40,15 @@ class Control:
     paused: int = 0  # depth of nested paused()
     removed: bool = False
     passes: int = 0  # sites' backward passes since the last step()
-    expects_step: bool = True  # the schedule stands at its start and has to move
+    expects_step: bool = True  # there is a schedule, and no warning yet
 
     def count_pass(self) -> None:
         self.passes += 1
         if self.expects_step and self.passes > _FORGOTTEN * self.sites:
             self.expects_step = False
             warnings.warn(
-                f"{_FORGOTTEN} backward passes and no act.step() yet: the schedule stands at its "
-                "start. Call it once after every optimizer step",
+                f"{_FORGOTTEN} backward passes without act.step(): the schedule stands still. Call "
+                "it once after every optimizer step",
                 stacklevel=2,
             )
 
@@ -124,10 +124,7 @@ class Site:
         self.numel = activation.numel()
         return self.moments
 
-    # The hook is part of the module's dict, and so of its copies. A copy isn't constrained.
-
-    def __deepcopy__(self, memo: object) -> Callable[..., None]:
-        return inert_hook
+    # The hook is in the module's dict, and so in what deepcopy and pickle make of the module.
 
     def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
         return _make_inert_hook, ()
@@ -164,21 +161,24 @@ class _AddRate(torch.autograd.Function):
 
 
 # A compiled graph holds numbers and tensors, so there a site goes by its key. To the compiler a
-# site's backward pass is one opaque operation, which runs as Python each time: schedule, moments,
-# pauses and removal need no new compilation.
+# site's backward pass is one opaque operation, which runs as Python each time: schedule, moments
+# and removal need no new compilation.
 _keys = itertools.count()
 _sites: weakref.WeakValueDictionary[int, Site] = weakref.WeakValueDictionary()
 
 
-@torch.library.custom_op("gct::add_rate", mutates_args=())
+@torch.library.custom_op(
+    "gct::add_rate",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor activation, SymInt key) -> Tensor",
+)
 def _add_rate(grad: Tensor, activation: Tensor, key: int) -> Tensor:
     site = _sites.get(key)
     result = grad if site is None else site.backward(grad, activation)
-    return (
-        grad.clone() if result is grad else result
-    )  # an operation's output is a tensor of its own
+    result = result.contiguous()
+    return result.clone() if result is grad else result  # never the argument itself
 
 
 @_add_rate.register_fake
 def _(grad: Tensor, activation: Tensor, key: int) -> Tensor:
-    return torch.empty_like(grad)
+    return torch.empty_like(grad, memory_format=torch.contiguous_format)

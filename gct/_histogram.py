@@ -16,7 +16,8 @@ __all__ = ["REACH", "Histogram", "histogram", "spread"]
 
 _BINS = 61  # odd: one bin is centred at 0
 REACH = 6.0  # standard deviations to either side; a Laplace variable has 2e-4 beyond
-_WINDOW = 256  # neighbours are taken together: a stride could follow a matrix's columns
+_WINDOW = 256  # neighbours are taken together
+_GOLDEN = 0.6180339887498949  # fractional parts of its multiples fill [0, 1) evenly
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,20 @@ class Histogram:
 
 
 def spread(x: Tensor, limit: int) -> Tensor:
-    """At most ``limit`` elements of x, flat, in windows of neighbours evenly spaced over it."""
+    """At most ``limit`` elements of x, flat, in windows of neighbours from all over it.
+
+    One window from each of as many equal parts. Its place in its part moves by the golden ratio,
+    since a stride that is a multiple of a matrix's columns would show the same columns each time.
+    """
     flat = flat_floats(x)
     if flat.numel() <= limit:
         return flat
     windows = max(1, limit // _WINDOW)
-    stride = flat.numel() // windows
-    return flat[: windows * stride].view(windows, stride)[:, :_WINDOW].reshape(-1)
+    part = flat.numel() // windows
+    width = min(part, _WINDOW)
+    k = torch.arange(windows, device=flat.device)
+    begins = k * part + ((k * _GOLDEN) % 1.0 * (part - width + 1)).long()
+    return flat[(begins[:, None] + torch.arange(width, device=flat.device)).view(-1)]
 
 
 def histogram(x: Tensor, limit: int = 1 << 14) -> Histogram | None:

@@ -148,7 +148,7 @@ class ActivationConstraint:
                 stacklevel=2,
             )
         self._position += 1
-        control.passes, control.expects_step = 0, False
+        control.passes = 0
         self._was_paused = control.paused > 0
         self._apply_schedule()
 
@@ -229,7 +229,6 @@ class ActivationConstraint:
                 + ", ".join(state["moments"])
             )
         self._position = state["step"]
-        self._control.expects_step = False
         for site in self._sites:
             site.moments = _copy(state["moments"][site.name])
             site.start = _copy(state["start"][site.name])

@@ -20,6 +20,7 @@ _LEAST_BITS = {"gg": 0.1, "eg": 1.5}
 MAX_BITS = 12.0
 MAX_SNR_DB = 120.0
 DEFAULT_BITS = 2.0
+MAX_RANK = 16
 
 # Exponents of the block scale in the quantizer's step, by name. "auto" is what training measured
 # best: with AdamW, steps that follow the block's scale win at every rate tried.
@@ -50,6 +51,11 @@ class Codec:
             ``"relative"`` for now. Below 1, matrices take fewer bits for the same error, because
             the scales of their columns are sent where that pays.
         rounding: ``"deterministic"`` (to the nearest) or ``"stochastic"`` (unbiased).
+        low_rank: largest rank of the low-rank part of a matrix, 0 to 16. Gradients of weights are
+            close to matrices of low rank; the strongest directions are sent as two narrow factors
+            where that saves bits, and the rest as always. Costs time in the encoder. ``"auto"`` is
+            16 where ``allocation`` is below 1, else 0: with a step in proportion to the block's
+            scale the rest would take as many bits as the whole.
 
     Raises:
         ValueError: more than one target, or a value outside its range.
@@ -62,6 +68,7 @@ class Codec:
     step: float | None = None
     allocation: str | float = "auto"
     rounding: Rounding = "deterministic"
+    low_rank: int | Literal["auto"] = "auto"
     _params: _C.CodecParams = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -77,6 +84,7 @@ class Codec:
             value=value,
             allocation8=exponent8,
             stochastic=self.rounding == "stochastic",
+            max_rank=self._max_rank(exponent8),
         )
         object.__setattr__(self, "_params", params)
 
@@ -101,6 +109,23 @@ class Codec:
             raise TypeError(f"{name} must be a number, got {type(value).__name__}")
         self._check_value(name, value)
         return name, float(value)
+
+    def _max_rank(self, exponent8: int) -> int:
+        """Largest rank of low-rank parts, after checks."""
+        possible = self.kind in ("gg", "eg") and exponent8 < 8
+        if self.low_rank == "auto":
+            return MAX_RANK if possible else 0
+        rank = self.low_rank
+        if isinstance(rank, bool) or not isinstance(rank, int):
+            raise TypeError(f'low_rank must be "auto" or a whole number, got {type(rank).__name__}')
+        if not 0 <= rank <= MAX_RANK:
+            raise ValueError(f"low_rank must be from 0 to {MAX_RANK}, got {rank}")
+        if rank and not possible:
+            raise ValueError(
+                'low_rank needs kind="gg" or "eg" and an allocation below 1 such as "mse"; '
+                f"got kind={self.kind!r} and allocation={self.allocation!r}"
+            )
+        return rank
 
     def _check_value(self, name: str, value: float) -> None:
         if self.kind == "fixed":

@@ -29,8 +29,8 @@ class GradientConstraint:
     with ``rate_weight=0`` it does nothing and holds nothing.
 
     With shape 1 every gradient becomes g + rate_weight h sign(g), with the diagonal h of the
-    Hessian estimated from dg = g - (the last g) and dp = p - (the last p), elements apart. g is the
-    gradient as it came to :meth:`apply`, without the term.
+    Hessian estimated element by element from dg = g - (the last g) and dp = p - (the last p). g is
+    the gradient as it came to :meth:`apply`, without the term.
 
     Args:
         model: whose parameters; under DDP the module inside, so that names stay the same.
@@ -42,8 +42,8 @@ class GradientConstraint:
             ``"gg"``, the shape of each gradient's generalized Gaussian, estimated at each step and
             held fixed in the derivative. The term is then
             rate_weight h v (|g| / mean |g| + 0.1)^(v - 1) sign(g).
-        curvature: h. ``"raw"`` is the paper's dg / dp, 0 where it is not finite. With gradients of
-            minibatches its tails are Cauchy's and wreck the training. ``"damped"`` is
+        curvature: h. ``"raw"`` is the paper's dg / dp, 0 where it is not finite; the noise of
+            minibatches gives it tails like Cauchy's, which wreck the training. ``"damped"`` is
             dg dp / (dp^2 + damping^2 E dp^2), ``"ema"`` the same with exponential averages over
             steps of dg dp and dp^2; both are clipped to [0, max_curvature].
         damping: relative to the root mean square of dp in its tensor (elements that have moved).

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from ranks import run_ranks
 from small_run import WORLD, record
 
 from gct import _C
+from gct.__main__ import main
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,9 +31,26 @@ def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
     _C.set_implementation(before)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For small tensors: on a busy machine more threads just wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def recording_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the monitor of a real run of two processes wrote."""
     path = tmp_path_factory.mktemp("recording") / "run.jsonl"
     run_ranks(WORLD, record, str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def report_page(recording_file: Path) -> Path:
+    """The page that python -m gct report makes of it."""
+    path = recording_file.with_name("report.html")
+    assert main(["report", str(recording_file), "-o", str(path)]) == 0
     return path

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -23,19 +22,12 @@ import gct
 from gct._fit import PooledScaleWarning
 from gct.distribution import MAX_SHAPE, MIN_SHAPE
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPES = [0.3, 0.5, 0.87, 1.0, 1.3, 2.0, 4.0]
 SCALE = 2.5
 NEGLIGIBLE = 1e-12  # both sides are the same formula in float64
 INCOMPLETE_GAMMA = 1e-12  # ten times the difference between the two libraries
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Small tensors only: on a busy machine more threads just wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def seeded(seed: int) -> torch.Generator:

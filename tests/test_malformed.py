@@ -21,6 +21,7 @@ import gct
 from gct import _C
 
 PROFILED = ("profiled gg", "profiled eg")
+LOW_RANK = ("low-rank gg", "low-rank eg")
 KINDS = {"raw": wd.RAW, "gg": wd.GG, "eg": wd.EG, "fixed": wd.FIXED}
 NUMEL = 300  # a block and a tail
 HEADERS = wd.SEGMENT_HEADER.size + wd.RUN_HEADER.size
@@ -39,6 +40,8 @@ def sound_segment(kind: str) -> bytes:
     """As the encoder writes it: escapes, class escapes and low bits are in that of kind gg."""
     if kind in PROFILED:
         return profiled_segment(kind.removeprefix("profiled "))
+    if kind in LOW_RANK:
+        return low_rank_segment(kind.removeprefix("low-rank "))
     x = np.random.default_rng(0).laplace(size=NUMEL).astype(np.float32)
     x[7] = 1e6
     codec = gct.Codec(kind, bits=4, allocation=0) if kind != "raw" else gct.Codec("raw")
@@ -52,6 +55,31 @@ def profiled_segment(kind: str) -> bytes:
     wire = gct.encode(torch.from_numpy(x.astype(np.float32)), codec).numpy().tobytes()
     assert [run.columns for run in wd.read_headers(wire)[1]] == [20]
     return wire
+
+
+def low_rank_segment(kind: str) -> bytes:
+    """That of the kind, as rows of 20 with a product of rank 2, cut in the middle of a row."""
+    part = low_rank_part(NUMEL, columns=20, first=7)
+    factors = np.random.default_rng(5).standard_normal(part.factor_numel).astype(np.float32)
+    wire = gct.encode(torch.from_numpy(factors), gct.Codec(kind, bits=5)).numpy().tobytes()
+    assert wd.read_headers(wire)[0].kind == KINDS[kind]
+    return with_section(sound_segment(kind), wire_builder.low_rank_section([part], wire))
+
+
+def low_rank_part(
+    numel: int, run: int = 0, columns: int = 10, first: int = 3, rank: int = 2
+) -> wd.LowRankPart:
+    rows = -(-(first + numel) // max(columns, 1))
+    gains = 2.0 ** -np.arange(rank, dtype=np.float32)
+    return wd.LowRankPart(run, columns, first, rank, gains, rows)
+
+
+def with_section(wire: bytes, section: bytes) -> bytes:
+    """A segment without column profiles, with this section of low-rank parts."""
+    segment, runs = wd.read_headers(wire)
+    begin = wd.SEGMENT_HEADER.size + wd.RUN_HEADER.size * len(runs)
+    segment = segment._replace(flags=segment.flags | wd.LOW_RANK)
+    return wire_builder.join(segment, runs, section + wire[begin:])
 
 
 def decode(wire: bytes) -> npt.NDArray[np.float32]:
@@ -83,12 +111,12 @@ def patch(wire: bytes, offset: int, new: bytes) -> bytes:
     return wire[:offset] + new + wire[offset + len(new) :]
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *PROFILED])
+@pytest.mark.parametrize("kind", [*KINDS, *PROFILED, *LOW_RANK])
 def test_sound_segments_are_read(kind: str) -> None:
     assert accepts(sound_segment(kind))
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *PROFILED])
+@pytest.mark.parametrize("kind", [*KINDS, *PROFILED, *LOW_RANK])
 def test_every_truncation_is_refused(kind: str) -> None:
     wire = sound_segment(kind)
     for length in range(len(wire)):
@@ -97,7 +125,7 @@ def test_every_truncation_is_refused(kind: str) -> None:
             decode(wire[:length])
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *PROFILED])
+@pytest.mark.parametrize("kind", [*KINDS, *PROFILED, *LOW_RANK])
 def test_every_truncation_that_the_header_hides_is_refused(kind: str) -> None:
     wire = sound_segment(kind)
     for length in range(wd.SEGMENT_HEADER.size, len(wire)):
@@ -137,7 +165,7 @@ def test_most_damage_to_coded_payload_is_noticed() -> None:
     assert not read
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *PROFILED])
+@pytest.mark.parametrize("kind", [*KINDS, *PROFILED, *LOW_RANK])
 def test_random_payload(kind: str) -> None:
     wire = sound_segment(kind)
     rng = np.random.default_rng(2)
@@ -146,13 +174,18 @@ def test_random_payload(kind: str) -> None:
         accepts(wire[:keep] + rng.bytes(len(wire) - keep))
 
 
-@pytest.mark.parametrize("profiles", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
-def test_damaged_segments_of_many_runs(kind: str, profiles: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "extra"),
+    [*((kind, "") for kind in KINDS)]
+    + [(kind, extra) for kind in ("gg", "eg") for extra in ("profiles", "low-rank parts")],
+)
+def test_damaged_segments_of_many_runs(kind: str, extra: str) -> None:
     rng = np.random.default_rng(3)
     read = 0
     for seed in range(SCRAMBLES):
-        wire = wire_builder.random_segment(KINDS[kind], seed, profiles=profiles)
+        wire = wire_builder.random_segment(
+            KINDS[kind], seed, profiles=extra == "profiles", low_rank=extra == "low-rank parts"
+        )
         for _ in range(int(rng.integers(1, 4))):
             wire = patch(wire, int(rng.integers(wd.SEGMENT_HEADER.size, len(wire))), rng.bytes(1))
         read += accepts(wire)
@@ -171,7 +204,7 @@ WRONG_FIELDS = {
     "magic": (0, b"GCT2", "begin with 'GCT1'"),
     "version": (4, b"\x02", "wire version: expected version 1"),
     "kind": (5, b"\x04", "header"),
-    "flags": (6, b"\x02", "header"),
+    "flags": (6, b"\x04", "header"),
     "raw type": (7, b"\x03", "header"),
     "table id": (8, b"\0\0\0\0", "code tables"),
     "runs": (12, struct.pack("<I", 2), "header"),
@@ -252,6 +285,177 @@ def test_only_coded_runs_of_coded_kinds_have_columns(kind: str) -> None:
     codes = bytes(wd.fixed_run_bytes(run, fixed.bits))
     assert accepts(wire_builder.join(fixed, [run._replace(columns=0)], codes))
     assert not accepts(wire_builder.join(fixed, [run], codes))
+
+
+# ---- low-rank parts
+
+
+@pytest.mark.parametrize("kind", LOW_RANK)
+def test_every_bit_of_a_low_rank_section(kind: str) -> None:
+    """Up to the end of the headers of the factors. Of a part's fields, columns and first may take
+    other values that touch as many rows and columns; any gain is sound."""
+    wire = sound_segment(kind)
+    gains = range(8 * (HEADERS + 20), 8 * (HEADERS + 28))
+    factors = HEADERS + 32
+    read = {bit for bit in range(8 * HEADERS, 8 * (factors + HEADERS)) if accepts(flip(wire, bit))}
+    assert read >= set(gains)
+    number_and_run = range(8 * HEADERS, 8 * (HEADERS + 8))
+    rank = range(8 * (HEADERS + 16), 8 * (HEADERS + 20))
+    length = range(8 * (HEADERS + 28), 8 * factors)
+    magic_and_version = range(8 * factors, 8 * (factors + 5))
+    assert not read & {*number_and_run, *rank, *length, *magic_and_version}
+
+
+def zeros(*numels: int, kind: int = wd.RAW, mode: int = wd.ZERO_RUN) -> bytes:
+    """A segment of runs without payload."""
+    runs = [wd.Run(numel, 0.0, 0, 0, mode, 0, 0, 0, 0) for numel in numels]
+    return wire_builder.join(wire_builder.plain_header(kind), runs, b"")
+
+
+def low_rank_zeros(numel: int = 100, factors: bytes | None = None, **fields: int) -> bytes:
+    """A zero run with one part; its factors are zeros unless they are given."""
+    part = low_rank_part(numel, **fields)
+    factors = zeros(part.factor_numel) if factors is None else factors
+    return with_section(zeros(numel, kind=wd.GG), wire_builder.low_rank_section([part], factors))
+
+
+@pytest.mark.parametrize(
+    ("numel", "fields", "sound"),
+    [
+        (100, {}, True),
+        (100, {"columns": 0}, False),
+        (100, {"columns": (1 << 32) - 1}, False),
+        (100, {"columns": 1, "first": 0, "rank": 1}, False),  # 100 rows and a column
+        (100, {"first": 9}, True),
+        (100, {"first": 10}, False),
+        (100, {"first": (1 << 32) - 1}, False),
+        (100, {"first": 0, "rank": 0}, False),
+        (100, {"first": 0, "rank": 5}, True),  # (10 + 10) * 5
+        (100, {"first": 1, "rank": 5}, False),  # (11 + 10) * 5
+        (2 * 128 * 64, {"columns": 128, "first": 0, "rank": 64}, True),
+        (2 * 130 * 65, {"columns": 130, "first": 0, "rank": 65}, False),
+        (100, {"first": 0, "rank": (1 << 32) - 1}, False),
+        (0, {"columns": 1, "first": 0, "rank": 1}, False),
+    ],
+)
+def test_parts_have_limits(numel: int, fields: dict[str, int], sound: bool) -> None:
+    if fields.get("rank", 0) < 1 << 20:
+        wire = low_rank_zeros(numel, **fields)
+    else:
+        wire = patch(low_rank_zeros(numel), HEADERS + 16, struct.pack("<I", fields["rank"]))
+    assert accepts(wire) == sound
+
+
+@pytest.mark.parametrize(
+    ("mode", "sound"),
+    [(wd.ZERO_RUN, True), (wd.CODED_RUN, True), (wd.RAW_RUN, False), (wd.NONFINITE_RUN, False)],
+)
+def test_parts_are_of_coded_or_zero_runs(mode: int, sound: bool) -> None:
+    run = wd.Run(100, 1.0, 0, 0, mode, 0, 0, 0, 0)
+    coded = zero_block("eg", run)
+    payload = {wd.CODED_RUN: coded[HEADERS:], wd.RAW_RUN: bytes(400)}.get(mode, b"")
+    header = wire_builder.plain_header(wd.EG)._replace(num_pieces=int(mode == wd.CODED_RUN))
+    wire = wire_builder.join(header, [run], payload)
+    assert accepts(wire)
+    part = low_rank_part(100)
+    section = wire_builder.low_rank_section([part], zeros(part.factor_numel))
+    assert accepts(with_section(wire, section)) == sound
+
+
+@pytest.mark.parametrize(
+    ("order", "sound"),
+    [
+        ([0], True),
+        ([2], True),
+        ([0, 2], True),
+        ([0, 1, 2], True),
+        ([2, 0], False),
+        ([1, 1], False),
+        ([3], False),
+        ([(1 << 32) - 1], False),
+        ([], False),
+    ],
+)
+def test_runs_of_parts_rise(order: list[int], sound: bool) -> None:
+    parts = [low_rank_part(100, run=run) for run in order]
+    factors = zeros(sum(part.factor_numel for part in parts))
+    section = wire_builder.low_rank_section(parts, factors)
+    assert accepts(with_section(zeros(100, 100, 100, kind=wd.EG), section)) == sound
+
+
+def test_a_low_rank_section_counts_right() -> None:
+    """The number of parts and the length of the factors, in a section where they come to 1 and 64;
+    more of them may be what follows, but there is nothing."""
+    wire = low_rank_zeros()
+    length = HEADERS + 4 + 16 + 8
+    assert struct.unpack_from("<I", wire, HEADERS) == (1,)
+    assert struct.unpack_from("<I", wire, length) == (64,)
+    for offset, numbers in [
+        (HEADERS, (0, 2, 3, 1 << 16, (1 << 32) - 1)),
+        (length, (0, 39, 40, 63, 65, 1 << 16, (1 << 32) - 1)),
+    ]:
+        for number in numbers:
+            assert not accepts(patch(wire, offset, struct.pack("<I", number)))
+    assert not accepts(with_section(zeros(100, kind=wd.GG), b""))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_factors_are_a_segment_of_any_kind(kind: str) -> None:
+    values = np.random.default_rng(6).standard_normal(low_rank_part(100).factor_numel)
+    codec = gct.Codec("raw") if kind == "raw" else gct.Codec(kind, bits=4)
+    wire = gct.encode(torch.from_numpy(values.astype(np.float32)), codec).numpy().tobytes()
+    assert accepts(low_rank_zeros(factors=wire))
+    assert np.any(decode(low_rank_zeros(factors=wire)))
+
+
+def test_factors_are_one_sound_segment() -> None:
+    numel = low_rank_part(100).factor_numel
+    sound = zeros(numel)
+    assert accepts(low_rank_zeros(factors=sound))
+    assert accepts(low_rank_zeros(factors=zeros(numel - 5, 0, 5)))
+    assert accepts(low_rank_zeros(factors=zeros(numel, mode=wd.NONFINITE_RUN)))
+    for wrong in (
+        b"",
+        sound[:-1],
+        sound + b"\0",
+        zeros(numel - 1),
+        zeros(numel + 1),
+        sound + sound,
+    ):
+        assert not accepts(low_rank_zeros(factors=wrong))
+    for offset in (0, 4, 8, 39):  # magic, version, table id, the zeros
+        assert not accepts(low_rank_zeros(factors=patch(sound, offset, b"\x77")))
+
+
+def test_factors_have_no_low_rank_parts() -> None:
+    """A section that would be sound anywhere else."""
+    part = low_rank_part(400, columns=20)
+    inner = low_rank_zeros(part.factor_numel)
+    assert accepts(inner)
+    assert accepts(low_rank_zeros(400, columns=20))
+    assert not accepts(low_rank_zeros(400, factors=inner, columns=20))
+
+
+@pytest.mark.parametrize("kind", ["raw", "fixed"])
+def test_only_coded_kinds_have_low_rank_parts(kind: str) -> None:
+    section = low_rank_zeros()[HEADERS:]
+    assert accepts(with_section(zeros(100, kind=wd.GG), section))
+    header = wire_builder.plain_header(KINDS[kind])
+    _, runs = wd.read_headers(zeros(100))
+    assert accepts(wire_builder.join(header, runs, b""))
+    for payload in (b"", section):
+        wire = wire_builder.join(header._replace(flags=wd.LOW_RANK), runs, payload)
+        assert not accepts(wire)
+
+
+@pytest.mark.parametrize("gain", [float("nan"), float("inf"), -0.0, 2.0**-149, 3.4e38])
+def test_any_gain_is_sound(gain: float) -> None:
+    part = low_rank_part(NUMEL, columns=20, first=7)
+    place = HEADERS + 4 + 16
+    wire = patch(sound_segment("low-rank gg"), place, struct.pack("<f", gain))
+    assert part.gains.size == 2
+    assert accepts(wire)
+    assert np.isfinite(decode(wire)).any() == np.isfinite(gain)
 
 
 # ---- segments of one run, built so that a single rule decides
@@ -398,10 +602,9 @@ def test_no_tensor_for_numbers_of_elements_beyond_memory() -> None:
     """The page allows any number of zeros in 64 bytes: the allocator says no, not the kernel."""
     if _C.build_info()["sanitize"]:
         pytest.skip("AddressSanitizer ends the process where an allocation is too large")
-    run = wd.Run(HUGE, 0.0, 0, 0, wd.ZERO_RUN, 0, 0, 0, 0)
-    wire = wire_builder.join(wire_builder.plain_header(wd.GG), [run], b"")
-    with pytest.raises(RuntimeError, match="memory"):
-        decode(wire)
+    for wire in (zeros(HUGE, kind=wd.GG), low_rank_zeros(HUGE, columns=1 << 20, rank=64)):
+        with pytest.raises(RuntimeError, match="memory"):
+            decode(wire)
 
 
 @pytest.mark.parametrize("kind", KINDS)

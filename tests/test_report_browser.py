@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 from browser import look, needs_browser, screenshot
 
-from gct.__main__ import main
-
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra 'report')")
 pytest.importorskip("jinja2", reason="jinja2 is not installed (extra 'report')")
 np = pytest.importorskip("numpy")
@@ -39,20 +37,15 @@ MEASURE = """(() => {
 })()"""
 
 
-@pytest.fixture(scope="module")
-def page(recording_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("page") / "report.html"
-    assert main(["report", str(recording_file), "-o", str(path)]) == 0
-    return path
-
-
 @pytest.fixture(scope="module", params=[False, True], ids=["light", "dark"])
-def view(request: pytest.FixtureRequest, page: Path) -> tuple[dict[str, Any], list[str], Any]:
+def view(
+    request: pytest.FixtureRequest, report_page: Path
+) -> tuple[dict[str, Any], list[str], Any]:
     """What the browser measured, its console, and the picture."""
-    measured, console = look(page, MEASURE, width=WIDTH, dark=request.param)
-    picture = page.with_name(f"{request.param}.png")
+    measured, console = look(report_page, MEASURE, width=WIDTH, dark=request.param)
+    picture = report_page.with_name(f"{request.param}.png")
     height = measured["height"]
-    screenshot(page, picture, width=WIDTH, height=height, dark=request.param)
+    screenshot(report_page, picture, width=WIDTH, height=height, dark=request.param)
     pixels = (255 * imread(picture)[..., :3]).round().astype(int)
     assert pixels.shape == (height, WIDTH, 3)
     return measured | {"dark": request.param}, console, pixels
@@ -132,7 +125,7 @@ def test_names_of_the_heat_map_stand_apart_and_in_order(view: Any) -> None:
         assert upper[3] <= lower[1] + 1  # glyphs' boxes, rounded
 
 
-def test_narrow_window_scrolls_figures_and_not_the_page(page: Path) -> None:
-    measured, console = look(page, MEASURE, width=560)
+def test_narrow_window_scrolls_figures_and_not_the_page(report_page: Path) -> None:
+    measured, console = look(report_page, MEASURE, width=560)
     assert console == []
     assert measured["wide"] <= measured["width"] <= 560

@@ -6,7 +6,7 @@ Values are compared bit by bit; NaNs by their places, since the page leaves thei
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -187,6 +187,52 @@ def test_columns_of_any_shape() -> None:
         assert decode_both(encode(np.zeros(shape, np.float32), mse)).values.size == 0
 
 
+def low_rank_matrix(rows: int, columns: int, rank: int, rng: Random) -> npt.NDArray[np.float32]:
+    """A product of narrow matrices, and noise of a hundredth of its size."""
+    product = rng.standard_normal((rows, rank)) @ rng.standard_normal((rank, columns))
+    noise = np.sqrt(rank) / 100 * rng.standard_normal((rows, columns))
+    return (product + noise).astype(np.float32)
+
+
+@pytest.mark.parametrize("columns", [20, 60, 257])
+@pytest.mark.parametrize("kind", ["gg", "eg"])
+@pytest.mark.parametrize("rounding", ["deterministic", "stochastic"])
+def test_low_rank_parts(rounding: gct.codec.Rounding, kind: gct.codec.Kind, columns: int) -> None:
+    x = low_rank_matrix(1 + 5000 // columns, columns, 2, np.random.default_rng(11))
+    for allocation in (0, 0.5):
+        for bits in (3, 6):
+            codec = gct.Codec(kind, bits=bits, allocation=allocation, rounding=rounding)
+            [part] = decode_both(encode(x, codec)).parts
+            assert (part.run, part.columns, part.first) == (0, columns, 0)
+            assert part.rank >= 2
+
+
+def test_low_rank_part_beside_a_column_profile() -> None:
+    rng = np.random.default_rng(12)
+    x = 0.3 * low_rank_matrix(80, 80, 2, rng) + scaled_matrix(80, 80, rng)
+    decoded = decode_both(encode(x.astype(np.float32), gct.Codec(snr_db=20, allocation="mse")))
+    assert [run.columns for run in decoded.runs] == [80]
+    assert decoded.parts[0].rank >= 2
+
+
+def test_the_order_of_a_product_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Summed from the other end it has other bits, and the comparison sees them."""
+    wire = encode(low_rank_matrix(70, 70, 3, np.random.default_rng(13)), gct.Codec(allocation=0))
+    assert decode_both(wire).parts[0].rank >= 3
+    forwards = wd.LowRankPart.product
+
+    def backwards(part: wd.LowRankPart, factors: wd.Floats, numel: int) -> wd.Floats:
+        at = part.columns * part.rank
+        right = factors[:at].reshape(-1, part.rank)[:, ::-1]
+        left = factors[at:].reshape(-1, part.rank)[:, ::-1]
+        turned = part._replace(gains=part.gains[::-1])
+        return forwards(turned, np.concatenate([right.ravel(), left.ravel()]), numel)
+
+    monkeypatch.setattr(wd.LowRankPart, "product", backwards)
+    with pytest.raises(AssertionError, match="values differ"):
+        decode_both(wire)
+
+
 # A special path and what takes it: an input and a codec.
 SPECIAL_PATHS: dict[str, tuple[str, gct.Codec]] = {
     "escapes": ("sparse", gct.Codec("gg", bits=1)),
@@ -215,20 +261,35 @@ def test_run_modes_are_used(name: str, mode: int) -> None:
     assert [run.mode for run in decoded.runs] == [mode]
 
 
+def part_values(decoded: wd.Decoded) -> Iterator[tuple[int, wd.Floats]]:
+    """Modes and values of the runs with low-rank parts."""
+    ends = np.cumsum([run.numel for run in decoded.runs])
+    for part in decoded.parts:
+        run = decoded.runs[part.run]
+        yield run.mode, decoded.values[ends[part.run] - run.numel : ends[part.run]]
+
+
 @pytest.mark.parametrize("kind", [wd.RAW, wd.GG, wd.EG, wd.FIXED])
 def test_segments_that_no_encoder_wrote(kind: int) -> None:
-    """Many runs and modes together, small pieces, any class model, the longest escapes."""
+    """Many runs and modes together, small pieces, any class model, the longest escapes, products
+    of any factors."""
     counts: Counter[str] = Counter()
     for seed in range(BUILT_SEGMENTS):
-        wire = wire_builder.random_segment(kind, seed, profiles=seed % 2 == 1)
+        profiles, low_rank = seed % 2 == 1, seed % 4 > 1
+        wire = wire_builder.random_segment(kind, seed, profiles=profiles, low_rank=low_rank)
         decoded = decode_both(as_tensor(wire))
         counts += decoded.counts
         counts["pieces"] += decoded.segment.num_pieces > 1
         counts["stochastic"] += decoded.segment.stochastic
         counts["modes"] += len({run.mode for run in decoded.runs}) > 2
+        for mode, values in part_values(decoded):
+            counts[f"products in runs of mode {mode}"] += bool(np.any(values[np.isfinite(values)]))
+            counts["products with NaN"] += bool(np.isnan(values).any())
     expected = {"modes", "stochastic"}
     if kind in (wd.GG, wd.EG):
         expected |= {"pieces", "zero blocks", "blocks with shift", "blocks with offsets"}
+        expected |= {f"products in runs of mode {mode}" for mode in (wd.ZERO_RUN, wd.CODED_RUN)}
+        expected |= {"products with NaN"}
     if kind == wd.GG:
         expected |= {"escapes", "class escapes", "blocks at kTableMin"}
     assert expected <= set(counts)

@@ -176,7 +176,68 @@ def profile_section(profiles: list[wd.Profile]) -> bytes:
     return struct.pack("<I", len(bits)) + bits
 
 
-def _pieces(rng: Random, kind: int, runs: list[Run], p: int, stochastic: bool) -> tuple[int, bytes]:
+def low_rank_section(parts: list[wd.LowRankPart], factors: bytes) -> bytes:
+    written = [
+        wd.PART_HEADER.pack(part.run, part.columns, part.first, part.rank)
+        + part.gains.astype("<f4").tobytes()
+        for part in parts
+    ]
+    head = struct.pack("<I", len(parts)) + b"".join(written)
+    return head + struct.pack("<I", len(factors)) + factors
+
+
+def _random_gains(rng: Random, rank: int) -> wd.Floats:
+    """Most of them of either sign and over many octaves; one in ten is any float32."""
+    gains = (rng.standard_normal(rank) * 2.0 ** rng.uniform(-40, 40, rank)).astype(np.float32)
+    anything = rng.integers(0, 1 << 32, rank, np.uint32).view(np.float32)
+    return np.where(rng.random(rank) < 0.1, anything, gains)
+
+
+def _random_part(rng: Random, index: int, numel: int) -> wd.LowRankPart | None:
+    """None where the factors would be larger than the run."""
+    columns = _integer(rng, 1, max(1, numel // 2))
+    first = _integer(rng, 0, columns - 1)
+    rows = -(-(first + numel) // columns)
+    most = min(wd.MAX_RANK, numel // (rows + columns))
+    if most == 0:
+        return None
+    rank = _integer(rng, 1, most)
+    return wd.LowRankPart(index, columns, first, rank, _random_gains(rng, rank), rows)
+
+
+def _random_factors(rng: Random, numel: int) -> bytes:
+    """A segment of so many elements: half of the time of any kind and with anything in it, which
+    is seldom finite; else values of a normal distribution."""
+    header = plain_header(wd.RAW)
+    if rng.random() < 0.5:
+        values = rng.standard_normal(numel).astype("<f4").tobytes()
+        return join(header, [Run(numel, 0.0, 0, 0, wd.RAW_RUN, 0, 0, 0, 0)], values)
+    kind = _integer(rng, wd.RAW, wd.FIXED)
+    cuts = np.sort(rng.integers(0, numel + 1, 2))
+    numels = np.diff([0, *cuts, numel])
+    modes = rng.choice([wd.ZERO_RUN, wd.RAW_RUN] if kind == wd.RAW else [wd.CODED_RUN], 3)
+    runs = [
+        _random_run(rng, int(mode), kind)._replace(numel=int(n))
+        for mode, n in zip(modes, numels, strict=True)
+    ]
+    return _fill(rng, _random_header(rng, kind), runs)
+
+
+def _low_rank_parts(rng: Random, runs: list[Run]) -> bytes:
+    """The section for about two of three runs that may have a part; nothing if none does."""
+    parts = []
+    for index, run in enumerate(runs):
+        if run.mode in (wd.ZERO_RUN, wd.CODED_RUN) and run.numel > 1 and rng.random() < 0.67:
+            part = _random_part(rng, index, run.numel)
+            parts += [part] if part else []
+    if not parts:
+        return b""
+    return low_rank_section(parts, _random_factors(rng, sum(part.factor_numel for part in parts)))
+
+
+def _pieces(
+    rng: Random, kind: int, runs: list[Run], p: int, stochastic: bool, low_rank: bytes
+) -> tuple[int, bytes]:
     write: Callable[[Random, list[Block], bool], tuple[int, int, bytes]]
     write = _gg_piece if kind == wd.GG else _eg_piece
     profiles = [
@@ -187,7 +248,7 @@ def _pieces(rng: Random, kind: int, runs: list[Run], p: int, stochastic: bool) -
     parts = [blocks[i : i + (1 << p)] for i in range(0, len(blocks), 1 << p)]
     pieces = [write(rng, part, stochastic) for part in parts]
     table = b"".join(struct.pack("<II", words, extra) for words, extra, _ in pieces)
-    section = profile_section(profiles)
+    section = profile_section(profiles) + low_rank
     return len(pieces), section + table + b"".join(body for _, _, body in pieces)
 
 
@@ -215,25 +276,43 @@ def _with_columns(rng: Random, runs: list[Run]) -> list[Run]:
     ]
 
 
-def random_segment(kind: int, seed: int, num_runs: int = 4, profiles: bool = False) -> bytes:
-    """With `profiles` about half of the coded runs have one; without, the bytes are as ever."""
-    rng = np.random.default_rng([kind, seed])
-    modes = rng.integers(0, wd.CODED_RUN if kind == wd.RAW else 4, num_runs)
-    if kind != wd.RAW:
-        modes[rng.integers(num_runs)] = wd.CODED_RUN  # at least one
-    runs = [_random_run(rng, int(mode), kind) for mode in modes]
-    header = plain_header(kind)._replace(
+def _random_header(rng: Random, kind: int) -> Segment:
+    return plain_header(kind)._replace(
         flags=_integer(rng, 0, 1), raw_type=_integer(rng, 0, 2), piece_log2=_integer(rng, 0, 3)
     )
-    if profiles and kind in (wd.GG, wd.EG):
-        runs = _with_columns(rng, runs)
+
+
+def _fill(rng: Random, header: Segment, runs: list[Run], low_rank: bytes = b"") -> bytes:
+    """The segment with random contents in its runs, and this section."""
     payload = b""
-    if kind in (wd.GG, wd.EG):
-        count, payload = _pieces(rng, kind, runs, header.piece_log2, header.stochastic)
+    if header.kind in (wd.GG, wd.EG):
+        if low_rank:
+            header = header._replace(flags=header.flags | wd.LOW_RANK)
+        count, payload = _pieces(
+            rng, header.kind, runs, header.piece_log2, header.stochastic, low_rank
+        )
         header = header._replace(num_pieces=count)
-    elif kind == wd.FIXED:
+    elif header.kind == wd.FIXED:
         header = header._replace(bits=_integer(rng, 1, 8))
         coded = [run for run in runs if run.mode == wd.CODED_RUN]
         payload = rng.bytes(sum(wd.fixed_run_bytes(run, header.bits) for run in coded))
     raw_numel = sum(run.numel for run in runs if run.mode == wd.RAW_RUN)
     return join(header, runs, payload + rng.bytes(raw_numel * header.raw_bytes))
+
+
+def random_segment(
+    kind: int, seed: int, num_runs: int = 4, profiles: bool = False, low_rank: bool = False
+) -> bytes:
+    """With `profiles` about half of the coded runs have one, with `low_rank` most coded and zero
+    runs a low-rank part; without, the bytes are as ever."""
+    rng = np.random.default_rng([kind, seed])
+    modes = rng.integers(0, wd.CODED_RUN if kind == wd.RAW else 4, num_runs)
+    if kind != wd.RAW:
+        modes[rng.integers(num_runs)] = wd.CODED_RUN  # at least one
+    runs = [_random_run(rng, int(mode), kind) for mode in modes]
+    header = _random_header(rng, kind)
+    section = b""
+    if kind in (wd.GG, wd.EG):
+        runs = _with_columns(rng, runs) if profiles else runs
+        section = _low_rank_parts(rng, runs) if low_rank else b""
+    return _fill(rng, header, runs, section)

@@ -34,6 +34,8 @@ CLASS_MIN, CLASS_MAX = -200, 248
 OFFSET_MIN, OFFSET_MAX = -12, 8
 MAX_COLUMNS = 1 << 16
 MAX_NUMEL = 1 << 48
+MAX_RANK = 64
+STOCHASTIC, LOW_RANK = 1, 2  # flags
 SMALLEST_NORMAL = np.float32(2.0**-126)
 
 
@@ -54,7 +56,11 @@ class Segment(NamedTuple):
 
     @property
     def stochastic(self) -> bool:
-        return self.flags == 1
+        return bool(self.flags & STOCHASTIC)
+
+    @property
+    def low_rank(self) -> bool:
+        return bool(self.flags & LOW_RANK)
 
     @property
     def raw_bytes(self) -> int:
@@ -79,6 +85,7 @@ class Run(NamedTuple):
 
 SEGMENT_HEADER = struct.Struct("<4sBBBBIIQQIBBH")
 RUN_HEADER = struct.Struct("<QfhhBBBBI")
+PART_HEADER = struct.Struct("<IIII")
 
 
 @dataclasses.dataclass
@@ -88,8 +95,10 @@ class Decoded:
     segment: Segment
     runs: list[Run]
     values: Floats
-    ideal_bits: float  # of everything coded, under the segment's own tables, and the profiles
+    # Of everything coded, under the segment's own tables; profiles and low-rank parts as they are.
+    ideal_bits: float
     counts: Counter[str]  # how often each special rule was used
+    parts: list[LowRankPart]
 
 
 class MalformedError(ValueError):
@@ -239,7 +248,8 @@ def _check_segment(segment: Segment, length: int) -> None:
     require(segment.magic == b"GCT1", "magic is GCT1")
     require(segment.version == 1, "version is 1")
     require(segment.kind <= FIXED, "kind is 0 to 3")
-    require(segment.flags <= 1, "flags other than bit 0 are 0")
+    known = STOCHASTIC | (LOW_RANK if segment.kind in (GG, EG) else 0)
+    require(segment.flags & ~known == 0, "flags are bit 0 and, in kinds gg and eg, bit 1")
     require(segment.raw_type < len(RAW_TYPES), "raw type is 0 to 2")
     require(segment.table_id == TABLES["kTableId"], "table id is the tables' own")
     require(segment.numel <= MAX_NUMEL, "numel is at most 2^48")
@@ -305,6 +315,89 @@ def _read_offset(bits: BitReader) -> int:
     offset = unzigzag(bits.read_exp_golomb(0))
     require(OFFSET_MIN <= offset <= OFFSET_MAX, "a column's offset is -12 to 8")
     return offset
+
+
+# ---- low-rank parts
+
+
+class LowRankPart(NamedTuple):
+    run: int
+    columns: int
+    first: int
+    rank: int
+    gains: Floats
+    rows: int
+
+    @property
+    def factor_numel(self) -> int:
+        return (self.rows + self.columns) * self.rank
+
+    def product(self, factors: Floats, numel: int) -> Floats:
+        """For each element of the run; factors: the right one, then the left one."""
+        right = factors[: self.columns * self.rank].reshape(self.columns, self.rank)
+        left = factors[self.columns * self.rank :].reshape(self.rows, self.rank)
+        product = np.zeros((self.rows, self.columns), np.float32)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            for k, gain in enumerate(self.gains):
+                c = right[:, k] * gain
+                product = product + left[:, k, np.newaxis] * c
+        return product.reshape(-1)[self.first : self.first + numel]
+
+
+def _read_part(runs: list[Run], data: bytes) -> LowRankPart:
+    require(len(data) >= PART_HEADER.size, "the segment has room for its low-rank parts")
+    run, columns, first, rank = PART_HEADER.unpack_from(data)
+    require(run < len(runs), "a part's run is one of the segment's")
+    require(runs[run].mode in (ZERO_RUN, CODED_RUN), "a part's run is coded or zero")
+    require(columns >= 1, "a part has a column at least")
+    require(first < columns, "a part's first column is one of its columns")
+    require(1 <= rank <= MAX_RANK, "a part's rank is 1 to 64")
+    require(len(data) >= PART_HEADER.size + 4 * rank, "the segment has room for a part's gains")
+    gains = np.frombuffer(data, "<f4", rank, PART_HEADER.size).astype(np.float32)
+    rows = -(-(first + runs[run].numel) // columns)
+    part = LowRankPart(run, columns, first, rank, gains, rows)
+    require(part.factor_numel <= runs[run].numel, "factors have no more elements than their run")
+    return part
+
+
+class LowRankSection(NamedTuple):
+    parts: list[LowRankPart]
+    factors: bytes  # a segment
+    size: int  # of the section
+
+
+def read_low_rank(segment: Segment, runs: list[Run], data: bytes) -> LowRankSection:
+    """The section at the begin of data, empty where the flags say that there is none."""
+    if not segment.low_rank:
+        return LowRankSection([], b"", 0)
+    require(len(data) >= 4, "the segment has room for the number of parts")
+    [count] = struct.unpack_from("<I", data)
+    require(count >= 1, "there is at least one part")
+    parts: list[LowRankPart] = []
+    at = 4
+    for _ in range(count):
+        parts.append(_read_part(runs, data[at:]))
+        at += PART_HEADER.size + 4 * parts[-1].rank
+    require(
+        all(a.run < b.run for a, b in itertools.pairwise(parts)), "the parts' runs rise strictly"
+    )
+    require(len(data) >= at + 4, "the segment has room for the factors' length")
+    [length] = struct.unpack_from("<I", data, at)
+    require(len(data) >= at + 4 + length, "the segment has room for the factors")
+    return LowRankSection(parts, data[at + 4 : at + 4 + length], at + 4 + length)
+
+
+def _decode_factors(section: LowRankSection) -> list[Floats]:
+    """The factors of each part, both in one."""
+    if not section.parts:
+        return []
+    numels = [part.factor_numel for part in section.parts]
+    segment, _ = read_headers(section.factors)
+    require(not segment.low_rank, "factors have no low-rank parts of their own")
+    require(segment.size == len(section.factors), "the factors' segment has their length")
+    require(segment.numel == sum(numels), "numel of the factors is the sum over the parts")
+    values = decode(section.factors).values
+    return np.split(values, np.cumsum(numels)[:-1])
 
 
 # ---- values
@@ -528,11 +621,13 @@ class EGPiece:
 
 
 class Coded(NamedTuple):
-    """Values of the coded runs, end to end."""
+    """Values of the coded runs, end to end, and what is to be added to them."""
 
     values: Floats
     ideal_bits: float
     counts: Counter[str]
+    parts: list[LowRankPart]
+    factors: list[Floats]
 
 
 def _read_pieces(segment: Segment, runs: list[Run], data: bytes) -> list[GGPiece | EGPiece]:
@@ -558,15 +653,19 @@ def _read_pieces(segment: Segment, runs: list[Run], data: bytes) -> list[GGPiece
 
 
 def _decode_pieces(segment: Segment, runs: list[Run], data: bytes) -> Coded:
-    profiles, profile_bytes = read_profiles(runs, data)
+    profiles, at = read_profiles(runs, data)
+    section = read_low_rank(segment, runs, data[at:])
+    at += section.size
+    pieces = _read_pieces(segment, runs, data[at:])
+    factors = _decode_factors(section)
     blocks = blocks_of(runs, profiles)
     values = [np.zeros(0, np.float32)]
-    ideal_bits, counts = 8.0 * profile_bytes, Counter[str]()
-    for piece in _read_pieces(segment, runs, data[profile_bytes:]):
+    ideal_bits, counts = 8.0 * at, Counter[str]()
+    for piece in pieces:
         values += piece.decode(list(itertools.islice(blocks, 1 << segment.piece_log2)))
         ideal_bits += piece.ideal_bits
         counts += piece.counts
-    return Coded(np.concatenate(values), ideal_bits, counts)
+    return Coded(np.concatenate(values), ideal_bits, counts, section.parts, factors)
 
 
 def fixed_run_bytes(run: Run, bits: int) -> int:
@@ -604,7 +703,7 @@ def _decode_fixed(segment: Segment, runs: list[Run], data: bytes) -> Coded:
             )
             codes = codes[num_bytes:]
         at += size
-    return Coded(np.concatenate(values), 0.0, Counter())
+    return Coded(np.concatenate(values), 0.0, Counter(), [], [])
 
 
 def _decode_coded(segment: Segment, runs: list[Run], data: bytes) -> Coded:
@@ -614,7 +713,7 @@ def _decode_coded(segment: Segment, runs: list[Run], data: bytes) -> Coded:
         return _decode_fixed(segment, runs, data)
     require(segment.num_pieces == 0, "pieces is 0 in kind raw")
     require(not data, "raw data follows the run headers in kind raw")
-    return Coded(np.zeros(0, np.float32), 0.0, Counter())
+    return Coded(np.zeros(0, np.float32), 0.0, Counter(), [], [])
 
 
 def _join_runs(runs: list[Run], coded: Floats, raw: Floats) -> Floats:
@@ -631,6 +730,15 @@ def _join_runs(runs: list[Run], coded: Floats, raw: Floats) -> Floats:
     return np.concatenate([np.zeros(0, np.float32), *values])
 
 
+def _add_products(runs: list[Run], coded: Coded, values: Floats) -> None:
+    begins = list(itertools.accumulate((run.numel for run in runs), initial=0))
+    for part, factors in zip(coded.parts, coded.factors, strict=True):
+        numel = runs[part.run].numel
+        place = slice(begins[part.run], begins[part.run] + numel)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values[place] = values[place] + part.product(factors, numel)
+
+
 def decode(wire: bytes, max_numel: int = 1 << 28) -> Decoded:
     """Decodes one segment; what follows it is ignored. Refuses more than max_numel elements, which
     a few bytes can announce."""
@@ -643,4 +751,5 @@ def decode(wire: bytes, max_numel: int = 1 << 28) -> Decoded:
     coded = _decode_coded(segment, runs, wire[coded_begin:raw_begin])
     raw = raw_values(segment, wire[raw_begin : segment.size])
     values = _join_runs(runs, coded.values, raw)
-    return Decoded(segment, runs, values, coded.ideal_bits, coded.counts)
+    _add_products(runs, coded, values)
+    return Decoded(segment, runs, values, coded.ideal_bits, coded.counts, coded.parts)

@@ -1,7 +1,8 @@
 // The segment: fields, offsets and checks. docs/wire-format.md is the same in words; change both or
 // neither.
 //
-//   segment header | run headers | column profiles | piece table | pieces | raw data  (gg and eg)
+//   segment header | run headers | column profiles | low-rank parts | piece table | pieces
+//   | raw data                                                               (kinds gg and eg)
 //   segment header | run headers | block scales and codes, run by run | raw data  (kind fixed)
 //   segment header | run headers | raw data                                  (kind raw)
 #pragma once
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "core/gg_tables.h"
+#include "core/low_rank.h"
 #include "core/quantize.h"
 
 namespace gct {
@@ -23,6 +25,7 @@ constexpr size_t kLaneBytes = 4 * kLanes;
 constexpr int kPieceBlocksLog2 = 8;  // what this encoder writes: 64 Ki elements a piece
 constexpr int kMaxPieceBlocksLog2 = 16;
 constexpr uint8_t kFlagStochastic = 1;
+constexpr uint8_t kFlagLowRank = 2;  // kinds gg and eg: there is a section of low-rank parts
 constexpr int64_t kMaxNumel = int64_t{1} << 48;
 
 enum class WireKind : uint8_t { kRaw = 0, kGG = 1, kEG = 2, kFixed = 3 };
@@ -46,6 +49,7 @@ struct SegmentHeader {
   uint8_t fixed_bits = 0;
 
   bool stochastic() const { return (flags & kFlagStochastic) != 0; }
+  bool low_rank() const { return (flags & kFlagLowRank) != 0; }
 };
 
 struct RunHeader {
@@ -107,7 +111,8 @@ inline Status read_segment_header(const uint8_t* p, size_t size, SegmentHeader* 
   h->piece_blocks_log2 = p[36];
   h->fixed_bits = p[37];
   const bool fixed = h->kind == WireKind::kFixed;
-  if (p[5] > 3 || (p[6] & ~kFlagStochastic) != 0 || p[7] > 2 || p[38] != 0 || p[39] != 0)
+  const uint8_t known_flags = kFlagStochastic | (has_pieces(h->kind) ? kFlagLowRank : 0);
+  if (p[5] > 3 || (p[6] & ~known_flags) != 0 || p[7] > 2 || p[38] != 0 || p[39] != 0)
     return Status::kBadHeader;
   if (h->piece_blocks_log2 > kMaxPieceBlocksLog2) return Status::kBadHeader;
   if (fixed ? h->fixed_bits < 1 || h->fixed_bits > 8 : h->fixed_bits != 0)
@@ -160,9 +165,24 @@ struct SegmentLayout {
   int64_t profile_columns = 0;  // of all runs together
   size_t profile_offset = 0;    // the profiles' bits
   size_t profile_bytes = 0;
+  LowRankSection low_rank;
   size_t payload_offset = 0;  // piece table, or block scales and codes
   size_t raw_offset = 0;
 };
+
+inline Status read_low_rank(const uint8_t* wire, SegmentLayout* layout) {
+  const auto coded_numel = [&](uint32_t i) {
+    const RunMode mode = i < layout->runs.size() ? layout->runs[i].mode : RunMode::kRaw;
+    return mode == RunMode::kCoded || mode == RunMode::kZero ? layout->runs[i].numel : 0;
+  };
+  const size_t end = static_cast<size_t>(layout->header.size_bytes);
+  if (layout->payload_offset > end) return Status::kBadHeader;
+  if (!read_low_rank_section(wire + layout->payload_offset, end - layout->payload_offset,
+                             coded_numel, &layout->low_rank))
+    return Status::kBadHeader;
+  layout->payload_offset += layout->low_rank.bytes;
+  return Status::kOk;
+}
 
 inline Status read_layout(const uint8_t* wire, size_t size, SegmentLayout* layout) {
   SegmentHeader& h = layout->header;
@@ -198,6 +218,11 @@ inline Status read_layout(const uint8_t* wire, size_t size, SegmentLayout* layou
         layout->profile_columns > 8 * static_cast<int64_t>(layout->profile_bytes))
       return Status::kBadHeader;
     layout->payload_offset = layout->profile_offset + layout->profile_bytes;
+  }
+  layout->low_rank = LowRankSection();
+  if (h.low_rank()) {
+    status = read_low_rank(wire, layout);
+    if (status != Status::kOk) return status;
   }
   const int64_t expected =
       pieces ? div_up(layout->coded_blocks, int64_t{1} << h.piece_blocks_log2) : 0;

@@ -48,7 +48,7 @@ class RunAnalyzer {
  public:
   RunAnalyzer(const EncodeInput& input, Workspace& ws) : input_(input), ws_(ws) {}
 
-  void operator()(const Run& run, RunPlan* plan, double* signal) {
+  void operator()(const Run& run, RunPlan* plan) {
     ShapeMoments shape;
     double sum_abs = 0, class_sum = 0, square = 0;
     int64_t live_blocks = 0;
@@ -82,7 +82,7 @@ class RunAnalyzer {
     h.mode = RunMode::kCoded;
     h.base_class = static_cast<int16_t>(std::lround(class_sum / static_cast<double>(live_blocks)));
     h.code.shape = shape.shape_index();
-    *signal += square;
+    plan->signal = square;
     mean_abs_ = static_cast<float>(sum_abs / static_cast<double>(h.numel));
   }
 
@@ -95,23 +95,10 @@ class RunAnalyzer {
   float scratch_[kBlock];
 };
 
-// Column profiles where they pay. Not with the step in proportion to the block's scale (exponent
-// 1): there a profile lowers the step of blocks whose large columns set their scale, which decides
-// anew which elements become zero, and no training run has judged that yet.
-void measure_profiles(EncodePlan* plan) {
-  plan->ws->profiles.clear();
-  if (plan->params->kind == Kind::kFixed || plan->params->allocation8 >= 8) return;
-  for (size_t i = 0; i < plan->runs.size(); ++i) {
-    RunPlan& p = plan->runs[i];
-    if (p.header.mode != RunMode::kCoded) continue;
-    measure_columns(plan->input->runs[i], plan, &p);
-    plan->ws->run_stats[i].shape = tables::kShapes[p.header.code.shape];
-  }
-}
-
 }  // namespace
 
 const float* load_floats(const Run& run, DType dtype, int64_t offset, int n, float* scratch) {
+  if (run.residual != nullptr) return run.residual + offset;
   if (dtype == DType::kFloat32) return static_cast<const float*>(run.data) + offset;
   if (dtype == DType::kFloat64) {
     const double* x = static_cast<const double*>(run.data) + offset;
@@ -148,17 +135,31 @@ void analyze(const CodecParams& params, const EncodeInput& input, Workspace& ws,
     if (ws.block_mean.size() < needed) {
       ws.block_mean.resize(needed);
     }
-    analyzer(run, &p, &plan->signal);
+    analyzer(run, &p);
     p.header.code.allocation8 = static_cast<uint8_t>(params.allocation8);
     plan->nonfinite_runs += p.header.mode == RunMode::kNonFinite ? 1 : 0;
     if (p.header.mode != RunMode::kCoded) continue;
     plan->coded_blocks = p.first_block + num_blocks(run.numel);
+    plan->signal += p.signal;
     ws.run_stats[static_cast<size_t>(i)] = {analyzer.mean_abs(),
                                             tables::kShapes[p.header.code.shape]};
   }
   ws.classes.resize(static_cast<size_t>(plan->coded_blocks));
   assign_classes(plan);
-  measure_profiles(plan);
+}
+
+// Column profiles where they pay. Not with the step in proportion to the block's scale (exponent
+// 1): there a profile lowers the step of blocks whose large columns set their scale, which decides
+// anew which elements become zero, and no training run has judged that yet.
+void measure_profiles(EncodePlan* plan) {
+  plan->ws->profiles.clear();
+  if (plan->params->kind == Kind::kFixed || plan->params->allocation8 >= 8) return;
+  for (size_t i = 0; i < plan->runs.size(); ++i) {
+    RunPlan& p = plan->runs[i];
+    if (p.header.mode != RunMode::kCoded) continue;
+    measure_columns(plan->input->runs[i], plan, &p);
+    plan->ws->run_stats[i].shape = tables::kShapes[p.header.code.shape];
+  }
 }
 
 void assign_classes(EncodePlan* plan) {

@@ -13,6 +13,7 @@ struct RunPlan {
   RunHeader header;
   int64_t first_block = 0;  // in the sequence of coded blocks
   size_t profile = 0;       // where its offsets begin in Workspace::profiles, if header.columns > 0
+  double signal = 0;        // sum of squares of a coded run
 };
 
 // The plan of one segment. Blocks of all coded runs form one sequence; classes and means
@@ -44,6 +45,9 @@ const float* load_floats(const Run& run, DType dtype, int64_t offset, int n, flo
 
 // Fills the plan: mode, shape and base class of each run, mean of each block.
 void analyze(const CodecParams& params, const EncodeInput& input, Workspace& ws, EncodePlan* plan);
+
+// Column profiles of an analyzed plan's matrices, where they pay.
+void measure_profiles(EncodePlan* plan);
 
 // Sets each block's class from its mean (again: skipping blocks overwrites them).
 void assign_classes(EncodePlan* plan);

@@ -5,6 +5,7 @@
 #include <cstddef>
 
 #include "cpu/kernels.h"
+#include "cpu/matrix.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && \
     defined(__AVX512DQ__) && defined(__AVX512VBMI2__)
@@ -206,7 +207,8 @@ bool supported() {
 }  // namespace
 
 const Kernels* avx512_kernels() {
-  static const Kernels k = {"avx512", moments, quantize, encode, decode, dequantize};
+  static const Kernels k = {"avx512",   moments, quantize,  encode,     decode,
+                            dequantize, project, add_outer, row_product};
   static const bool usable = supported();
   return usable ? &k : nullptr;
 }

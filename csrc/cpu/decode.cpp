@@ -8,6 +8,7 @@
 #include "core/convert.h"
 #include "cpu/columns.h"
 #include "cpu/fixed.h"
+#include "cpu/low_rank.h"
 #include "cpu/pieces.h"
 #include "cpu/thread_pool.h"
 
@@ -131,9 +132,16 @@ Status decode(const uint8_t* wire, size_t size, float* out, int64_t numel, bool 
     BitReader bits(wire + layout.profile_offset, layout.profile_bytes);
     if (!read_profiles(layout.runs, &bits, &profiles)) return Status::kCorrupt;
   }
+  LowRankFactors factors;
+  if (layout.header.low_rank()) {
+    status = factors.decode(layout.low_rank, workspace);
+    if (status != Status::kOk) return status;
+  }
   const std::vector<RunPlace> coded =
       decode_simple_runs(wire, layout, profiles.data(), accumulate, out);
-  return decode_pieces(layout, coded, pieces, accumulate, workspace.pool);
+  status = decode_pieces(layout, coded, pieces, accumulate, workspace.pool);
+  if (status == Status::kOk) add_products(factors, layout.runs, out, workspace.pool);
+  return status;
 }
 
 }  // namespace gct

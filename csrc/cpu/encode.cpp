@@ -6,8 +6,10 @@
 #include "core/convert.h"
 #include "cpu/columns.h"
 #include "cpu/fixed.h"
+#include "cpu/low_rank_encoder.h"
 #include "cpu/pieces.h"
 #include "cpu/rate.h"
+#include "cpu/segment_sizes.h"
 #include "cpu/thread_pool.h"
 
 namespace gct {
@@ -20,44 +22,9 @@ constexpr double kAim = 0.986;
 constexpr double kAcceptFrom = 0.972;
 constexpr double kPatience = 0.006;  // and a little less is asked each time
 constexpr int kMaxAttempts = 6;
-// Beyond symbols: lane states, table entry, and the classes of an all-zero piece.
-constexpr int64_t kPieceOverheadBytes = kLaneBytes + kPieceEntryBytes + 16;
-
-RawType raw_type_of(DType dtype) {
-  if (dtype == DType::kBFloat16) return RawType::kBFloat16;
-  return dtype == DType::kFloat16 ? RawType::kFloat16 : RawType::kFloat32;
-}
-
-struct Sizes {
-  int64_t numel = 0, raw_numel = 0, coded_blocks = 0, headers = 0;
-  int raw_bytes = 4;
-
-  Sizes(const CodecParams& params, const EncodeInput& input) {
-    for (int64_t i = 0; i < input.num_runs; ++i) {
-      const Run& run = input.runs[i];
-      numel += run.numel;
-      if (run.raw || params.kind == Kind::kRaw) {
-        raw_numel += run.numel;
-      } else {
-        coded_blocks += num_blocks(run.numel);
-      }
-    }
-    headers = static_cast<int64_t>(kSegmentHeaderBytes +
-                                   kRunHeaderBytes * static_cast<size_t>(input.num_runs));
-    raw_bytes = raw_type_bytes(raw_type_of(input.dtype));
-  }
-
-  int64_t all_raw() const { return headers + numel * raw_bytes; }
-  int64_t fixed(const EncodeInput& input, int bits) const {
-    int64_t total = headers;
-    for (int64_t i = 0; i < input.num_runs; ++i) {
-      const Run& run = input.runs[i];
-      total += run.raw ? run.numel * raw_bytes : fixed_run_bytes(run.numel, bits);
-    }
-    return total;
-  }
-};
-
+// Share of a slot's payload that factors of low-rank parts may take: column profiles may have 4 %.
+constexpr double kMostForFactors = 0.9;
+constexpr double kCloseEnough = 0.98;  // 0.1 dB
 // Copies elements [0, numel) of a run as the raw type.
 void write_raw(const Run& run, DType dtype, uint8_t* out) {
   if (dtype == DType::kBFloat16 || dtype == DType::kFloat16) {
@@ -87,8 +54,10 @@ class SegmentEncoder {
   Status run(size_t* written, EncodeStats* stats) {
     stats_ = stats;
     analyze(params_, input_, ws_, &plan_);
-    write_profiles();
-    Status status = encode_plan(written);
+    separate_low_rank();
+    measure_profiles(&plan_);
+    write_sections();
+    const Status status = encode_plan(written);
     if (stats != nullptr) {
       stats->numel = sizes_.numel;
       stats->nonfinite_runs = plan_.nonfinite_runs;
@@ -99,17 +68,56 @@ class SegmentEncoder {
   }
 
  private:
-  // The section of column profiles: length and bits; nothing where there are none.
-  void write_profiles() {
-    BitWriter bits(&profile_section_);
+  // Where low-rank parts pay, the plan becomes that of the residuals. Not with the step in
+  // proportion to the block's scale (exponent 1): there the residual's rate would stay what it is.
+  void separate_low_rank() {
+    signal_ = plan_.signal;
+    const bool pieces = params_.kind == Kind::kGG || params_.kind == Kind::kEG;
+    if (!pieces || params_.max_rank == 0 || params_.allocation8 >= 8) return;
+    // Zeros alone must fit the slot beside the factors, whatever the residuals are.
+    const double room = static_cast<double>(slot_bytes(params_, input_)) -
+                        static_cast<double>(sizes_.headers + plan_.raw_numel * sizes_.raw_bytes) -
+                        static_cast<double>(num_pieces() * kPieceOverheadBytes);
+    if (!low_rank_.encode(plan_, room, kMostForFactors * room)) return;
+    const std::vector<RunStats> stats = ws_.run_stats;
+    bool sound = true;
+    plan_of_residuals();
+    // Factors alone may come closer than asked; nothing in the residual could take that back.
+    const double error = signal_ * std::pow(10.0, -params_.value / 10);
+    for (int i = 0; i < kMaxAttempts && sound && params_.target == Target::kSnrDb; ++i) {
+      if (plan_.signal >= kCloseEnough * error) break;
+      const double octaves = 0.5 * std::log2(error / std::max(plan_.signal, 0.01 * error));
+      sound = low_rank_.encode_coarser(std::max(octaves, 0.02));
+      if (sound) plan_of_residuals();
+    }
+    use_low_rank_ = sound;
+    if (!sound) {
+      plan_ = EncodePlan();
+      analyze(params_, input_, ws_, &plan_);
+    }
+    ws_.run_stats = stats;
+  }
+
+  void plan_of_residuals() {
+    plan_ = EncodePlan();
+    analyze(params_, low_rank_.input(), ws_, &plan_);
+  }
+
+  // Column profiles, length and bits, then low-rank parts; nothing where there are none.
+  void write_sections() {
+    BitWriter bits(&sections_);
     for (const RunPlan& p : plan_.runs) {
       if (p.header.columns == 0) continue;
-      if (profile_section_.empty()) profile_section_.resize(4);
+      if (sections_.empty()) sections_.resize(4);
       write_profile(&ws_.profiles[p.profile], p.header.columns, &bits);
     }
-    if (profile_section_.empty()) return;
-    bits.finish();
-    store_le<uint32_t>(profile_section_.data(), static_cast<uint32_t>(profile_section_.size() - 4));
+    if (!sections_.empty()) {
+      bits.finish();
+      store_le<uint32_t>(sections_.data(), static_cast<uint32_t>(sections_.size() - 4));
+    }
+    if (!use_low_rank_) return;
+    const std::vector<uint8_t>& parts = low_rank_.section();
+    sections_.insert(sections_.end(), parts.begin(), parts.end());
   }
 
   Status encode_plan(size_t* written) {
@@ -120,7 +128,7 @@ class SegmentEncoder {
     RateControl control(plan_);
     double log2_step = std::log2(params_.value);
     if (params_.target == Target::kSnrDb) {
-      log2_step = control.step_for_error(plan_.signal * std::pow(10.0, -params_.value / 10));
+      log2_step = control.step_for_error(signal_ * std::pow(10.0, -params_.value / 10));
     }
     control.apply(log2_step, &plan_);
     if (params_.target == Target::kStep) set_exact_step(static_cast<float>(params_.value));
@@ -175,7 +183,8 @@ class SegmentEncoder {
       if (p.header.mode == RunMode::kCoded) p.header.mode = RunMode::kNonFinite;
       p.header.columns = 0;
     }
-    profile_section_.clear();
+    sections_.clear();
+    use_low_rank_ = false;
     plan_.coded_blocks = 0;
     return write_pieces(slot, written);
   }
@@ -189,7 +198,7 @@ class SegmentEncoder {
   double fixed_overhead() {
     const double lanes = params_.kind == Kind::kGG ? 0.75 * kLaneBytes : 0;
     return static_cast<double>(sizes_.headers + plan_.raw_numel * sizes_.raw_bytes) +
-           static_cast<double>(profile_section_.size()) + class_bits(&plan_) / 8 +
+           static_cast<double>(sections_.size()) + class_bits(&plan_) / 8 +
            static_cast<double>(num_pieces()) * (lanes + kPieceEntryBytes + 0.5);
   }
 
@@ -214,6 +223,7 @@ class SegmentEncoder {
     h.kind = kind;
     h.flags =
         params_.rounding == Rounding::kStochastic && kind != WireKind::kRaw ? kFlagStochastic : 0;
+    if (use_low_rank_ && has_pieces(kind)) h.flags |= kFlagLowRank;
     h.raw_type = raw_type_of(input_.dtype);
     h.num_runs = static_cast<uint32_t>(input_.num_runs);
     h.numel = sizes_.numel;
@@ -286,13 +296,13 @@ class SegmentEncoder {
     if (stats_ != nullptr) {
       ++stats_->attempts;
       const bool wanted = stats_->want_model_bits && params_.kind == Kind::kGG;
-      stats_->model_bits = wanted ? 8.0 * static_cast<double>(profile_section_.size()) : 0;
+      stats_->model_bits = wanted ? 8.0 * static_cast<double>(sections_.size()) : 0;
     }
     prepare_classes(&plan_);
     if (params_.kind == Kind::kEG) clear_class_models();
     const int64_t pieces = num_pieces();
     const size_t raw_bytes = static_cast<size_t>(plan_.raw_numel * sizes_.raw_bytes);
-    const size_t table = static_cast<size_t>(sizes_.headers) + profile_section_.size();
+    const size_t table = static_cast<size_t>(sizes_.headers) + sections_.size();
     size_t at = table + kPieceEntryBytes * static_cast<size_t>(pieces);
     const int workers = ws_.pool != nullptr ? ws_.pool->size() : 1;
     std::vector<PieceOutput>& outputs = ws_.outputs();
@@ -314,7 +324,7 @@ class SegmentEncoder {
     if (total_size_ > limit) return Status::kTooSmall;
     const WireKind kind = params_.kind == Kind::kGG ? WireKind::kGG : WireKind::kEG;
     write_headers(segment_header(kind, total_size_));
-    std::copy(profile_section_.begin(), profile_section_.end(), out_ + sizes_.headers);
+    std::copy(sections_.begin(), sections_.end(), out_ + sizes_.headers);
     write_raw_runs(total_size_);
     *written = total_size_;
     return Status::kOk;
@@ -365,10 +375,13 @@ class SegmentEncoder {
   uint8_t* out_;
   size_t capacity_;
   Workspace& ws_;
-  Sizes sizes_;
+  SegmentSizes sizes_;
   EncodePlan plan_;
   EncodeStats* stats_ = nullptr;
-  std::vector<uint8_t> profile_section_;
+  LowRankEncoder low_rank_;
+  bool use_low_rank_ = false;
+  double signal_ = 0;              // sum of squares over the coded runs, low-rank parts included
+  std::vector<uint8_t> sections_;  // between run headers and piece table
   size_t total_size_ = 0;
 };
 
@@ -384,33 +397,10 @@ bool valid(const CodecParams& p, const EncodeInput& input) {
     return p.target == Target::kBits && p.rounding == Rounding::kDeterministic && p.value >= 1 &&
            p.value <= 8 && p.value == std::floor(p.value);
   }
-  return p.value > 0;
+  return p.value > 0 && p.max_rank >= 0 && p.max_rank <= kLowRankWidth;
 }
 
 }  // namespace
-
-size_t max_segment_bytes(const CodecParams& params, const EncodeInput& input) {
-  return static_cast<size_t>(Sizes(params, input).all_raw());
-}
-
-size_t slot_bytes(const CodecParams& params, const EncodeInput& input) {
-  const Sizes sizes(params, input);
-  int64_t slot = sizes.all_raw();
-  if (params.kind == Kind::kFixed) {
-    slot = std::min(slot, sizes.fixed(input, static_cast<int>(params.value)));
-  } else if (params.kind != Kind::kRaw && params.target == Target::kBits) {
-    const double target = params.value * static_cast<double>(sizes.numel) / 8;
-    const int64_t pieces = div_up(sizes.coded_blocks, int64_t{1} << kPieceBlocksLog2);
-    const int64_t overhead =
-        sizes.headers + sizes.raw_numel * sizes.raw_bytes + pieces * kPieceOverheadBytes;
-    const double coded = params.value * static_cast<double>(sizes.numel - sizes.raw_numel) / 8;
-    // Exempt runs and headers come out of the target, but never more than a quarter of the coded
-    // runs' share.
-    const double wanted = std::max(target, static_cast<double>(overhead) + 0.75 * coded);
-    if (wanted < static_cast<double>(slot)) slot = static_cast<int64_t>(wanted);
-  }
-  return static_cast<size_t>(slot);
-}
 
 Status encode(const CodecParams& params, const EncodeInput& input, uint8_t* out, size_t capacity,
               size_t* written, Workspace& workspace, EncodeStats* stats) {

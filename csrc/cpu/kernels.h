@@ -10,6 +10,9 @@
 
 namespace gct {
 
+// Columns of the narrow matrices that the products below work with.
+constexpr int kLowRankWidth = 16;
+
 struct EncodeTable {
   EncodeEntry entry[kMaxSymbols];
   uint16_t cost[kMaxSymbols];  // code length in 1/4096 bit
@@ -52,6 +55,18 @@ struct Kernels {
   // out[i] = or += step * level[symbol]
   void (*dequantize)(const uint8_t* symbols, int n, const LevelTable* levels, const uint8_t* choice,
                      float step, bool accumulate, float* out);
+
+  // Products with narrow matrices (cpu/matrix.h). x is rows x columns with `stride` elements from
+  // one row to the next; v and z are columns x kLowRankWidth, y is rows x kLowRankWidth.
+  // y = x v, summed over the columns in order.
+  void (*project)(const float* x, int64_t stride, int64_t rows, int64_t columns, const float* v,
+                  float* y);
+  // z += transpose(x) y, summed over the rows in order.
+  void (*add_outer)(const float* x, int64_t stride, int64_t rows, int64_t columns, const float* y,
+                    float* z);
+  // out[j] = sum over k < rank, in order, of a[k] * c[k * stride + j], for j < n.
+  void (*row_product)(const float* a, const float* c, int64_t stride, int rank, int64_t n,
+                      float* out);
 };
 
 // Implementations usable on this machine, best first; the last is the scalar reference.

@@ -5,41 +5,17 @@
 #include <tuple>
 
 #include "cpu/block_symbols.h"
+#include "cpu/rate_model.h"
 
 namespace gct {
 namespace {
 
-constexpr int kRatioMin = 4 * tables::kTableMin;  // in 1/16 octave, as class_ratio()
-constexpr int kRatioMax = 4 * tables::kTableMax;
 // Blocks whose symbols are counted for a target: enough for 0.5 % at 2 bits, few against the whole;
 // the spread of the code length is relatively larger at low rates, so twice as many there.
 constexpr int64_t kSampleForBits = 48;
 constexpr int64_t kSampleForError = 1024;
 constexpr int kCorrections = 5;
 constexpr double kSettled = 0.004;  // 0.4 % of the bits, 0.02 dB of the error
-
-// Value of a table at a ratio between its entries.
-template <typename T>
-double interpolate(const T* values, double ratio) {
-  const double at =
-      std::min(std::max((ratio - kRatioMin) / 4, 0.0), double(tables::kTablesPerShape - 1));
-  const int i = std::min(static_cast<int>(at), tables::kTablesPerShape - 2);
-  return values[i] + (at - i) * (static_cast<double>(values[i + 1]) - values[i]);
-}
-
-// Bits an element at a ratio (in 1/16 octave): below the grid next to none, above it one more an
-// octave.
-double model_rate(int shape, double ratio) {
-  const double above = std::max(0.0, (ratio - kRatioMax) / 16);
-  return interpolate(tables::kModelRate + shape * tables::kTablesPerShape, ratio) / 4096 + above;
-}
-
-// Squared error an element in units of step^2; below the grid all of the signal is error.
-double model_error_steps(int shape, double ratio) {
-  const double below = std::min(0.0, (ratio - kRatioMin) / 16);
-  return interpolate(tables::kModelDistortion + shape * tables::kTablesPerShape, ratio) / 16384 *
-         std::exp2(2 * below);
-}
 
 // Tables next to the one that the scale asks for, in 1/16 octave: where data don't follow the
 // model, a neighbour can be cheaper, and choosing it keeps the rate continuous in the step.

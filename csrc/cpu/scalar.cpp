@@ -1,5 +1,6 @@
 // The scalar reference: the definition of what every other implementation must return.
 #include "cpu/kernels.h"
+#include "cpu/matrix.h"
 
 namespace gct {
 namespace {
@@ -69,7 +70,8 @@ void dequantize(const uint8_t* symbols, int n, const LevelTable* levels, const u
 }  // namespace
 
 const Kernels* scalar_kernels() {
-  static const Kernels k = {"scalar", moments, quantize, encode, decode, dequantize};
+  static const Kernels k = {"scalar",   moments, quantize,  encode,     decode,
+                            dequantize, project, add_outer, row_product};
   return &k;
 }
 

@@ -40,6 +40,7 @@ void RunTable::cut(Range range, const void* data, DType dtype, std::vector<Run>*
     part.position = static_cast<uint64_t>(begin);
     part.raw = runs_[run].raw;
     part.columns = runs_[run].columns;
+    if (part.columns > 0) part.first_column = (begin - begins_[run]) % part.columns;
     cut->push_back(part);
     index->push_back(static_cast<int64_t>(run));
   }

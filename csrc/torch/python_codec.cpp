@@ -28,7 +28,7 @@ Target parse_target(const std::string& name) {
 }
 
 CodecParams make_params(const std::string& kind, const std::string& target, double value,
-                        int allocation8, bool stochastic, uint64_t seed) {
+                        int allocation8, bool stochastic, uint64_t seed, int max_rank) {
   CodecParams params;
   params.kind = parse_kind(kind);
   params.target = parse_target(target);
@@ -36,6 +36,7 @@ CodecParams make_params(const std::string& kind, const std::string& target, doub
   params.allocation8 = allocation8;
   params.rounding = stochastic ? Rounding::kStochastic : Rounding::kDeterministic;
   params.seed = seed;
+  params.max_rank = max_rank;
   return params;
 }
 
@@ -80,7 +81,8 @@ void register_codec(py::module_& m) {
 
   py::class_<CodecParams>(m, "CodecParams", "Validated settings of the codec; see gct.Codec.")
       .def(py::init(&make_params), py::kw_only(), py::arg("kind"), py::arg("target"),
-           py::arg("value"), py::arg("allocation8"), py::arg("stochastic"), py::arg("seed") = 0);
+           py::arg("value"), py::arg("allocation8"), py::arg("stochastic"), py::arg("seed") = 0,
+           py::arg("max_rank") = 0);
 
   m.def(
       "encode",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
@@ -158,7 +159,7 @@ def _over_steps(axes: Axes, label: str, ticks: int = 8) -> None:
 def _shape(recording: Recording) -> tuple[Figure, str] | None:
     if not recording.samples:
         return None
-    figure = new_figure(_WIDTH, 0.9 + rows_height(len(recording.parameters())))
+    figure = new_figure(_WIDTH, 1.1 + rows_height(len(recording.parameters())))
     _heat_map(figure, figure.add_subplot(), recording, "shape")
     return figure, "Heat map: shape of each parameter's gradient over steps."
 
@@ -189,23 +190,31 @@ def _heat_map(figure: Figure, axes: Axes, recording: Recording, column: str) -> 
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     label_rows(axes, names)
-    narrow = column != "shape"
-    _over_steps(axes, "", ticks=4 if narrow else 8)
+    alone = column == "shape"
+    _over_steps(axes, "", ticks=8 if alone else 4)
     bar = figure.colorbar(
         mesh,
         ax=axes,
-        location="top" if narrow else "right",
-        fraction=0.05,
-        pad=0.02,
+        location="top",
+        shrink=0.4 if alone else 1.0,
+        anchor=(0.0, 0.0),
+        pad=0.01,
         aspect=30,
         extend="both",
     )
     bar.solids.set_rasterized(True)
     bar.outline.set_visible(False)
     bar.set_label(title, color=INK)
-    wide = logarithmic and mesh.norm.vmax > 30 * mesh.norm.vmin  # whole decades are enough
-    subs = (1,) if wide else (1, 2, 5)
-    bar.locator = LogLocator(subs=subs, numticks=5) if logarithmic else MaxNLocator(5)
+    _mark_colours(bar, logarithmic)
+
+
+def _mark_colours(bar: Colorbar, logarithmic: bool) -> None:
+    """A few ticks with plain numbers."""
+    if logarithmic:
+        wide = bar.norm.vmax > 30 * bar.norm.vmin  # whole decades are enough
+        bar.locator = LogLocator(subs=(1,) if wide else (1, 2, 5), numticks=5)
+    else:
+        bar.locator = MaxNLocator(5)
     bar.minorticks_off()
     bar.formatter = FuncFormatter(lambda value, _: f"{value:g}")
     bar.update_ticks()

@@ -1,9 +1,13 @@
 // Damaged segments by the hundred thousand: decode() gives an error or values, and with the
 // sanitizers (make sanitize) no access outside the input or the output goes unseen: both lie in
-// heap blocks of exactly their size. The damage is the same in every run.
+// heap blocks of exactly their size. No field makes it allocate more than the segment and the
+// output account for. The damage is the same in every run.
+#include <algorithm>
+#include <cstdlib>
 #include <iostream>
 #include <map>
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -11,6 +15,22 @@
 #include "codec.h"
 #include "core/bit_io.h"
 #include "core/wire.h"
+#include "cpu/kernels.h"
+
+namespace {
+
+size_t largest_allocation = 0;
+
+}  // namespace
+
+void* operator new(size_t size) {
+  largest_allocation = std::max(largest_allocation, size);
+  void* p = std::malloc(size);
+  if (p == nullptr) throw std::bad_alloc();
+  return p;
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete(void* p, size_t) noexcept { std::free(p); }
 
 namespace {
 
@@ -85,6 +105,35 @@ Bytes profiled_segment(gct::Kind kind, Random& random) {
   return wire;
 }
 
+// Runs with low-rank parts, cut anywhere, beside others; coarse enough that the factors are a good
+// part of the bytes.
+Bytes low_rank_segment(gct::Kind kind, Random& random) {
+  constexpr int64_t kColumns = 70;
+  std::vector<float> right(2 * kColumns), left(2 * 100);
+  for (std::vector<float>* factor : {&right, &left}) {
+    for (float& v : *factor) v = static_cast<float>(random.unit() - 0.5);
+  }
+  const auto matrix = [&](size_t numel) {
+    std::vector<float> x(numel);
+    for (size_t i = 0; i < numel; ++i) {
+      const float* l = &left[2 * (i / kColumns)];
+      const float* r = &right[2 * (i % kColumns)];
+      x[i] = static_cast<float>(1e-2 * (random.unit() - 0.5)) + l[0] * r[0] + l[1] * r[1];
+    }
+    return x;
+  };
+  gct::CodecParams params;
+  params.kind = kind;
+  params.value = 3;
+  params.allocation8 = 0;
+  params.max_rank = 16;
+  const Bytes wire = encode(params, {matrix(5000), {1, 2, 3}, matrix(4500), {4, 5}}, kColumns);
+  gct::SegmentLayout layout;
+  CHECK(gct::read_layout(wire.data(), wire.size(), &layout) == Status::kOk);
+  CHECK(layout.low_rank.parts.size() == 2, layout.low_rank.parts.size());
+  return wire;
+}
+
 std::vector<Bytes> make_segments(Random& random) {
   std::vector<Bytes> segments;
   for (const auto& input : make_inputs(random)) {
@@ -98,17 +147,21 @@ std::vector<Bytes> make_segments(Random& random) {
       segments.push_back(encode(params, input));
     }
   }
-  for (gct::Kind kind : {gct::Kind::kGG, gct::Kind::kEG})
+  for (gct::Kind kind : {gct::Kind::kGG, gct::Kind::kEG}) {
+    segments.insert(segments.begin(), low_rank_segment(kind, random));
     segments.insert(segments.begin(), profiled_segment(kind, random));
+  }
   return segments;
 }
 
 // ---- damage
 
-// Where a field of the headers begins, or any byte.
+// Where a field of the headers begins, or of low-rank parts after four runs, or any byte.
 size_t any_offset(const Bytes& wire, Random& random) {
-  constexpr size_t kFields[] = {0,  4,  5,  6,  7,  8,  12, 16, 24, 32, 36, 37, 38, 40,
-                                48, 52, 54, 56, 57, 58, 59, 60, 64, 68, 84, 88, 92};
+  constexpr size_t kFields[] = {0,   4,   5,   6,   7,   8,   12,  16,  24,  32,  36,
+                                37,  38,  40,  48,  52,  54,  56,  57,  58,  59,  60,
+                                64,  68,  84,  88,  92,  136, 140, 144, 148, 152, 156,
+                                164, 168, 172, 176, 180, 184, 188, 192, 196};
   const size_t at = random.below(2) == 0 ? random.below(wire.size())
                                          : kFields[random.below(sizeof kFields / sizeof *kFields)];
   return at < wire.size() ? at : wire.size() - 1;
@@ -164,6 +217,22 @@ struct Outcome {
   bool operator==(const Outcome& o) const { return status == o.status && bits == o.bits; }
 };
 
+// What decoding may allocate in one block. By byte of the segment: an entry of the piece table
+// becomes 48 bytes and vectors double, a run with columns gets 256 bytes more of them. By element:
+// both factors of a run, and of one of them a copy.
+size_t most_allocated(size_t wire_bytes, size_t numel) {
+  return 4096 + 32 * wire_bytes + 8 * numel;
+}
+
+// Tables of shapes and models are made once, when they are needed first: here.
+void make_tables() {
+  for (int shape = 0; shape < gct::tables::kNumShapes; ++shape) {
+    gct::decode_tables(shape);
+    for (bool stochastic : {false, true}) gct::level_tables(shape, stochastic);
+  }
+  for (int model = 0; model < gct::tables::kNumClassModels; ++model) gct::class_decode_table(model);
+}
+
 // Decodes from and to blocks of exactly the sizes that are passed on.
 Outcome decode_exactly(const Bytes& wire, int64_t numel, bool accumulate) {
   std::unique_ptr<uint8_t[]> input(new uint8_t[wire.size()]);
@@ -171,8 +240,11 @@ Outcome decode_exactly(const Bytes& wire, int64_t numel, bool accumulate) {
   const size_t count = static_cast<size_t>(numel);
   std::unique_ptr<float[]> output(new float[count]());
   gct::Workspace workspace;
+  largest_allocation = 0;
   Outcome outcome{gct::decode(input.get(), wire.size(), output.get(), numel, accumulate, workspace),
                   {}};
+  CHECK(largest_allocation <= most_allocated(wire.size(), count), largest_allocation, wire.size(),
+        numel);
   if (outcome.status != Status::kOk) return outcome;
   for (size_t i = 0; i < count; ++i) {
     const bool nan = output[i] != output[i];
@@ -334,13 +406,92 @@ void test_profile_rules(const Bytes& sound) {
   }
 }
 
+// ---- low-rank parts, one rule at a time
+
+void test_low_rank_rules(const Bytes& sound) {
+  gct::SegmentLayout layout;
+  CHECK(gct::read_layout(sound.data(), sound.size(), &layout) == Status::kOk);
+  const gct::LowRankPart& part = layout.low_rank.parts[0];
+  const uint32_t columns = static_cast<uint32_t>(part.columns);
+  const size_t count_at = layout.payload_offset - layout.low_rank.bytes, part_at = count_at + 4;
+  const size_t factors_at = layout.payload_offset - layout.low_rank.factors_bytes;
+  const auto patched = [&](size_t at, uint32_t value) {
+    Bytes wire = sound;
+    gct::store_le<uint32_t>(&wire[at], value);
+    return status_of(wire);
+  };
+  CHECK(gct::load_le<uint32_t>(&sound[count_at]) == 2);
+  for (uint32_t count : {0u, 1u, 3u, 1u << 20, ~0u})
+    CHECK(patched(count_at, count) == Status::kBadHeader, count);
+  // Shorter than a row, raw runs, the next part's run, no run at all.
+  for (uint32_t run : {1u, 3u, 2u, 4u, ~0u})
+    CHECK(patched(part_at, run) == Status::kBadHeader, run);
+  for (uint32_t wrong : {0u, 5001u, ~0u}) CHECK(patched(part_at + 4, wrong) == Status::kBadHeader);
+  for (uint32_t first : {columns, ~0u}) CHECK(patched(part_at + 8, first) == Status::kBadHeader);
+  for (uint32_t rank : {0u, 65u, ~0u}) CHECK(patched(part_at + 12, rank) == Status::kBadHeader);
+  CHECK(patched(part_at + 16, 0x7fc00000) == Status::kOk);  // a gain
+  // As many factors in another order of columns and rows would be sound, fewer or more aren't.
+  CHECK(patched(part_at + 4, columns + 30) == Status::kBadHeader);
+  const uint32_t length = static_cast<uint32_t>(layout.low_rank.factors_bytes);
+  for (uint32_t wrong : {0u, 39u, length - 1, length + 1, ~0u})
+    CHECK(patched(factors_at - 4, wrong) != Status::kOk, wrong);
+  // The factors' segment: magic, flags, numel, size.
+  CHECK(patched(factors_at, 0) == Status::kBadMagic);
+  CHECK(patched(factors_at + 16, 1) != Status::kOk);
+  CHECK(patched(factors_at + 24, length - 1) != Status::kOk);
+  Bytes nested = sound;
+  nested[factors_at + 6] |= gct::kFlagLowRank;
+  CHECK(status_of(nested) == Status::kBadHeader);
+  Bytes without = sound;
+  without[6] &= static_cast<uint8_t>(~gct::kFlagLowRank);
+  CHECK(status_of(without) != Status::kOk);
+}
+
+// 2^47 zeros and factors that go with them, in less than 200 bytes: nothing is allocated for a
+// receiver that expects another number.
+void test_huge_low_rank_part() {
+  constexpr int64_t kNumel = int64_t{1} << 47, kRank = 2;
+  constexpr uint32_t kColumns = 1u << 20;
+  const auto zeros = [](int64_t numel, gct::WireKind kind, size_t more) {
+    Bytes wire(gct::kSegmentHeaderBytes + gct::kRunHeaderBytes + more);
+    gct::SegmentHeader header;
+    header.kind = kind;
+    header.flags = more > 0 ? gct::kFlagLowRank : 0;
+    header.num_runs = 1;
+    header.numel = numel;
+    header.size_bytes = static_cast<int64_t>(wire.size());
+    gct::write_segment_header(header, wire.data());
+    gct::RunHeader run;
+    run.numel = numel;
+    gct::write_run_header(run, &wire[gct::kSegmentHeaderBytes]);
+    return wire;
+  };
+  const Bytes factors =
+      zeros(kRank * (kNumel / kColumns + int64_t{kColumns}), gct::WireKind::kRaw, 0);
+  constexpr size_t kSection = 4 + gct::kLowRankPartBytes + 4 * kRank + 4;
+  Bytes wire = zeros(kNumel, gct::WireKind::kGG, kSection + factors.size());
+  size_t at = gct::kSegmentHeaderBytes + gct::kRunHeaderBytes;
+  for (uint32_t field :
+       {1u, 0u, kColumns, 0u, uint32_t{kRank}, 0u, 0u, static_cast<uint32_t>(factors.size())}) {
+    gct::store_le<uint32_t>(&wire[at], field);
+    at += 4;
+  }
+  std::copy(factors.begin(), factors.end(), wire.begin() + static_cast<std::ptrdiff_t>(at));
+  gct::SegmentInfo info;
+  CHECK(gct::inspect(wire.data(), wire.size(), &info) == Status::kOk && info.numel == kNumel);
+  CHECK(decode_exactly(wire, 100, false).status == Status::kSizeMismatch);
+}
+
 }  // namespace
 
 int main() {
+  make_tables();
+  test_huge_low_rank_part();
   Random random(1);
   Tester tester;
   const std::vector<Bytes> segments = make_segments(random);
-  for (size_t i : {0, 1}) test_profile_rules(segments[i]);
+  for (size_t i : {0, 2}) test_profile_rules(segments[i]);
+  for (size_t i : {1, 3}) test_low_rank_rules(segments[i]);
   test_sound_segments(segments, tester);
   test_damaged_segments(segments, random, tester);
   std::cerr << kDamaged << " damaged segments: " << tester.seen[Status::kOk] << " read, "

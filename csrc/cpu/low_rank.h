@@ -1,0 +1,60 @@
+// Low-rank parts as they are used: factors decoded from a segment's section, and their product.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "codec.h"
+#include "core/wire.h"
+#include "cpu/thread_pool.h"
+
+namespace gct {
+
+class LowRankFactors {
+ public:
+  // Decodes the factors of a section.
+  Status decode(const LowRankSection& section, Workspace& workspace);
+
+  size_t num_parts() const { return parts_.size(); }
+  const LowRankPart& part(size_t i) const { return parts_[i].part; }
+
+  // Elements [begin, begin + n) of the run that part i belongs to, the product alone.
+  void product(size_t i, int64_t begin, int64_t n, float* out) const;
+
+ private:
+  struct Part {
+    LowRankPart part;
+    size_t right;  // in values_: rank x columns, gains multiplied in
+    size_t left;   // rows x rank
+  };
+
+  std::vector<Part> parts_;
+  std::vector<float> values_;
+};
+
+// Elements that are multiplied at one go, and that one task of a thread pool takes.
+constexpr int64_t kLowRankStretch = 1 << 10;
+constexpr int64_t kLowRankTask = 1 << 15;
+
+// Calls f(begin, n), n <= kLowRankStretch, for all of [0, numel), on the pool's threads if there is
+// a pool.
+template <typename F>
+void for_each_stretch(int64_t numel, ThreadPool* pool, F f) {
+  const auto body = [&](int64_t task, int) {
+    const int64_t end = std::min(numel, (task + 1) * kLowRankTask);
+    for (int64_t begin = task * kLowRankTask; begin < end; begin += kLowRankStretch)
+      f(begin, std::min(kLowRankStretch, end - begin));
+  };
+  const int64_t tasks = div_up(numel, kLowRankTask);
+  if (pool != nullptr && tasks > 1) {
+    pool->parallel_for(tasks, body);
+  } else {
+    for (int64_t task = 0; task < tasks; ++task) body(task, 0);
+  }
+}
+
+// Adds each part's product to its run; out is the whole segment's output.
+void add_products(const LowRankFactors& factors, const std::vector<RunHeader>& runs, float* out,
+                  ThreadPool* pool);
+
+}  // namespace gct
