@@ -55,6 +55,10 @@ build/.built: .venv/.tools $(SOURCES)
 	$(INSTALL) '.[dev,examples]'
 	touch $@
 
+.venv/.experiments: .venv/.examples
+	$(INSTALL) '.[dev,experiments]'
+	touch $@
+
 # ---- checks
 
 lint: build
@@ -75,7 +79,7 @@ sanitize: build
 	tools/cpp_test.sh build/cpp-sanitize -DGCT_DEV=ON -DGCT_SANITIZE=ON
 	tools/sanitized_pytest.sh tests/test_malformed.py
 
-py-test: .venv/.examples
+py-test: .venv/.experiments
 	pytest -q $(PYTEST_ARGS)
 
 dist-test: build

@@ -1,4 +1,4 @@
-"""Held-out loss: the same windows in every run, shared out over the ranks."""
+"""Held-out loss: the same windows in every run, shared out over the ranks if there are several."""
 
 from __future__ import annotations
 
@@ -26,15 +26,25 @@ class HeldOut:
     def loss(self, model: nn.Module, limit: int = 0) -> float:
         """Return nats per byte over all windows, or over ``limit`` evenly spaced ones.
 
-        A collective call: rank r takes every W-th window, the sums are added over ranks.
+        With a process group a collective call: rank r takes every W-th window, the sums are added
+        over ranks.
         """
-        count = min(limit, len(self)) if limit else len(self)
-        chosen = torch.linspace(0, len(self) - 1, count).round().long()
-        mine = chosen[dist.get_rank() :: dist.get_world_size()]
+        chosen = self._spread(limit)
+        together = dist.is_initialized()
+        mine = chosen[dist.get_rank() :: dist.get_world_size()] if together else chosen
         total = torch.zeros(2, dtype=torch.float64)
         for rows in mine.split(self._batch_size):
             inputs, targets = self._inputs[rows].long(), self._targets[rows].long()
             total[0] += loss_per_byte(model(inputs), targets).double() * len(rows)
             total[1] += len(rows)
-        dist.all_reduce(total)
+        if together:
+            dist.all_reduce(total)
         return float(total[0] / total[1])
+
+    def inputs(self, count: int) -> torch.Tensor:
+        """Evenly spaced windows, int64 (count, context)."""
+        return self._inputs[self._spread(count)].long()
+
+    def _spread(self, limit: int) -> torch.Tensor:
+        count = min(limit, len(self)) if limit else len(self)
+        return torch.linspace(0, len(self) - 1, count).round().long()
