@@ -221,13 +221,19 @@ class ActivationConstraint:
         """Go on where :meth:`state_dict` was taken.
 
         Raises:
-            ValueError: the state has other modules.
+            ValueError: not from :meth:`state_dict`, or of other modules; nothing is loaded then.
         """
-        if set(state["moments"]) != set(self.modules):
+        if missing := {"step", "moments", "start"} - set(state):
             raise ValueError(
-                f"expected the state of modules {', '.join(self.modules)}, got that of "
-                + ", ".join(state["moments"])
+                "expected an ActivationConstraint's state_dict, got a mapping without "
+                + ", ".join(sorted(missing))
             )
+        for part in ("moments", "start"):
+            if set(state[part]) != set(self.modules):
+                raise ValueError(
+                    f"expected {part} of modules {', '.join(self.modules)}, got those of "
+                    + (", ".join(state[part]) or "none")
+                )
         self._position = state["step"]
         for site in self._sites:
             site.moments = _copy(state["moments"][site.name])

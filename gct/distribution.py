@@ -457,6 +457,8 @@ def flat_floats(x: Tensor) -> Tensor:
             "x: expected a dense tensor of float16, bfloat16, float32 or float64, got "
             f"{x.dtype}, {x.layout}"
         )
+    if x.is_meta:
+        raise ValueError("x: expected a tensor with values, got one on the meta device")
     return x.detach().reshape(-1)
 
 

@@ -79,6 +79,7 @@ class GradientConstraint:
         self._parameters = list(model.parameters())
         for parameter in self._parameters:
             keys.add(parameter)
+        self._names = frozenset(keys.order())
         self._term = RateTerm(keys, settings, patterns)
 
     def apply(self) -> None:
@@ -103,7 +104,7 @@ class GradientConstraint:
         """Go on from :meth:`state_dict`; settings stay what this object was made with.
 
         Raises:
-            ValueError: not from :meth:`state_dict`, or of another version.
+            ValueError: not from :meth:`state_dict`, of another version, or of another model.
         """
         version = state_dict.get("version")
         if version != _STATE_VERSION:
@@ -111,4 +112,13 @@ class GradientConstraint:
                 f"expected a GradientConstraint's state_dict of version {_STATE_VERSION}, "
                 f"got {version!r}"
             )
-        self._term.load_state_dict(state_dict["past"])
+        past = state_dict.get("past")
+        if not isinstance(past, Mapping):
+            raise ValueError(f"expected 'past' by parameter in the state_dict, got {past!r}")
+        strange = sorted(set(past) - self._names)
+        if strange:
+            raise ValueError(
+                f"expected the state of this model's parameters, got that of {', '.join(strange)}: "
+                "load it into the same model, wrapped as it was when it was saved"
+            )
+        self._term.load_state_dict(past)

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 import gct
-from gct._activation_rate import moments_of, shape_of
+from gct._activation_rate import blend, moments_of, shape_of
 from gct._activation_schedule import Schedule
 from gct._fit import shape_from_ratio
 
@@ -649,9 +649,24 @@ def test_state_dict_resumes() -> None:
         assert act.report() == reported
     with (
         constrain(make_model(blocks=2), **settings) as act,
-        pytest.raises(ValueError, match="state of modules 0, 1, got that of 0, 1, 2"),
+        pytest.raises(ValueError, match="moments of modules 0, 1, got those of 0, 1, 2"),
     ):
         act.load_state_dict(saved[1])
+
+
+def test_what_is_no_state_dict_is_refused_and_changes_nothing() -> None:
+    with constrain(make_model()) as act:
+        before = act.state_dict()
+        with pytest.raises(ValueError, match="without moments, start, step"):
+            act.load_state_dict({})
+        with pytest.raises(ValueError, match="start of modules 0, 1, 2, got those of none"):
+            act.load_state_dict({**before, "step": 7, "start": {}})
+        assert act.state_dict() == before
+
+
+def test_running_moments_are_the_mean_of_old_and_new() -> None:
+    old, new = torch.tensor([0.5, 2.0, 8.0]), torch.tensor([1.0, 4.0, 2.0])
+    assert torch.equal(blend(old, new), torch.tensor([0.75, 3.0, 5.0]))
 
 
 # ---- report

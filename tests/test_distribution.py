@@ -503,6 +503,11 @@ def test_fit_takes_any_layout_and_leaves_it_alone() -> None:
         assert torch.equal(view, before)
 
 
+def test_fit_of_a_meta_tensor_is_refused() -> None:
+    with pytest.raises(ValueError, match="got one on the meta device"):
+        gct.fit(torch.empty(4, device="meta"))
+
+
 def test_fit_of_degenerate_data() -> None:
     assert gct.fit(torch.zeros(5)) == gct.GeneralizedGaussian(1.0, 0.0, 1.0)
     for same in (torch.tensor(3.0), torch.tensor([0.0, -3.0, 3.0, 3.0])):

@@ -517,6 +517,10 @@ def test_what_is_no_state_dict_of_this_model_is_refused() -> None:
     constraint = gct.GradientConstraint(small_model(), rate_weight=W)
     with pytest.raises(ValueError, match="version 1, got None"):
         constraint.load_state_dict({"past": {}})
+    with pytest.raises(ValueError, match="'past' by parameter in the state_dict, got None"):
+        constraint.load_state_dict({"version": 1})
+    with pytest.raises(ValueError, match=r"got that of module\.0\.weight: load it into the same"):
+        constraint.load_state_dict({"version": 1, "past": {"module.0.weight": {}}})
     wider = nn.Sequential(nn.Linear(17, 24))
     other = gct.GradientConstraint(wider, rate_weight=W)
     wider(torch.ones(1, 17)).sum().backward()

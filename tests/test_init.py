@@ -591,6 +591,7 @@ class Mixture(nn.Module):
         super().__init__()
         self.token = nn.Embedding(200, 30, padding_idx=3)
         self.conv = nn.Conv2d(3, 5, 3)
+        self.conv1 = nn.Conv1d(3, 5, 3)
         self.recurrent = nn.GRU(30, 20)
         self.norm = nn.LayerNorm((40, 30))
         self.c_proj = Conv1D(70, 30)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+import test_collectives
 import torch
 import wire_decoder as wd
 from ranks import assert_same_on_all_ranks, run_ranks
@@ -78,7 +79,7 @@ def mse(kind: gct.codec.Kind = "gg", **settings: object) -> gct.Codec:
 # ---- what they save
 
 
-@pytest.mark.parametrize("target", [20.0, 30.0])
+@pytest.mark.parametrize("target", [10.0, 20.0, 30.0])
 @pytest.mark.parametrize(("rows", "columns", "rank"), [(256, 256, 4), (900, 100, 2), (64, 700, 3)])
 def test_bits_fall_to_those_of_the_factors(
     rows: int, columns: int, rank: int, target: float
@@ -328,6 +329,28 @@ def test_all_reduce_of_matrices_cut_anywhere(world: int, shape: tuple[int, int])
         most = q if algorithm == "one_shot" else q * (2 - 1 / world)
         least = q if algorithm == "one_shot" else q * (1 - 1 / world)
         assert 0.93 * least < error < 1.07 * most
+
+
+ROW = 256  # a block: chunks end where rows end, so that gct.encode can be given them as matrices
+
+
+def recode_rows(values: Tensor, codec: gct.Codec) -> Tensor:
+    return gct.decode(gct.encode(values.view(-1, ROW), codec))
+
+
+def as_in_the_model(rank: int, world: int) -> None:
+    test_collectives.recode = recode_rows  # of this process
+    inputs = [low_rank_matrix(300, ROW, rank=2, noise_db=20, seed=r) for r in range(world)]
+    for codec in (mse(bits=1.0), mse("eg", snr_db=20)):
+        for algorithm, model in test_collectives.MODELS.items():
+            mean = gct.all_reduce(inputs[rank].clone(), codec, algorithm=algorithm)
+            expected = model([x.flatten() for x in inputs], codec, float(world))
+            assert torch.equal(mean.flatten(), expected), f"{codec} {algorithm}"
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_all_reduce_gives_what_the_model_gives(world: int) -> None:
+    run_ranks(world, as_in_the_model)
 
 
 def with_threads(rank: int, world: int, threads: int) -> dict[tuple[str, int], tuple[float, str]]:

@@ -102,6 +102,19 @@ Status decode_pieces(const SegmentLayout& layout, const std::vector<RunPlace>& r
   return static_cast<Status>(failure.load());
 }
 
+// Block values and products are summed up before they are added to what is there.
+Status decode_and_add(const uint8_t* wire, size_t size, float* out, int64_t numel,
+                      Workspace& workspace) {
+  std::vector<float>& values = workspace.residuals;
+  values.resize(static_cast<size_t>(numel));
+  const Status status = decode(wire, size, values.data(), numel, /*accumulate=*/false, workspace);
+  if (status != Status::kOk) return status;
+  for_each_stretch(numel, workspace.pool, [&](int64_t begin, int64_t n) {
+    for (int64_t j = begin; j < begin + n; ++j) out[j] += values[static_cast<size_t>(j)];
+  });
+  return status;
+}
+
 }  // namespace
 
 Status inspect(const uint8_t* wire, size_t size, SegmentInfo* info) {
@@ -124,6 +137,8 @@ Status decode(const uint8_t* wire, size_t size, float* out, int64_t numel, bool 
   Status status = read_layout(wire, size, &layout);
   if (status != Status::kOk) return status;
   if (layout.header.numel != numel) return Status::kSizeMismatch;
+  if (accumulate && layout.header.low_rank())
+    return decode_and_add(wire, size, out, numel, workspace);
   std::vector<PieceInput> pieces;
   std::vector<int8_t> profiles;
   if (has_pieces(layout.header.kind)) {

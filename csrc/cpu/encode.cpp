@@ -80,8 +80,8 @@ class SegmentEncoder {
                         static_cast<double>(num_pieces() * kPieceOverheadBytes);
     if (!low_rank_.encode(plan_, room, kMostForFactors * room)) return;
     const std::vector<RunStats> stats = ws_.run_stats;
-    bool sound = true;
     plan_of_residuals();
+    bool sound = low_rank_.pays(plan_);
     // Factors alone may come closer than asked; nothing in the residual could take that back.
     const double error = signal_ * std::pow(10.0, -params_.value / 10);
     for (int i = 0; i < kMaxAttempts && sound && params_.target == Target::kSnrDb; ++i) {

@@ -39,18 +39,34 @@ void for_each_panel(const RowReader& reader, ThreadPool* pool, F f) {
 
 // One strong row out of each of kWidth stretches of the matrix: a start that already leans towards
 // the strong directions, and that embeddings with few rows in use don't miss.
-std::vector<int64_t> strong_rows(const Run& run, int64_t rows, const float* block_means) {
+// Blocks tell rows apart only where they aren't longer than these, so the rows of the best block
+// are looked at.
+std::vector<int64_t> strong_rows(const Run& run, const RowReader& reader,
+                                 const float* block_means) {
   std::vector<int64_t> chosen;
-  const int64_t blocks = num_blocks(run.numel);
+  std::vector<float> scratch;
+  const int64_t rows = reader.rows(), last = num_blocks(run.numel) - 1;
+  const auto block_of = [&](int64_t row) {
+    const int64_t middle = row * run.columns + run.columns / 2 - run.first_column;
+    return std::clamp(middle / kBlock, int64_t{0}, last);
+  };
+  const auto size_of = [&](int64_t row) {
+    const float* x = reader.read(row, 1, &scratch);
+    double sum = 0;
+    for (int64_t j = 0; j < run.columns; ++j) sum += std::fabs(static_cast<double>(x[j]));
+    return sum;
+  };
   for (int64_t k = 0; k < std::min<int64_t>(kWidth, rows); ++k) {
     const int64_t begin = rows * k / kWidth, end = std::max(begin + 1, rows * (k + 1) / kWidth);
     int64_t best = begin;
-    float best_mean = -1;
     for (int64_t row = begin; row < end; ++row) {
-      const int64_t middle = row * run.columns + run.columns / 2 - run.first_column;
-      const int64_t block = std::clamp(middle / kBlock, int64_t{0}, blocks - 1);
-      if (block_means[block] <= best_mean) continue;
-      best_mean = block_means[block];
+      if (block_means[block_of(row)] > block_means[block_of(best)]) best = row;
+    }
+    double best_size = -1;
+    for (int64_t row = best, block = block_of(best); row < end && block_of(row) == block; ++row) {
+      const double size = size_of(row);
+      if (size <= best_size) continue;
+      best_size = size;
       best = row;
     }
     chosen.push_back(best);
@@ -222,7 +238,7 @@ bool factorize(const Run& run, DType dtype, const float* block_means, ThreadPool
   result->columns = reader.columns();
   result->right.assign(static_cast<size_t>(reader.columns()) * kWidth, 0.0f);
   std::vector<float> scratch;
-  const std::vector<int64_t> start = strong_rows(run, reader.rows(), block_means);
+  const std::vector<int64_t> start = strong_rows(run, reader, block_means);
   for (size_t k = 0; k < start.size(); ++k) {
     const float* x = reader.read(start[k], 1, &scratch);
     for (int64_t j = 0; j < reader.columns(); ++j)

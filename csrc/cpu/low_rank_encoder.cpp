@@ -27,6 +27,9 @@ std::vector<float> scaled_columns(const std::vector<float>& factor,
   return result;
 }
 
+// The model isn't that exact, and coarser factors may follow.
+constexpr double kDoubt = 1.03;
+
 void put(std::vector<uint8_t>* bytes, uint32_t value) {
   bytes->resize(bytes->size() + 4);
   store_le<uint32_t>(bytes->data() + bytes->size() - 4, value);
@@ -43,15 +46,22 @@ bool LowRankEncoder::encode(const EncodePlan& plan, double payload_bytes, double
     low_rank_.choose_ranks(log2_step_);
     if (!encode_section()) return false;
     const double excess = static_cast<double>(section_.size()) / most_bytes;
-    if (!limited || excess <= 1) return make_residuals();
+    if (!limited || excess <= 1) {
+      cost_ = low_rank_.cost(plan_, log2_step_);
+      return make_residuals();
+    }
     log2_step_ += std::max(0.25, excess - 1);
   }
   return false;
 }
 
+bool LowRankEncoder::pays(const EncodePlan& residuals) const {
+  const double section = 8 * static_cast<double>(section_.size());
+  return section + low_rank_.cost(residuals, log2_step_) < kDoubt * cost_;
+}
+
 bool LowRankEncoder::encode_coarser(double octaves) {
   log2_step_ += octaves;
-  low_rank_.choose_ranks(log2_step_);
   return encode_section() && make_residuals();
 }
 

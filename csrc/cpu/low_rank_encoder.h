@@ -13,7 +13,9 @@ class LowRankEncoder {
   // runs, and how much of that the section may take. False where no low-rank part pays; then the
   // values are coded as they are.
   bool encode(const EncodePlan& plan, double payload_bytes, double most_bytes);
-  // Once more with the factors' steps this many octaves larger.
+  // Whether the scales of the residuals, which encode() could only guess, keep what it promised.
+  bool pays(const EncodePlan& residuals) const;
+  // Once more with the same ranks and the factors' steps this many octaves larger.
   bool encode_coarser(double octaves);
 
   // After these: the section's bytes, and the input with residuals in the place of values.
@@ -34,6 +36,7 @@ class LowRankEncoder {
   EncodePlan plan_;  // of the values; what lies in the Workspace belongs to the next plan already
   LowRankPlan low_rank_;
   double log2_step_ = 0;
+  double cost_ = 0;  // of the values as they are
   std::vector<uint8_t> section_;
   std::vector<Run> runs_;
   EncodeInput input_;

@@ -12,8 +12,11 @@ namespace {
 // Smaller matrices can't pay for headers and lane states of the factors.
 constexpr int64_t kMinSide = 8;
 constexpr int64_t kMinNumel = 4096;
-// A part's entry, and its share of the headers and lane states of the factors' segment.
-constexpr double kPartBits = 8 * (kLowRankPartBytes + 2 * kRunHeaderBytes + 40);
+// A part's entry with the headers of its two runs and their classes, and what the factors' segment
+// takes whatever is in it: the section's own fields, headers, lane states but for what they hold.
+constexpr double kPartBits = 8 * (kLowRankPartBytes + 2 * kRunHeaderBytes + 8);
+constexpr double kSegmentBits =
+    8 * (8 + kSegmentHeaderBytes + kPieceEntryBytes + 0.75 * kLaneBytes);
 constexpr double kGainBits = 32;
 // Of the shapes: the factors' elements are close to normally distributed.
 constexpr int kNormalShape = 12;
@@ -109,6 +112,23 @@ void LowRankPlan::add_candidate(size_t run) {
   candidates_.push_back(std::move(candidate));
 }
 
+// What a quantizer with a candidate's step gives for a squared error that much smaller: with
+// D = step^2 / 12 and R = -log2(step), -dR / dD is 6 / (ln 2 step^2). Coarse quantizers err
+// differently at the same step, so bits alone don't compare them.
+double LowRankPlan::error_bits(const Candidate& c, double error, double log2_step) const {
+  return 6 / std::log(2.0) * error * std::exp2(-2 * factor_step(c, log2_step));
+}
+
+double LowRankPlan::cost(const EncodePlan& plan, double log2_step) const {
+  double sum = 0;
+  for (const Candidate& c : candidates_) {
+    if (plan.runs[c.run].header.mode != RunMode::kCoded) continue;
+    const RunScales scales(plan, c.run);
+    sum += scales.bits(0, log2_step) + error_bits(c, scales.error(0, log2_step), log2_step);
+  }
+  return sum;
+}
+
 // The residual's scales are taken to be the values' own, all smaller by one factor.
 void LowRankPlan::choose_rank(double log2_step, Candidate* c) const {
   const RunScales& scales = scales_[c->run];
@@ -119,7 +139,9 @@ void LowRankPlan::choose_rank(double log2_step, Candidate* c) const {
   c->rank = 0;
   c->residual_octaves = 0;
   c->bits = scales.bits(0, log2_step);
-  double factor_bits = kPartBits, factor_error = 0;
+  double best = c->bits + error_bits(*c, scales.error(0, log2_step), log2_step);
+  double factor_bits = kPartBits + kSegmentBits / static_cast<double>(candidates_.size());
+  double factor_error = 0;
   for (int rank = 1; rank <= plan_->params->max_rank && rank * (rows + columns) <= numel; ++rank) {
     const double energy = c->factors.energy[static_cast<size_t>(rank) - 1];
     if (energy <= kNegligible * c->rest[0]) break;
@@ -129,7 +151,9 @@ void LowRankPlan::choose_rank(double log2_step, Candidate* c) const {
     const double residual = c->rest[static_cast<size_t>(rank)] + factor_error;
     const double octaves = std::min(0.0, 0.5 * std::log2(residual / c->rest[0]));
     const double bits = factor_bits + scales.bits(octaves, log2_step);
-    if (bits >= c->bits) continue;
+    const double cost = bits + error_bits(*c, scales.error(octaves, log2_step), log2_step);
+    if (cost >= best) continue;
+    best = cost;
     c->bits = bits;
     c->rank = rank;
     c->residual_octaves = octaves;
@@ -173,7 +197,8 @@ double LowRankPlan::step_for_target(double payload_bits) {
         params.target == Target::kBits ? bits_at(middle) < payload_bits : error_at(middle) > error;
     (finer ? high : low) = middle;
   }
-  return (low + high) / 2;
+  // Where ranks change, bits and error jump: the side that keeps the target.
+  return params.target == Target::kBits ? high : low;
 }
 
 }  // namespace gct

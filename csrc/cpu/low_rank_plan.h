@@ -52,6 +52,10 @@ class LowRankPlan {
   // Sets all ranks to those with the fewest bits at a step.
   void choose_ranks(double log2_step);
 
+  // Bits at a step, under the model, of the candidates' runs in a plan of these or other values,
+  // and of what they err.
+  double cost(const EncodePlan& plan, double log2_step) const;
+
   const std::vector<Candidate>& candidates() const { return candidates_; }
   // log2 of the step that the candidate's factors deserve: the root mean square of its blocks'.
   double factor_step(const Candidate& candidate, double log2_step) const {
@@ -61,6 +65,7 @@ class LowRankPlan {
  private:
   void add_candidate(size_t run);
   void choose_rank(double log2_step, Candidate* candidate) const;
+  double error_bits(const Candidate& candidate, double error, double log2_step) const;
   double bits_at(double log2_step);
   double error_at(double log2_step);
 

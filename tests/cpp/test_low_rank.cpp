@@ -277,7 +277,7 @@ void test_no_factors() {
 // As in the gradient of an embedding with one token in use.
 void test_one_nonzero_row() {
   Random random(4);
-  for (int64_t columns : {256, 300}) {
+  for (int64_t columns : {20, 70, 300}) {
     for (int64_t rows : {16, 40, 333}) {
       for (int64_t row : {int64_t{0}, rows / 3, rows - 1}) {
         Matrix matrix{rows, columns, Floats(size(rows * columns), 0.0f)};
@@ -450,13 +450,6 @@ void check_parts(const std::vector<uint8_t>& wire, const Input& input) {
   }
 }
 
-// Block value and product may be added to 1 one after the other: a rounding of a part more than in
-// the sum of 1 and the value.
-bool added(float sum, float value) {
-  const float expected = 1.0f + value;
-  return std::fabs(sum - expected) <= 2.4e-7f * std::max(1.0f, std::fabs(value));
-}
-
 // Whatever the implementation and the number of threads. The raw run is exact.
 void test_segments_are_the_same() {
   for (DType dtype : {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kFloat64}) {
@@ -473,7 +466,7 @@ void test_segments_are_the_same() {
       const auto raw = reference.values.begin() + kLengths[0];
       CHECK(std::equal(raw, raw - kLengths[1], input.values.floats.begin() + kLengths[0]));
       for (size_t i = 0; i < numel; ++i)
-        CHECK_IN(describe(p), added(reference.sums[i], reference.values[i]), i);
+        CHECK_IN(describe(p), reference.sums[i] == 1.0f + reference.values[i], i);
       for (const std::string& implementation : implementations()) {
         CHECK(set_implementation(implementation));
         for (Workspace* ws : {&alone, &threaded}) {
