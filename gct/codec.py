@@ -123,7 +123,7 @@ class Codec:
         if rank and not possible:
             raise ValueError(
                 'low_rank needs kind="gg" or "eg" and an allocation below 1 such as "mse"; '
-                f"got kind={self.kind!r} and allocation={self.allocation!r}"
+                f'got kind={self.kind!r} and allocation={self.allocation!r}: pass allocation="mse"'
             )
         return rank
 
