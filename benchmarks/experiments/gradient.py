@@ -55,10 +55,7 @@ class Config:
 def _configs(lr: float) -> dict[str, Config]:
     """rate_weight is in units of the parameters: the middle one is a tenth of the largest step."""
     weights = [lr / 100, lr / 10, lr]
-    damped = {
-        f"damped-{w:g}": Config(f"rate_weight {w:g}", {"rate_weight": w, "curvature": "damped"})
-        for w in weights
-    }
+    damped = {f"damped-{w:g}": Config(f"rate_weight {w:g}", {"rate_weight": w}) for w in weights}
     middle = weights[1]
     raw = {"rate_weight": middle, "curvature": "raw"}
     return {
