@@ -39,9 +39,15 @@ MATRICES = {  # with a column profile
     "gg-columns": gct.Codec("gg", bits=3, allocation="mse"),
     "eg-columns": gct.Codec("eg", snr_db=15, allocation=0.5),
 }
+LOW_RANK_COLUMNS = 60
+LOW_RANK_MATRICES = {  # with a low-rank part
+    "gg-low-rank": gct.Codec("gg", bits=1.5, allocation="mse"),
+    "eg-low-rank": gct.Codec("eg", bits=3, allocation=0.5),
+}
 BUILT = {"built-raw": wd.RAW, "built-gg": wd.GG, "built-eg": wd.EG, "built-fixed": wd.FIXED}
 BUILT |= {"built-gg-columns": wd.GG, "built-eg-columns": wd.EG}
-NAMES = [*ENCODED, *MATRICES, *BUILT]
+BUILT |= {"built-gg-low-rank": wd.GG, "built-eg-low-rank": wd.EG}
+NAMES = [*ENCODED, *MATRICES, *LOW_RANK_MATRICES, *BUILT]
 
 
 pytestmark = pytest.mark.usefixtures("implementation")
@@ -64,6 +70,17 @@ def matrix_like(numel: int, seed: int) -> npt.NDArray[np.float32]:
     return (x * scales.astype(np.float32)).astype(np.float32)
 
 
+def low_rank_like(numel: int, seed: int) -> npt.NDArray[np.float32]:
+    """Twice as many values, close to a matrix of rank 2; term by term, for a matrix product may sum
+    in any order."""
+    values = gradient_like(2 * numel, seed).astype(np.float64)
+    x = values.reshape(-1, LOW_RANK_COLUMNS) * 2.0**-12
+    for at in (0, 256):  # stretches of one scale
+        left, right = values[at : at + len(x)], values[at + 512 : at + 512 + LOW_RANK_COLUMNS]
+        x = x + 2.0**14 * left[:, np.newaxis] * right
+    return x.astype(np.float32)
+
+
 def digest(values: npt.NDArray[np.float32]) -> str:
     bits = np.where(np.isnan(values), np.uint32(0x7FC00000), values.view(np.uint32))
     return hashlib.sha256(bits.astype("<u4").tobytes()).hexdigest()
@@ -82,13 +99,23 @@ def read(name: str) -> bytes:
 
 
 def encode(name: str) -> bytes:
-    make = matrix_like if name in MATRICES else gradient_like
-    codec = {**ENCODED, **MATRICES}[name]
+    make = gradient_like
+    if name in MATRICES:
+        make = matrix_like
+    if name in LOW_RANK_MATRICES:
+        make = low_rank_like
+    codec = {**ENCODED, **MATRICES, **LOW_RANK_MATRICES}[name]
     return gct.encode(torch.from_numpy(make(NUMEL, SEED)), codec).numpy().tobytes()
 
 
 def built(name: str, kind: int) -> bytes:
-    return wire_builder.random_segment(kind, SEED, num_runs=8, profiles=name.endswith("-columns"))
+    return wire_builder.random_segment(
+        kind,
+        SEED,
+        num_runs=8,
+        profiles=name.endswith("-columns"),
+        low_rank=name.endswith("-low-rank"),
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -96,7 +123,7 @@ def _update_golden(request: pytest.FixtureRequest) -> None:
     if not request.config.getoption("--update-golden"):
         return
     FOLDER.mkdir(exist_ok=True)
-    wires = {name: encode(name) for name in [*ENCODED, *MATRICES]}
+    wires = {name: encode(name) for name in [*ENCODED, *MATRICES, *LOW_RANK_MATRICES]}
     for name, kind in BUILT.items():
         wires[name] = built(name, kind)
     for name, wire in wires.items():
@@ -110,7 +137,7 @@ def test_values_are_the_same(name: str) -> None:
     assert digest(decode(read(name))) == golden_hashes()[name]
 
 
-@pytest.mark.parametrize("name", [*ENCODED, *MATRICES])
+@pytest.mark.parametrize("name", [*ENCODED, *MATRICES, *LOW_RANK_MATRICES])
 def test_bytes_are_the_same(name: str) -> None:
     ours, golden = encode(name), read(name)
     assert len(ours) == len(golden)
@@ -125,9 +152,10 @@ def test_the_page_reads_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_profiles_are_where_the_name_says(name: str) -> None:
-    profiled = any(run.columns for run in wd.read_headers(read(name))[1])
-    assert profiled == name.endswith("-columns")
+def test_sections_are_where_the_name_says(name: str) -> None:
+    segment, runs = wd.read_headers(read(name))
+    assert any(run.columns for run in runs) == name.endswith("-columns")
+    assert segment.low_rank == name.endswith("-low-rank")
 
 
 def test_folder_holds_these_files_and_is_small() -> None:

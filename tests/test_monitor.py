@@ -147,7 +147,8 @@ def probe_one(rank: int, world: int, folder: str) -> list[tuple[Any, ...]]:
         own = torch.autograd.grad(model(x).square().mean(), model.weight)[0]
         ddp(x).square().mean().backward()
         state.monitor.close()
-        alone = {"kind": codec.pop("codec", "gg"), **codec}
+        # Without low-rank parts, as in a state: Codec's own default has them with "mse".
+        alone = {"kind": codec.pop("codec", "gg"), "low_rank": 0, **codec}
         wire, report = _C.encode_report(own, gct.Codec(**alone)._params)
         error = (gct.decode(wire).double() - own.flatten()).square().sum()
         nmse = float(error / own.double().square().sum())
