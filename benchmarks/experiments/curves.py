@@ -45,7 +45,10 @@ def loss_curves(
     experiment: str,
     labels: Mapping[str, str],
 ) -> None:
-    """Held-out loss against steps: mean over the seeds, and their range as a band."""
+    """Held-out loss against steps: mean over the seeds, and their range as a band.
+
+    Without the first step, whose loss would set the scale, where there are others.
+    """
     for index, (config, label) in enumerate(labels.items()):
         curves = [
             {line["step"]: line["held_out_loss"] for line in lines if line["kind"] == "evaluation"}
@@ -54,6 +57,7 @@ def loss_curves(
         ]
         # Where a run has diverged, the others' mean would mislead.
         steps = [s for s in (curves[0] if curves else ()) if all(c.get(s) for c in curves)]
+        steps = steps[1:] or steps
         points = [[curve[step] for curve in curves] for step in steps]
         if not points:
             continue

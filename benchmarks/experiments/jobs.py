@@ -99,9 +99,8 @@ def _announce(jobs: list[Job], todo: list[Job], workers: int) -> None:
 def _is_finished(job: Job, folder: Path) -> bool:
     path = job.log(folder)
     # Other settings must not reuse an old result. Compared as JSON, which knows no tuples.
-    return read_summary(path) is not None and read_log(path)[0]["settings"] == json.loads(
-        json.dumps(job.settings)
-    )
+    settings = json.loads(json.dumps(job.settings))
+    return read_summary(path) is not None and read_log(path)[0].get("settings") == settings
 
 
 def _results(

@@ -63,14 +63,18 @@ class Column:
 
 
 def table(title: str, shown: Sequence[Row], columns: Sequence[Column]) -> str:
-    header = [""]
+    header = ["", "runs"]
     for column in columns:
         header += [column.title]
         header += ["seeds"] if column.spread else []
         header += ["against the first"] if column.against_first else []
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     lines += [
-        [row.label, *(cell for column in columns for cell in _cells(row, shown[0], column))]
+        [
+            row.label,
+            str(len(row.runs)),
+            *(cell for column in columns for cell in _cells(row, shown[0], column)),
+        ]
         for row in shown
     ]
     return f"## {title}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
