@@ -213,7 +213,7 @@ def measure(path: Path) -> dict[str, object]:
     tensors = load_tensors(path)
     result: dict[str, object] = {"tensors": len(tensors), "numel": sum(x.numel() for x in tensors)}
     for name, (peer_bits, quantize) in PEERS.items():
-        for low_rank in (0, 16):
+        for low_rank in (0, 4, 16):
             key = f"{name}, low_rank={low_rank}"
             found = compare_with_peer(tensors, quantize, low_rank)
             result[key] = {"peer_bits": peer_bits, **found}
