@@ -127,8 +127,8 @@ def replaced(model: nn.Module, by: Any, kinds: tuple[str, ...] = tuple(KINDS)) -
 
 def coded(activation: Tensor) -> Tensor:
     """What arrives of it at CODED_BITS."""
-    wire = gct.encode(activation.contiguous(), gct.Codec(bits=CODED_BITS, allocation="mse"))
-    return gct.decode(wire).view_as(activation)
+    codec = gct.Codec(bits=CODED_BITS, allocation="mse", low_rank=0)
+    return gct.decode(gct.encode(activation.contiguous(), codec)).view_as(activation)
 
 
 @torch.no_grad()
