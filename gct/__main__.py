@@ -11,6 +11,7 @@ import torch
 
 import gct
 from gct import _C
+from gct._plan_command import add_plan
 
 # Instruction sets that the codec's implementations ask for.
 _CPU_FEATURES = ("avx2", "bmi2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_vbmi2", "asimd")
@@ -21,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"gct {gct.__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_info(commands)
+    add_plan(commands)
     arguments = parser.parse_args(argv)
     return int(arguments.run(arguments))
 
