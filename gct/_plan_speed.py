@@ -22,9 +22,11 @@ Curve = tuple[tuple[float, float], ...]
 _PIECE_NUMEL = 64 * 1024
 _SIZES = (4 * 1024, 16 * 1024, 64 * 1024, 512 * 1024)
 _POOL_NUMEL = 1 << 20
-_STRETCHES = 4  # of different values, for each size
-_REPEATS = 2  # of each stretch; the quicker one counts
-_SIDE = 1024  # of the matrix that PowerSGD's products are measured on
+_STRETCHES = 9  # of values, for each size; other values as far as there are any
+# PowerSGD and casts are measured on a bucket: the memory that they ask for anew takes its time.
+_BUCKET_NUMEL = 1 << 22
+_BUCKETS = 3
+_SIDE = 1024  # of the matrices in it
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,12 @@ def calibrate(
         powersgd_rank: of PowerSGD's products.
         values: float32, 1-D, at least 512 Ki elements of real gradients; None: generalized
             Gaussian ones of shape 0.8 whose scale differs from block to block.
+
+    Raises:
+        ValueError: fewer values.
     """
+    if values is not None and values.numel() < _SIZES[-1]:
+        raise ValueError(f"expected at least {_SIZES[-1]} values, got {values.numel()}")
     pool = _gradient() if values is None else values
     codec = Codec(bits=bits)
     threads = torch.get_num_threads()
@@ -94,12 +101,12 @@ def calibrate(
             wires = [encode(x, codec) for x in stretches]
             encoding.append((float(numel), _median_of(lambda x: encode(x, codec), stretches)))
             decoding.append((float(numel), _median_of(decode, wires)))
-        sample = _stretch(pool, _SIDE * _SIDE, 0)
+        bucket = pool.repeat(-(-_BUCKET_NUMEL // pool.numel()))[:_BUCKET_NUMEL]
         return Speed(
             encode=_growing(encoding),
             decode=_growing(decoding),
-            cast_rate=sample.numel() / _median_of(_cast, [sample] * _STRETCHES),
-            powersgd_rate=sample.numel() / _powersgd_seconds(sample, powersgd_rank),
+            cast_rate=_BUCKET_NUMEL / _median_of(_cast, [bucket] * _BUCKETS),
+            powersgd_rate=_BUCKET_NUMEL / _powersgd_seconds(bucket, powersgd_rank),
         )
     finally:
         torch.set_num_threads(threads)
@@ -116,15 +123,14 @@ def _gradient() -> Tensor:
 
 
 def _stretch(pool: Tensor, numel: int, index: int) -> Tensor:
-    """``numel`` values, another part of the pool for each index; a small pool is repeated."""
-    repeats = -(-numel // pool.numel())
-    begin = index * numel % max(1, pool.numel() - numel + 1)
-    return (pool if repeats == 1 else pool.repeat(repeats))[begin : begin + numel].clone()
+    """``numel`` values of the pool, others for each index while there are others."""
+    begin = index * numel % (pool.numel() - numel + 1)
+    return pool[begin : begin + numel]
 
 
 def _median_of(call: Callable[[Tensor], object], inputs: list[Tensor]) -> float:
-    """Of the inputs' times: how long encoding takes depends on the values."""
-    return statistics.median(min(_seconds(call, x) for _ in range(_REPEATS)) for x in inputs)
+    """Each input is used once: what is in the cache already would be too quick."""
+    return statistics.median(_seconds(call, x) for x in inputs)
 
 
 def _seconds(call: Callable[[Tensor], object], x: Tensor) -> float:
@@ -148,19 +154,21 @@ def _cast(x: Tensor) -> None:
     x.copy_(x.to(torch.bfloat16).div_(2))
 
 
-def _powersgd_seconds(x: Tensor, rank: int) -> float:
-    """What torch's powerSGD_hook does for one matrix around its all-reduces."""
-    matrix = x.view(_SIDE, _SIDE)
-    error = torch.zeros_like(matrix)
-    q, _ = torch.linalg.qr(torch.randn(_SIDE, rank))
+def _powersgd_seconds(bucket: Tensor, rank: int) -> float:
+    """What torch's powerSGD_hook does to a bucket around its all-reduces."""
+    matrices = bucket.view(-1, 1, _SIDE, _SIDE)
+    q, _ = torch.linalg.qr(torch.randn(1, _SIDE, rank))
+    error = torch.zeros_like(bucket)
 
-    def products(matrix: Tensor) -> None:
+    def reduce(bucket: Tensor) -> None:
         nonlocal error
-        matrix.add_(error)
-        copy = matrix.clone()
-        p, _ = torch.linalg.qr(matrix @ q)
-        torch.linalg.qr(q)
-        torch.mm(p, (matrix.t() @ p).t(), out=matrix)
-        error = copy - matrix
+        bucket.add_(error)
+        copy = bucket.clone()
+        for matrix in matrices:
+            torch.linalg.qr(q)
+            p, _ = torch.linalg.qr(torch.bmm(matrix, q))
+            new_q = torch.bmm(matrix.transpose(1, 2), p)
+            torch.bmm(p, new_q.transpose(1, 2), out=matrix)
+        error = copy - bucket
 
-    return _median_of(products, [matrix] * _STRETCHES)
+    return _median_of(reduce, [bucket] * _BUCKETS)
