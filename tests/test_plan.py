@@ -349,3 +349,11 @@ def test_errors(arguments: list[str], message: str, capsys: pytest.CaptureFixtur
         main([*BASE, *arguments])
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_documented_table(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (CSRC.parent / "docs" / "planning.md").read_text()
+    match = re.search(r"```\n\$ python -m gct (plan .*)\n([^`]*)```", text)
+    assert match
+    assert main(match[1].split()) == 0
+    assert capsys.readouterr().out == match[2]
