@@ -17,7 +17,6 @@ import json
 import multiprocessing
 import os
 import shlex
-import signal
 import statistics
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from multihost import lab as labs
-from multihost.errors import UserError, exits_with_sentence
+from multihost.errors import UserError, exit_on_signals, exits_with_sentence
 from multihost.fleet import run_everywhere
 from multihost.inputs import make_source
 
@@ -252,8 +251,7 @@ def run(args: argparse.Namespace) -> int:
 
 def main() -> int:
     args = parse_arguments()
-    for sign in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sign, lambda number, _: sys.exit(128 + number))
+    exit_on_signals()
     with exits_with_sentence("plan_check.py"):
         try:
             labs.check_requirements()

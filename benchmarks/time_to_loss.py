@@ -18,7 +18,6 @@ import json
 import os
 import platform
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -31,7 +30,7 @@ from typing import Any
 import resume  # makes the examples importable
 from demo import DEMO_SETTINGS, Scheme
 from multihost import lab as labs
-from multihost.errors import UserError, exits_with_sentence
+from multihost.errors import UserError, exit_on_signals, exits_with_sentence
 from multihost.fleet import run_everywhere
 from multihost.lab import Lab
 from runlog import read_log
@@ -353,8 +352,7 @@ def plot(groups: dict[tuple[int, str], list[Result]], path: Path) -> None:
 
 def main() -> int:
     args = parse_arguments()
-    for sign in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sign, lambda number, _: sys.exit(128 + number))
+    exit_on_signals()
     with exits_with_sentence("time_to_loss.py"):
         try:
             if args.list:
