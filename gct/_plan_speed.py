@@ -99,13 +99,13 @@ def calibrate(
         for numel in _SIZES:
             stretches = [_stretch(pool, numel, i) for i in range(_STRETCHES)]
             wires = [encode(x, codec) for x in stretches]
-            encoding.append((float(numel), _median_of(lambda x: encode(x, codec), stretches)))
-            decoding.append((float(numel), _median_of(decode, wires)))
+            encoding.append((float(numel), _mean_of(lambda x: encode(x, codec), stretches)))
+            decoding.append((float(numel), _mean_of(decode, wires)))
         bucket = pool.repeat(-(-_BUCKET_NUMEL // pool.numel()))[:_BUCKET_NUMEL]
         return Speed(
             encode=_growing(encoding),
             decode=_growing(decoding),
-            cast_rate=_BUCKET_NUMEL / _median_of(_cast, [bucket] * _BUCKETS),
+            cast_rate=_BUCKET_NUMEL / _mean_of(_cast, [bucket] * _BUCKETS),
             powersgd_rate=_BUCKET_NUMEL / _powersgd_seconds(bucket, powersgd_rank),
         )
     finally:
@@ -128,9 +128,13 @@ def _stretch(pool: Tensor, numel: int, index: int) -> Tensor:
     return pool[begin : begin + numel]
 
 
-def _median_of(call: Callable[[Tensor], object], inputs: list[Tensor]) -> float:
-    """Each input is used once: what is in the cache already would be too quick."""
-    return statistics.median(_seconds(call, x) for x in inputs)
+def _mean_of(call: Callable[[Tensor], object], inputs: list[Tensor]) -> float:
+    """Mean without the slowest, which something else may have disturbed.
+
+    A mean, because some values are encoded twice (csrc/cpu/rate.cpp). Each input is used once: what
+    is in the cache already would be too quick.
+    """
+    return statistics.fmean(sorted(_seconds(call, x) for x in inputs)[:-1])
 
 
 def _seconds(call: Callable[[Tensor], object], x: Tensor) -> float:
@@ -171,4 +175,4 @@ def _powersgd_seconds(bucket: Tensor, rank: int) -> float:
             torch.bmm(p, new_q.transpose(1, 2), out=matrix)
         error = copy - bucket
 
-    return _median_of(reduce, [bucket] * _BUCKETS)
+    return _mean_of(reduce, [bucket] * _BUCKETS)
