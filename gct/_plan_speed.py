@@ -131,16 +131,17 @@ def _stretch(pool: Tensor, numel: int, index: int) -> Tensor:
 def _mean_of(call: Callable[[Tensor], object], inputs: list[Tensor]) -> float:
     """Mean without the slowest, which something else may have disturbed.
 
-    A mean, because some values are encoded twice (csrc/cpu/rate.cpp). Each input is used once: what
-    is in the cache already would be too quick.
+    A mean, because some values are encoded twice (csrc/cpu/encode.cpp). Each input is used once:
+    what is in the cache already would be too quick.
     """
     return statistics.fmean(sorted(_seconds(call, x) for x in inputs)[:-1])
 
 
 def _seconds(call: Callable[[Tensor], object], x: Tensor) -> float:
-    began = time.perf_counter()
+    """This thread's time on a core: what else runs on the machine does not count."""
+    began = time.thread_time()
     call(x)
-    return time.perf_counter() - began
+    return time.thread_time() - began
 
 
 def _growing(points: list[tuple[float, float]]) -> Curve:
