@@ -172,9 +172,10 @@ def _compare(store: dist.Store, place: Place, timeout: float, facts: Mapping[str
                 "raise --timeout."
             )
         time.sleep(0.02)
-    first = json.loads(store.get(keys[0]))
-    for rank, key in enumerate(keys):
-        other = json.loads(store.get(key))
+    read = [json.loads(store.get(key)) for key in keys]
+    _let_all_read(store, place)
+    first = read[0]
+    for rank, other in enumerate(read):
         for name in first.keys() | other.keys():
             if first.get(name) != other.get(name):
                 raise UserError(
@@ -182,6 +183,18 @@ def _compare(store: dist.Store, place: Place, timeout: float, facts: Mapping[str
                     f"{rank}: give all ranks the same command and install the same versions on "
                     "all hosts."
                 )
+
+
+def _let_all_read(store: dist.Store, place: Place) -> None:
+    """Rank 0 may serve the store: if it left at once, others would lose it before they have read
+    what differs."""
+    store.set(f"read/{place.rank}", "")
+    if place.rank != 0:
+        return
+    deadline = time.monotonic() + _GRACE_SECONDS
+    keys = [f"read/{rank}" for rank in range(place.world)]
+    while not store.check(keys) and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def _first_line(error: BaseException) -> str:
