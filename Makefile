@@ -52,7 +52,7 @@ build/.built: .venv/.tools $(SOURCES)
 	touch $@
 
 .venv/.examples: build/.built
-	$(INSTALL) '.[dev,examples]'
+	$(INSTALL) '.[dev,examples,mpi]'
 	touch $@
 
 .venv/.experiments: .venv/.examples

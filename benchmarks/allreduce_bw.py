@@ -32,7 +32,7 @@ from multihost.measure import Bench, Effort, Row
 from multihost.rendezvous import Place, find_place
 from multihost.schemes import DEFAULT_SCHEMES, Reducer, check_schemes, make_reducer
 from multihost.schemes import __doc__ as schemes_help
-from multihost.spawn import run_locally
+from multihost.spawn import is_local_rank, run_locally
 
 _SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -160,9 +160,10 @@ def measure(args: argparse.Namespace, place: Place) -> list[Row]:
     """All rows; each is printed by rank 0 as soon as it is there."""
     device = torch.device("cuda" if args.backend == "nccl" else "cpu")
     effort = Effort(args.iters, args.warmup_iters, args.seconds)
-    bench = Bench(make_source(args.input, place.rank, args.seed), device, effort)
-    reducers: dict[str, Reducer] = {scheme: make_reducer(scheme) for scheme in args.schemes}
     all_sizes = list(sizes(args))
+    source = make_source(args.input, place.rank, args.seed, all_sizes[-1] // 4)
+    bench = Bench(source, device, effort)
+    reducers: dict[str, Reducer] = {scheme: make_reducer(scheme) for scheme in args.schemes}
     progress = Progress(len(all_sizes) * len(reducers), shown=place.rank == 0)
     rows = []
     if place.rank == 0:
@@ -210,13 +211,13 @@ def write(args: argparse.Namespace, place: Place, rows: list[Row]) -> None:
 def run(argv: list[str]) -> int:
     args = parse_arguments(argv)
     check_schemes(args.schemes)
-    if args.local:
-        cut = argv.index("--local") if "--local" in argv else None
-        rest = [*argv[:cut], *argv[cut + 2 :]] if cut is not None else argv
-        return run_locally(args.local, rest)
+    if args.local and not is_local_rank():
+        return run_locally(args.local, argv)
     if args.threads:
         torch.set_num_threads(args.threads)
     place = find_place()
+    if place.rank == 0:  # before hours of measuring
+        report.check_outputs(args.json, args.csv, args.plot)
     with process_group(place, args.backend, args.timeout, shared_facts(args)):
         rows = measure(args, place)
         if place.rank == 0:
@@ -225,7 +226,7 @@ def run(argv: list[str]) -> int:
     if wrong:
         raise UserError(
             f"{wrong[0].scheme} left other bits on {wrong[0].wrong} rank(s) than on rank 0: a "
-            " fault of the scheme or the network; leave it out of --schemes, and report it."
+            "fault of the scheme or the network; leave it out of --schemes, and report it."
         )
     return 0
 

@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 
 from multihost import lab as labs
-from multihost.errors import UserError, exits_with_sentence
+from multihost.errors import UserError, exit_on_signals, exits_with_sentence
 from multihost.fleet import run_everywhere
 from multihost.lab import Lab
 
@@ -145,9 +145,7 @@ def act(args: argparse.Namespace, command: list[str]) -> int:
 
 def main() -> int:
     args, command = parse_arguments(sys.argv[1:])
-    # An end by signal is an exception, too: what was made is removed on the way out.
-    for sign in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sign, lambda number, _: sys.exit(128 + number))
+    exit_on_signals()
     with exits_with_sentence("netlab.py"):
         try:
             return act(args, command)

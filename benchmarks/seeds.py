@@ -22,13 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import resume  # makes the examples importable
+from demo import DEMO_SETTINGS, FP32, GCT, GCT_LOW, Scheme, common_options
+from launch import launch
+from runlog import read_log
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "examples"))  # scripts beside each other, not a package
-
-from demo import DEMO_SETTINGS, FP32, GCT, GCT_LOW, Scheme, common_options  # noqa: E402
-from launch import launch  # noqa: E402
-from runlog import read_log, read_summary  # noqa: E402
-
 BF16 = Scheme("bf16", "bf16", ("--comm=bf16",))
 POWERSGD = Scheme("powersgd", "PowerSGD, rank 4", ("--comm=powersgd", "--powersgd-rank=4"))
 _LEGEND = """\
@@ -94,16 +93,13 @@ def run_once(scheme: Scheme, seed: int, args: argparse.Namespace) -> dict[str, A
     """Return the run's summary, from its log if it is finished already."""
     options = [*common_options(seed, steps=args.steps), *scheme.options]
     log = args.logs / f"{scheme.key}-seed{seed}.jsonl"
-    # The command is kept beside the log: other options must not reuse an old result.
-    note = log.with_suffix(".command")
     command = shlex.join([f"--processes={args.processes}", *options])
-    finished = read_summary(log)
-    if finished is not None and note.is_file() and note.read_text() == command:
+    finished = resume.finished(log, command)
+    if finished is not None:
         print(f"{scheme.key}, seed {seed}: finished before, {log}")
         return finished
     print(f"{scheme.key}, seed {seed}: {command}", flush=True)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(command)
+    resume.begin(log, command)
     return launch(options, log, args.processes)
 
 

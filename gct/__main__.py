@@ -13,6 +13,7 @@ import torch
 import gct
 from gct import _C
 from gct._cli import CommandError, fit, report
+from gct._plan_command import add_plan
 
 # Instruction sets that the codec's implementations ask for.
 _CPU_FEATURES = ("avx2", "bmi2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_vbmi2", "asimd")
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_info(commands)
     _add_report(commands)
     _add_fit(commands)
+    add_plan(commands)
     arguments = parser.parse_args(argv)
     try:
         return int(arguments.run(arguments))

@@ -13,29 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-NETLAB = [sys.executable, str(BENCHMARKS / "netlab.py")]
-sys.path.insert(0, str(BENCHMARKS))
-
-from multihost import lab as labs  # noqa: E402
-from multihost.errors import UserError  # noqa: E402
-
-NAME = f"gct-test-{os.getpid()}"
-
-
-def why_not() -> str:
-    """Why hosts can't be made on this machine; empty if they can."""
-    try:
-        labs.create(f"{NAME}-try", 2, "1gbit")
-    except (UserError, FileNotFoundError) as error:
-        return f"no network namespaces here: {error}"
-    labs.destroy(f"{NAME}-try")
-    return ""
-
-
-REASON = why_not()
-HOSTS = pytest.mark.skipif(bool(REASON), reason=REASON)
+from laboratory import NAME, NETLAB, labs, needs_hosts, netlab
+from multihost.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +25,6 @@ def lab() -> Iterator[labs.Lab]:
     assert not labs.processes([]), "nothing is left to look into"
     assert NAME not in labs.names()
     assert not list(Path("/etc/netns").glob(f"{NAME}-*"))
-
-
-def netlab(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*NETLAB, *arguments], capture_output=True, text=True, timeout=timeout, check=False
-    )
 
 
 def wait_for(condition: object, seconds: float = 20.0) -> bool:
@@ -91,14 +64,14 @@ def test_without_root_the_program_exits_with_a_sentence() -> None:
     assert "Traceback" not in result.stderr
 
 
-@HOSTS
+@needs_hosts
 def test_hosts_know_their_own_and_each_others_names(lab: labs.Lab) -> None:
     command = ["sh", "-c", "cat /proc/sys/kernel/hostname; getent ahostsv4 h3"]
     output = subprocess.run(lab.command("h1", command), capture_output=True, text=True, check=True)
     assert output.stdout.split()[:2] == ["h1", lab.address("h3")]
 
 
-@HOSTS
+@needs_hosts
 def test_the_link_has_its_rate(lab: labs.Lab) -> None:
     assert labs.rate_of(lab) == "200mbit"
     result = netlab("probe", f"--name={NAME}")
@@ -109,7 +82,7 @@ def test_the_link_has_its_rate(lab: labs.Lab) -> None:
     assert 160 < float(match[1].replace(",", "")) < 196
 
 
-@HOSTS
+@needs_hosts
 def test_run_starts_every_host_and_tells_its_rank(lab: labs.Lab) -> None:
     script = (
         "import json, os, socket; print(json.dumps([os.environ['RANK'], os.environ['WORLD_SIZE'], "
@@ -125,7 +98,7 @@ def test_run_starts_every_host_and_tells_its_rank(lab: labs.Lab) -> None:
     assert json.loads(result.stdout)[0] == "0"  # rank 0 alone on stdout
 
 
-@HOSTS
+@needs_hosts
 def test_a_failure_ends_the_others_and_is_the_result(lab: labs.Lab) -> None:
     script = "[ $RANK = 2 ] && exit 7; [ $RANK = 1 ] && trap '' TERM; sleep 300"
     began = time.monotonic()
@@ -135,7 +108,7 @@ def test_a_failure_ends_the_others_and_is_the_result(lab: labs.Lab) -> None:
     assert not labs.processes([lab.namespace(host) for host in lab.hosts])
 
 
-@HOSTS
+@needs_hosts
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_nothing(sign: signal.Signals) -> None:
     name = f"{NAME}-cut"
@@ -155,7 +128,7 @@ def test_an_interrupted_run_leaves_nothing(sign: signal.Signals) -> None:
     assert not list(Path("/etc/netns").glob(f"{name}-*"))
 
 
-@HOSTS
+@needs_hosts
 def test_a_laboratory_that_cannot_be_finished_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     make_host = labs._make_host
 
@@ -170,7 +143,7 @@ def test_a_laboratory_that_cannot_be_finished_is_removed(monkeypatch: pytest.Mon
     assert not labs.destroy(f"{NAME}-half")
 
 
-@HOSTS
+@needs_hosts
 def test_a_name_that_is_taken_is_refused(lab: labs.Lab) -> None:
     with pytest.raises(UserError, match="exists already"):
         labs.create(NAME, 2, "1gbit")

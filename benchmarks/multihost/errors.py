@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,3 +20,10 @@ def exits_with_sentence(program: str) -> Iterator[None]:
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
+
+
+def exit_on_signals() -> None:
+    """Make an end by signal an exception, so that what was made is removed on the way out."""
+    for sign in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(sign) is not signal.SIG_IGN:  # nohup wants it ignored
+            signal.signal(sign, lambda number, _: sys.exit(128 + number))

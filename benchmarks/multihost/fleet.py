@@ -81,6 +81,7 @@ def environment(lab: Lab, node: int, local: int, per_host: int) -> dict[str, str
         "GROUP_RANK": str(node),
         "MASTER_ADDR": lab.hosts[0],
         "MASTER_PORT": str(MASTER_PORT),
+        "GLOO_SOCKET_IFNAME": labs.INTERFACE,  # whatever was right on this machine
         LAUNCHER_VARIABLE: f"netlab, {len(lab.hosts)} hosts, {labs.rate_of(lab)} each way",
     }
 
@@ -130,10 +131,11 @@ def _forward(process: Process, quiet: bool) -> list[threading.Thread]:
 def _copy(source: IO[bytes], sink: IO[bytes] | None, prefix: bytes) -> None:
     # Without a prefix: whatever is there, so that progress bars move.
     read = source.readline if prefix else lambda: source.read1(1 << 16)  # type: ignore[attr-defined]
-    while data := read():
-        if sink is not None:
-            sink.write(prefix + data)
-            sink.flush()
+    with source:
+        while data := read():
+            if sink is not None:
+                sink.write(prefix + data)
+                sink.flush()
 
 
 def _wait(started: Sequence[Process], timeout: float | None) -> int:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from multihost.errors import UserError
 
-POOL_NUMEL = 1 << 22  # larger buckets repeat it: making values must not take longer than sending
+# Larger buckets repeat the values: making them must not take longer than sending.
+POOL_NUMEL = 1 << 22
 MATRIX = (1024, 1024)
 
 
@@ -49,23 +50,24 @@ def _cut(shape: tuple[int, ...], numel: int) -> tuple[int, ...]:
     return (rows, *shape[1:]) if rows else (numel,)
 
 
-def make_source(text: str, rank: int, seed: int) -> Source:
+def make_source(text: str, rank: int, seed: int, numel: int = POOL_NUMEL) -> Source:
     """Read ``--input``: gaussian, laplace, gg, gg:SHAPE or a file.
 
     Ranks draw from different streams. ``{rank}`` in a file's name is replaced; without it all ranks
-    read the same values.
+    read the same values. ``numel`` is that of the largest bucket: no more random values are made.
 
     Raises:
         UserError: an unknown name, a bad shape or file.
     """
     name, _, argument = text.partition(":")
+    numel = min(numel, POOL_NUMEL)
     generator = torch.Generator().manual_seed(seed * 1_000_003 + rank)
     if text == "gaussian":
-        values = torch.randn(POOL_NUMEL, generator=generator)
+        values = torch.randn(numel, generator=generator)
     elif text == "laplace":
-        values = _generalized_gaussian(1.0, generator)
+        values = _generalized_gaussian(1.0, numel, generator)
     elif name == "gg":
-        values = _generalized_gaussian(_shape(argument or "0.8"), generator)
+        values = _generalized_gaussian(_shape(argument or "0.8"), numel, generator)
     else:
         return _read(text, rank)
     return Source(text, values.mul_(1e-3), [MATRIX])
@@ -81,11 +83,11 @@ def _shape(text: str) -> float:
     return shape
 
 
-def _generalized_gaussian(shape: float, generator: torch.Generator) -> Tensor:
+def _generalized_gaussian(shape: float, numel: int, generator: torch.Generator) -> Tensor:
     """Values whose |x|^shape is Gamma(1/shape) distributed."""
-    rate = torch.full((POOL_NUMEL,), 1 / shape)
+    rate = torch.full((numel,), 1 / shape)
     magnitudes = torch._standard_gamma(rate, generator=generator).pow_(1 / shape)
-    signs = torch.randint(0, 2, (POOL_NUMEL,), generator=generator)
+    signs = torch.randint(0, 2, (numel,), generator=generator)
     return magnitudes.mul_(signs.mul_(2).sub_(1))
 
 

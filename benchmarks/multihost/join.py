@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import queue
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +20,8 @@ from multihost.errors import UserError
 from multihost.rendezvous import Place
 
 BACKENDS = ("gloo", "nccl", "mpi")
+# Rank 0 holds the store: it gives up after the others, so that they can say who is missing, too.
+_GRACE_SECONDS = 2.0
 
 
 @contextmanager
@@ -28,11 +32,17 @@ def process_group(
 
     Raises:
         UserError: a backend that is not there, ranks that do not show up within ``timeout``
-            seconds, or ranks with other facts.
+            seconds, ranks with other facts, or one that is lost later.
     """
     device = _device(backend, place)
     store = _meet(place, timeout)
-    _compare(store, place, timeout, facts)
+    try:
+        _compare(store, place, timeout, facts)
+    except RuntimeError as error:
+        raise UserError(
+            f"Rank {place.rank} of {place.world} lost rank 0 while waiting for the others "
+            f"({_first_line(error)}): see why rank 0 ended."
+        ) from error
     # torch's own variables: libraries ask for them, whatever the launcher was.
     os.environ.setdefault("LOCAL_RANK", str(place.local_rank))
     os.environ.setdefault("LOCAL_WORLD_SIZE", str(place.local_world))
@@ -54,6 +64,12 @@ def process_group(
     try:
         yield
         dist.barrier()  # rank 0 holds the store: it must not leave before the others
+    except RuntimeError as error:
+        raise UserError(
+            f"Rank {place.rank} of {place.world} lost another rank ({_first_line(error)}): see "
+            "whether that one said why it ended; if the network is only slow, raise --timeout from "
+            f"{timeout:g} s."
+        ) from error
     finally:
         dist.destroy_process_group()
 
@@ -85,20 +101,48 @@ def _meet(place: Place, timeout: float) -> dist.Store:
             f"within {timeout:g} s: start rank 0, check that this name and port can be reached "
             "from here (MASTER_ADDR, MASTER_PORT, firewall), or raise --timeout."
         )
-    try:
-        return dist.TCPStore(
-            place.address,
-            place.port,
-            is_master=serves,
-            timeout=datetime.timedelta(seconds=timeout),
-            wait_for_workers=False,
-            multi_tenant=True,
+    store = _store(place, serves, timeout)
+    if store is None:
+        raise UserError(
+            f"Rank {place.rank} of {place.world}: what listens at {place.address}:{place.port} is "
+            "not rank 0 of this run: set MASTER_PORT to a free port, the same on all ranks."
         )
-    except RuntimeError as error:
+    return store
+
+
+def _store(place: Place, serves: bool, timeout: float) -> dist.Store | None:
+    """The store, or None if it does not answer.
+
+    TCPStore waits for its first answer without a limit: hence the thread.
+    """
+    answer: queue.SimpleQueue[dist.Store | RuntimeError] = queue.SimpleQueue()
+
+    def connect() -> None:
+        try:
+            store = dist.TCPStore(
+                place.address,
+                place.port,
+                is_master=serves,
+                timeout=datetime.timedelta(seconds=timeout),
+                wait_for_workers=False,
+                multi_tenant=True,
+            )
+        except RuntimeError as error:
+            answer.put(error)
+        else:
+            answer.put(store)
+
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        result = answer.get(timeout=timeout)
+    except queue.Empty:
+        return None
+    if isinstance(result, RuntimeError):
         raise UserError(
             f"Rank {place.rank} of {place.world} can't use {place.address}:{place.port} as the "
-            f"meeting place ({_first_line(error)}): set MASTER_PORT to another port."
-        ) from error
+            f"meeting place ({_first_line(result)}): set MASTER_PORT to another port."
+        ) from result
+    return result
 
 
 def _reachable(place: Place, timeout: float) -> bool:
@@ -117,7 +161,8 @@ def _compare(store: dist.Store, place: Place, timeout: float, facts: Mapping[str
     """Every rank writes its facts and reads all others'."""
     store.set(f"facts/{place.rank}", json.dumps(dict(facts)))
     keys = [f"facts/{rank}" for rank in range(place.world)]
-    deadline = time.monotonic() + timeout
+    grace = _GRACE_SECONDS if place.rank == 0 else 0.0
+    deadline = time.monotonic() + timeout + grace
     while missing := [rank for rank, key in enumerate(keys) if not store.check([key])]:
         if time.monotonic() > deadline:
             ranks = ", ".join(map(str, missing))
@@ -127,9 +172,10 @@ def _compare(store: dist.Store, place: Place, timeout: float, facts: Mapping[str
                 "raise --timeout."
             )
         time.sleep(0.02)
-    first = json.loads(store.get(keys[0]))
-    for rank, key in enumerate(keys):
-        other = json.loads(store.get(key))
+    read = [json.loads(store.get(key)) for key in keys]
+    _let_all_read(store, place)
+    first = read[0]
+    for rank, other in enumerate(read):
         for name in first.keys() | other.keys():
             if first.get(name) != other.get(name):
                 raise UserError(
@@ -137,6 +183,18 @@ def _compare(store: dist.Store, place: Place, timeout: float, facts: Mapping[str
                     f"{rank}: give all ranks the same command and install the same versions on "
                     "all hosts."
                 )
+
+
+def _let_all_read(store: dist.Store, place: Place) -> None:
+    """Rank 0 may serve the store: if it left at once, others would lose it before they have read
+    what differs."""
+    store.set(f"read/{place.rank}", "")
+    if place.rank != 0:
+        return
+    deadline = time.monotonic() + _GRACE_SECONDS
+    keys = [f"read/{rank}" for rank in range(place.world)]
+    while not store.check(keys) and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from multihost.errors import UserError
 from multihost.measure import Row
 
 _COLUMNS = (
@@ -43,14 +44,26 @@ def _line(cells: Sequence[str]) -> str:
     return " ".join(cell.rjust(width) for cell, (_, width) in zip(cells, _COLUMNS, strict=True))
 
 
+def check_outputs(json_path: Path | None, csv_path: Path | None, plot_path: Path | None) -> None:
+    """Raise UserError for a file that could not be written at the end."""
+    if plot_path is not None:
+        import multihost.plot  # noqa: F401  raises where there is no matplotlib
+    for path in (json_path, csv_path, plot_path):
+        if path is None:
+            continue
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("a").close()
+        except OSError as error:
+            raise UserError(f"{path} can't be written ({error.strerror}): name another.") from error
+
+
 def write_json(path: Path, facts: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    _make_folder(path)
     content = {"facts": dict(facts), "rows": [row.as_dict() for row in rows]}
     path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    _make_folder(path)
     with path.open("w", newline="") as file:
         table = [row.as_dict() for row in rows]
         writer = csv.DictWriter(file, table[0])
@@ -62,7 +75,6 @@ def write_plot(path: Path, title: str, rows: Sequence[Row]) -> None:
     """Median time against size, and error against bytes at the largest size."""
     from multihost.plot import pyplot, style
 
-    _make_folder(path)
     figure, (times, errors) = pyplot.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
     largest = max(row.size for row in rows)
     for index, scheme in enumerate(dict.fromkeys(row.scheme for row in rows)):
@@ -81,7 +93,3 @@ def write_plot(path: Path, title: str, rows: Sequence[Row]) -> None:
     figure.suptitle(title)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
-
-
-def _make_folder(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,7 @@ def make_reducer(scheme: str) -> Reducer:
         return TorchHook(_HALVES[name], None)
     if match := re.fullmatch(r"powersgd-([1-9]\d*)", name):
         return PowerSGD(int(match[1]), options)
-    if match := re.fullmatch(r"gct(?:-([a-z]+))?(?:-([\d.]+))?", name):
+    if match := re.fullmatch(r"gct(?:-([a-z]+))?(?:-(\d+(?:\.\d+)?))?", name):
         return Gct(scheme, match[1], match[2], options)
     raise UserError(
         f"Unknown scheme {scheme!r}: expected fp32, bf16, fp16, powersgd-RANK, gct, gct-BITS, "

@@ -16,8 +16,16 @@ _POLL_SECONDS = 0.05
 _INTERRUPTED = 130
 
 
+_LAUNCHER = "--local"
+
+
+def is_local_rank() -> bool:
+    """Whether run_locally started this process."""
+    return os.environ.get(LAUNCHER_VARIABLE) == _LAUNCHER
+
+
 def run_locally(ranks: int, arguments: Sequence[str]) -> int:
-    """Start ``ranks`` processes of this script and wait; 0, or the first failure's status."""
+    """Start this script ``ranks`` times and wait; 0, or the first failure's status."""
     port = free_port("127.0.0.1")
     command = [sys.executable, sys.argv[0], *arguments]
     processes = [
@@ -45,7 +53,7 @@ def _environment(rank: int, ranks: int, port: int) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
-        LAUNCHER_VARIABLE: f"--local {ranks}",
+        LAUNCHER_VARIABLE: _LAUNCHER,
     }
     if Path("/sys/class/net/lo").exists():
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # however the host name resolves

@@ -1,0 +1,503 @@
+"""benchmarks/allreduce_bw.py: every way to start it, its figures against known ones, its errors."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import pytest
+import torch
+from laboratory import BENCHMARKS, NAME, labs, needs_hosts, netlab
+
+pytest.importorskip("numpy", reason="torch's PowerSGD hook needs numpy")
+
+SCRIPT = str(BENCHMARKS / "allreduce_bw.py")
+SMALL = ["-b", "4K", "-e", "64K", "-f", "16", "-n", "3", "-w", "1", "--timeout", "30"]
+ONE_SIZE = ["-b", "64K", "-e", "64K", "-n", "3", "-w", "1", "--timeout", "30"]
+
+# As in ranks.py: ranks are forked from a process that has imported torch, not started anew.
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["torch", "torch.distributed", "gct"])
+
+
+@dataclass(frozen=True)
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+class Ranks:
+    """The script, started once with each of these environments, at the same time.
+
+    Modules in ``absent`` can't be imported; ``versions`` are the ranks' gct.__version__.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        environments: Sequence[Mapping[str, str]],
+        arguments: Sequence[str],
+        absent: Sequence[str] = (),
+        versions: Sequence[str] = (),
+    ) -> None:
+        self.processes: list[BaseProcess] = []
+        self._files: list[tuple[Path, Path]] = []
+        for rank, variables in enumerate(environments):
+            version = versions[rank] if versions else ""
+            files = (Path(folder, f"{rank}.out"), Path(folder, f"{rank}.err"))
+            args = (dict(variables), list(arguments), list(absent), version, *map(str, files))
+            self.processes.append(_context.Process(target=_main, args=args, daemon=True))
+            self._files.append(files)
+        for process in self.processes:
+            process.start()
+
+    def wait(self, timeout: float, lost: Sequence[int] = ()) -> list[Ended]:
+        """Until all but the ``lost`` have ended, or are ended after this time."""
+        deadline = time.monotonic() + timeout
+        for process in (p for rank, p in enumerate(self.processes) if rank not in lost):
+            process.join(max(0.0, deadline - time.monotonic()))
+        for process in self.processes:
+            process.kill()
+            process.join()
+        return [
+            Ended(cast(int, process.exitcode), out.read_text(), err.read_text())
+            for process, (out, err) in zip(self.processes, self._files, strict=True)
+        ]
+
+    def wait_for_line(self, rank: int, text: str, timeout: float = 30.0) -> None:
+        """Until a rank has written this to stderr."""
+        deadline = time.monotonic() + timeout
+        err = self._files[rank][1]
+        while not (err.exists() and text in err.read_text()):
+            assert time.monotonic() < deadline, f"{text!r} did not come"
+            time.sleep(0.02)
+
+
+def start(
+    environments: Sequence[Mapping[str, str]],
+    arguments: Sequence[str],
+    absent: Sequence[str] = (),
+    versions: Sequence[str] = (),
+    timeout: float = 60.0,
+) -> list[Ended]:
+    """Start the ranks and wait for their end."""
+    with tempfile.TemporaryDirectory() as folder:
+        return Ranks(folder, environments, arguments, absent, versions).wait(timeout)
+
+
+def _main(
+    variables: dict[str, str],
+    arguments: list[str],
+    absent: list[str],
+    version: str,
+    out: str,
+    err: str,
+) -> None:
+    for descriptor, name in ((1, out), (2, err)):
+        os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY), descriptor)
+    os.environ.update({"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **variables})
+    torch.set_num_threads(1)
+    sys.modules.update(dict.fromkeys(absent, cast(ModuleType, None)))
+    if version:
+        import gct
+
+        gct.__version__ = version
+    sys.argv = [SCRIPT, *arguments]
+    import allreduce_bw
+
+    sys.exit(allreduce_bw.main())
+
+
+def torch_variables(world: int) -> list[dict[str, str]]:
+    port = str(free_port())
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world)}
+    return [
+        {**common, "RANK": str(r), "LOCAL_RANK": str(r), "LOCAL_WORLD_SIZE": str(world)}
+        for r in range(world)
+    ]
+
+
+def free_port() -> int:
+    from multihost.rendezvous import free_port
+
+    return free_port("127.0.0.1")
+
+
+def program(
+    *words: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
+    return subprocess.run(
+        words, capture_output=True, text=True, env=variables, timeout=90, check=False
+    )
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"]
+    return rows
+
+
+def launcher_of(path: Path) -> str:
+    return str(json.loads(path.read_text())["facts"]["launcher"])
+
+
+def assert_sentence(ended: Ended, *parts: str) -> None:
+    """One line on stderr that holds these parts, and a failure's exit status."""
+    lines = [line for line in ended.err.splitlines() if line.startswith("allreduce_bw.py: ")]
+    assert ended.code == 1, ended
+    assert len(lines) == 1, ended.err
+    assert "Traceback" not in ended.err
+    for part in parts:
+        assert part in lines[0]
+
+
+# ---- figures
+
+SCHEMES = ("fp32", "bf16", "fp16", "powersgd-1", "gct-2", "gct-eg-2", "gct-fixed-4", "gct-raw")
+# Squared error over squared values. Rounding to 8 bits of mantissa leaves at most 2^-16, in each
+# of W - 1 additions again; gct-2 on this heavy-tailed input (shape 0.8) leaves 0.07 once and, in
+# two shots, twice; the mean of W independent ranks is sqrt(W) smaller, and the second shot's error
+# is relative to that.
+NMSE = {
+    "fp32": 1e-12, "gct-raw": 1e-12, "fp16": 1e-5, "bf16": 1e-3, "gct-fixed-4": 0.1, "gct-2": 0.4,
+    "gct-eg-2": 0.5, "powersgd-1": 1.01,
+}  # fmt: skip
+# Barriers and Gloo's message headers, counted with each call, in bytes for each other rank.
+OVERHEAD = 1200
+
+
+def check_rows(rows: list[dict[str, Any]], world: int) -> None:
+    assert [(row["size"], row["scheme"]) for row in rows] == [
+        (size, scheme) for size in (4096, 65536) for scheme in SCHEMES
+    ]
+    for row in rows:
+        assert row["wrong"] == 0
+        assert row["world"] == world
+        assert 0 < row["seconds_min"] <= row["seconds"] <= row["seconds_max"]
+        check_formulas(row)
+        check_bytes(row)
+        if world == 1:
+            continue  # gct has nothing to send, PowerSGD compresses all the same
+        assert row["nmse"] <= NMSE[row["scheme"]]
+        one_row = row["scheme"] == "powersgd-1" and row["size"] == 4096  # 1 x 1024: left alone
+        if row["scheme"] not in ("fp32", "gct-raw") and not one_row:
+            assert row["nmse"] > 1e-9, "nothing was compressed"
+
+
+def check_formulas(row: dict[str, Any]) -> None:
+    """nccl-tests' PERFORMANCE.md, on uncompressed bytes."""
+    factor = 2 * (row["world"] - 1) / row["world"]
+    assert row["numel"] == row["size"] / 4
+    assert math.isclose(row["algbw"], row["size"] / row["seconds"])
+    assert math.isclose(row["busbw"], factor * row["size"] / row["seconds"])
+    if row["wire_bytes"]:
+        assert math.isclose(row["ratio"], factor * row["size"] / row["wire_bytes"])
+
+
+def check_bytes(row: dict[str, Any]) -> None:
+    world, scheme = row["world"], row["scheme"]
+    ring = 2 * (world - 1) / world * row["size"]
+    least = {"fp32": ring, "bf16": ring / 2, "fp16": ring / 2, "powersgd-1": 0}
+    # gct counts what it hands over itself.
+    expected = row["reported_bytes"] if scheme.startswith("gct") else least[scheme]
+    assert row["wire_bytes"] >= expected
+    if scheme != "powersgd-1":
+        assert row["wire_bytes"] <= expected + OVERHEAD * (world - 1)
+    if world > 1 and scheme == "gct-2" and row["size"] == 65536:
+        assert row["ratio"] > (16 if world == 2 else 32 / world) * 0.8
+
+
+@pytest.mark.parametrize(
+    "world",
+    [1, 2, 3, 4, pytest.param(8, marks=pytest.mark.long), pytest.param(16, marks=pytest.mark.long)],
+)
+def test_figures(world: int, tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    arguments = [*SMALL, "--schemes", *SCHEMES, "--json", str(path), "--seconds", "1"]
+    ended = start(torch_variables(world), arguments, timeout=240)
+    assert [rank.code for rank in ended] == [0] * world, ended
+    check_rows(rows_of(path), world)
+    assert len([line for line in ended[0].out.splitlines() if line[0] != "#"]) == 2 * len(SCHEMES)
+    assert not any(rank.out for rank in ended[1:])
+
+
+def test_ranks_that_differ_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """#wrong is not always 0: rank 1's result is damaged by one bit."""
+    from ranks import run_ranks
+
+    assert run_ranks(3, count_wrong_of_damaged) == [1, 1, 1]
+
+
+def count_wrong_of_damaged(rank: int, world: int) -> int:
+    from multihost.measure import count_wrong
+
+    result = torch.ones(1000)
+    result.view(torch.int32)[999] ^= int(rank == 1)
+    return count_wrong(result)
+
+
+@pytest.mark.parametrize("text", ["gaussian", "laplace", "gg", "gg:0.5"])
+def test_inputs_have_their_distribution(text: str) -> None:
+    from multihost.inputs import make_source
+
+    values = make_source(text, rank=0, seed=1, numel=1 << 20).values.double()
+    other = make_source(text, rank=1, seed=1, numel=1 << 20).values
+    assert not torch.equal(values.float(), other)
+    shape = {"gaussian": 2.0, "laplace": 1.0, "gg": 0.8, "gg:0.5": 0.5}[text]
+    # E x^2 / (E|x|)^2 of a generalized Gaussian is G(1/b) G(3/b) / G(2/b)^2. Its standard error
+    # for a million values is below 1 % at shape 0.5, where x^2 has the heaviest tail.
+    log_ratio = math.lgamma(1 / shape) + math.lgamma(3 / shape) - 2 * math.lgamma(2 / shape)
+    ratio = float(values.square().mean() / values.abs().mean().square())
+    assert math.isclose(ratio, math.exp(log_ratio), rel_tol=0.04)
+    assert abs(float(values.mean())) < 0.01 * float(values.abs().mean())
+
+
+def test_gradients_from_files(tmp_path: Path) -> None:
+    """Each rank reads its own; layouts follow the file's tensors, again and again."""
+    for rank in range(2):
+        generator = torch.Generator().manual_seed(rank)
+        shapes = {"weight": (24, 64), "bias": (64,), "scalar": ()}
+        tensors = {k: torch.randn(shape, generator=generator) for k, shape in shapes.items()}
+        torch.save(tensors, tmp_path / f"grad{rank}.pt")
+    path = tmp_path / "rows.json"
+    arguments = [*ONE_SIZE, "--schemes", "fp32", "powersgd-4", "powersgd-32", "gct-2"]
+    arguments += ["--input", str(tmp_path / "grad{rank}.pt"), "--json", str(path)]
+    ended = start(torch_variables(2), arguments)
+    assert [rank.code for rank in ended] == [0, 0], ended
+    rows = {row["scheme"]: row for row in rows_of(path)}
+    assert all(row["wrong"] == 0 for row in rows.values())
+    # White noise of 24 x 64: rank 32 is exact (torch leaves such a matrix alone), rank 4 is not.
+    assert rows["powersgd-32"]["nmse"] < 1e-12 < rows["powersgd-4"]["nmse"]
+    # P and Q of rank 4: 4 (24 + 64) instead of 24 * 64 numbers; vectors travel whole.
+    assert 3 < rows["powersgd-4"]["ratio"] < 24 * 64 / (4 * (24 + 64))
+    assert 0.001 < rows["gct-2"]["nmse"] < 0.3
+
+
+# ---- ways to start it
+
+
+def test_local_writes_all_its_files(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    files = [tmp_path / "sub" / name for name in ("rows.json", "rows.csv", "plot.png")]
+    outputs = [
+        f"--{kind}={path}" for kind, path in zip(("json", "csv", "plot"), files, strict=True)
+    ]
+    schemes = ["--schemes", "fp32", "gct-2"]
+    # "--local=2" in one word: the ranks must not start ranks themselves.
+    result = program(sys.executable, SCRIPT, "--local=2", *SMALL, *schemes, *outputs)
+    assert result.returncode == 0, result.stderr
+    rows = rows_of(files[0])
+    assert len(rows) == 4
+    with files[1].open() as file:
+        table = list(csv.DictReader(file))
+    assert [row["scheme"] for row in table] == [row["scheme"] for row in rows]
+    assert float(table[0]["seconds"]) == rows[0]["seconds"]
+    assert files[2].read_bytes().startswith(b"\x89PNG")
+    printed = [line for line in result.stdout.splitlines() if not line.startswith("#")]
+    assert [line.split()[2] for line in printed] == [row["scheme"] for row in rows]
+    assert "--local=2" in result.stdout, "the command in the head can be repeated"
+    assert "4/4 65536 bytes, gct-2" in result.stderr
+
+
+def test_torchrun(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    result = program(*words, SCRIPT, *ONE_SIZE, "--schemes", "fp32", "gct-2", f"--json={path}")
+    assert result.returncode == 0, result.stderr
+    assert [row["wrong"] for row in rows_of(path)] == [0, 0]
+    assert launcher_of(path) == "torchrun"
+
+
+def _mpirun() -> str | None:
+    beside = Path(sys.executable).with_name("mpirun")
+    return str(beside) if beside.exists() else shutil.which("mpirun")
+
+
+@pytest.mark.skipif(_mpirun() is None, reason="mpirun is not installed (extra 'mpi')")
+def test_mpirun(tmp_path: Path) -> None:
+    pytest.importorskip("mpi4py", reason="mpi4py is not installed (extra 'mpi')")
+    path = tmp_path / "rows.json"
+    words = [str(_mpirun()), "--oversubscribe", "-n", "2", sys.executable, SCRIPT, *ONE_SIZE]
+    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    result = program(*words, "--schemes", "fp32", "gct-2", f"--json={path}", environment=root)
+    assert result.returncode == 0, result.stderr
+    assert [row["wrong"] for row in rows_of(path)] == [0, 0]
+    assert launcher_of(path) == "mpirun, mpi4py"
+
+
+def open_mpi(rank: int) -> dict[str, str]:
+    values = {"RANK": rank, "SIZE": 2, "LOCAL_RANK": rank, "LOCAL_SIZE": 2}
+    return {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in values.items()}
+
+
+def pmi(rank: int) -> dict[str, str]:
+    return {"PMI_RANK": str(rank), "PMI_SIZE": "2"}
+
+
+def slurm(rank: int) -> dict[str, str]:
+    return {
+        "SLURM_PROCID": str(rank),
+        "SLURM_LOCALID": str(rank),
+        "SLURM_STEP_ID": "0",
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_STEP_NODELIST": "localhost",
+    }
+
+
+@pytest.mark.parametrize(
+    ("variables", "job", "launcher"),
+    [
+        (open_mpi, "PMIX_NAMESPACE", "mpirun, variables only"),
+        (pmi, "PMI_JOBID", "mpirun, variables only"),
+        (slurm, "SLURM_JOB_ID", "srun"),
+    ],
+)
+def test_a_launchers_variables(variables: Any, job: str, launcher: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    number = {job: f"test-{os.getpid()}"}  # the port follows from it
+    ranks = [{**variables(rank), **number} for rank in range(2)]
+    arguments = [*ONE_SIZE, "--schemes", "fp32", "gct-2", "--json", str(path)]
+    ended = start(ranks, arguments, absent=["mpi4py"])
+    assert [rank.code for rank in ended] == [0, 0], ended
+    assert launcher_of(path) == launcher
+    assert [row["world"] for row in rows_of(path)] == [2, 2]
+
+
+@needs_hosts
+def test_four_hosts_on_slow_links(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    rate = 100e6
+    words = ["run", f"--name={NAME}-bw", "--hosts=4", "--rate=100mbit", "--no-probe", "--quiet"]
+    command = [sys.executable, SCRIPT, "-b", "1M", "-e", "1M", "-n", "3", "-w", "1"]
+    result = netlab(*words, "--", *command, "--schemes", "fp32", "gct-2", f"--json={path}")
+    assert result.returncode == 0, result.stderr
+    assert f"{NAME}-bw" not in labs.names()
+    rows = {row["scheme"]: row for row in rows_of(path)}
+    assert launcher_of(path) == "netlab, 4 hosts, 100mbit each way"
+    assert all(row["world"] == 4 and row["wrong"] == 0 for row in rows.values())
+    for row in rows.values():
+        # The links are the limit: nothing is faster than its bytes, but for the token bucket's
+        # 16 KB at each end.
+        assert row["seconds_min"] > 8 * (row["wire_bytes"] - 2 * 16_384) / rate
+    assert rows["gct-2"]["ratio"] > 14
+    # 1.5 MB against 0.1 MB: even encoding on two busy cores does not take the difference.
+    assert rows["gct-2"]["seconds"] < rows["fp32"]["seconds"]
+
+
+# ---- errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["torchrun, mpirun or srun", "--local N"]),
+        (["--schemes", "gct-99"], ["from 0.1 to 12"]),
+        (["--schemes", "gct-1.2.3"], ["Unknown scheme", "gct-KIND-BITS"]),
+        (["--schemes", "zip"], ["Unknown scheme 'zip'"]),
+        (["--schemes", "powersgd-4:no=1"], ["powersgd-4", "no"]),
+        (["--schemes", "gct:bits"], ["NAME=VALUE", "'bits'"]),
+    ],
+)
+def test_what_is_wrong_before_anything_starts(arguments: list[str], parts: list[str]) -> None:
+    [ended] = start([{}], arguments)
+    assert_sentence(ended, *parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--input", "nothing"], ["no file 'nothing'", "gaussian"]),
+        (["--input", "gg:20"], ["gg:SHAPE", "'20'"]),
+        (["--backend", "mpi"], ["--backend gloo"]),
+        (["--json", "/proc/nothing/rows.json"], ["can't be written"]),
+    ],
+)
+def test_what_is_wrong_on_a_rank(arguments: list[str], parts: list[str]) -> None:
+    [ended] = start(torch_variables(1), [*ONE_SIZE, *arguments])
+    assert_sentence(ended, *parts)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
+def test_nccl_without_a_gpu() -> None:
+    [ended] = start(torch_variables(1), [*ONE_SIZE, "--backend", "nccl"])
+    assert_sentence(ended, "use gloo")
+
+
+def test_no_peers() -> None:
+    first, second = torch_variables(2)
+    [waits] = start([first], ["--timeout", "1"])
+    assert_sentence(waits, "Rank 1 of 2 did not come", "--timeout")
+    [seeks] = start([second], ["--timeout", "1"])
+    assert_sentence(seeks, "nobody answers at 127.0.0.1", "MASTER_PORT")
+
+
+def test_something_else_listens() -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        variables = {**torch_variables(2)[1], "MASTER_PORT": str(server.getsockname()[1])}
+        [ended] = start([variables], ["--timeout", "1"], timeout=20)
+    assert_sentence(ended, "not rank 0 of this run", "MASTER_PORT")
+
+
+def test_versions_that_differ() -> None:
+    arguments = [*ONE_SIZE, "--schemes", "gct-2"]
+    ended = start(torch_variables(2), arguments, versions=["0.1.0", "0.9.0"])
+    for rank in ended:
+        assert_sentence(rank, "version of gct is '0.1.0' on rank 0 and '0.9.0' on rank 1")
+        assert "same versions" in rank.err
+
+
+def test_mpi4py_of_another_mpi() -> None:
+    pytest.importorskip("mpi4py", reason="mpi4py is not installed (extra 'mpi')")
+    [ended] = start([pmi(0)], ONE_SIZE)
+    assert_sentence(ended, "started 2 ranks but mpi4py sees 1")
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_rank_that_dies_or_stops(sign: signal.Signals, tmp_path: Path) -> None:
+    arguments = ["-b", "1M", "-e", "1M", "-n", "1000000", "--seconds", "60", "--timeout", "3"]
+    ranks = Ranks(str(tmp_path), torch_variables(3), [*arguments, "--schemes", "fp32"])
+    ranks.wait_for_line(0, "1/1 1048576 bytes, fp32")
+    time.sleep(0.3)  # into the calls
+    victim = ranks.processes[2].pid
+    assert victim is not None
+    os.kill(victim, sign)
+    for survivor in ranks.wait(20, lost=[2])[:2]:
+        assert_sentence(survivor, "fp32 at 1048576 bytes failed", "another rank", "--timeout")
+
+
+def test_an_interrupt_ends_all_ranks() -> None:
+    words = [sys.executable, SCRIPT, "--local", "2", "-b", "1M", "-e", "1M", "--schemes", "fp32"]
+    words += ["-n", "1000000", "--seconds", "60"]
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert process.stderr is not None
+        assert "1/1" in process.stderr.readline()
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        process.communicate(timeout=30)
+        assert process.returncode == 130
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)
+    finally:
+        process.kill()
+        process.communicate()

