@@ -1,4 +1,4 @@
-"""The command line: `python -m gct info`, `report` and `fit`."""
+"""The command line: `python -m gct info`, `report`, `fit` and `plan`."""
 
 import argparse
 import platform

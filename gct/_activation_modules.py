@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gct._patterns import matches
+
 __all__ = ["Modules", "choose_modules"]
 
 Pattern = str | nn.Module
@@ -89,9 +91,9 @@ def _matches(named: Mapping[str, nn.Module], pattern: Pattern) -> list[str]:
 
 def _is_block_or_mlp(module: nn.Module) -> bool:
     name = type(module).__name__
-    if any(fnmatch.fnmatchcase(name, pattern) for pattern in _NOT):
+    if matches(name, _NOT):
         return False
-    if not any(fnmatch.fnmatchcase(name, pattern) for pattern in _BLOCKS + _MLPS):
+    if not matches(name, _BLOCKS + _MLPS):
         return False
     # Two matrices at least: a "DenseLayer" that is a wrapped nn.Linear is no block.
     return sum(parameter.dim() >= 2 for parameter in module.parameters()) >= 2

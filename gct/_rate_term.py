@@ -8,7 +8,6 @@ too unless a sum lies within its own rounding error of a cut: about one in 10^12
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from gct._channel import row_length
 from gct._fit import shape_from_ratio
 from gct._parameters import ParameterKeys, is_exempt
+from gct._patterns import matches
 from gct.distribution import CHUNK
 
 Curvature = Literal["raw", "damped", "ema"]
@@ -222,7 +222,7 @@ class RateTerm:
         return (
             parameter.is_floating_point()
             and not is_exempt(parameter)
-            and not any(fnmatch.fnmatchcase(self._keys.key(parameter), p) for p in self._exclude)
+            and not matches(self._keys.key(parameter), self._exclude)
         )
 
     def add_to(self, gradient: Tensor, parameter: Tensor) -> None:

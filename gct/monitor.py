@@ -11,7 +11,6 @@ and describes the records.
 from __future__ import annotations
 
 import atexit
-import fnmatch
 import math
 import threading
 import time
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from gct._channel import Run
 from gct._histogram import histogram
+from gct._patterns import matches
 from gct._sinks import JsonLines, Record, Sink, TensorBoard
 from gct._version import __version__
 
@@ -242,7 +242,7 @@ class Monitor:
             count = min(self._histograms, len(names))
             self._chosen = {names[(2 * i + 1) * len(names) // (2 * count)] for i in range(count)}
         else:
-            self._chosen = {name for name in names if _matches(name, self._histograms)}
+            self._chosen = {name for name in names if matches(name, self._histograms)}
 
 
 class _Sample:
@@ -282,10 +282,6 @@ def as_monitor(monitor: Monitor | str | PathLike[str] | None) -> Monitor | None:
 def _model_order(order: Sequence[str]) -> Callable[[str], int]:
     places = {name: place for place, name in enumerate(order)}
     return lambda name: places.get(name, len(places))
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _number(name: str, value: object) -> float:

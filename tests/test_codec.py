@@ -7,7 +7,7 @@ an error is also shown an output of zeros, which it must reject.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -21,12 +21,7 @@ PIECE_BYTES = 8 + 4 * 32  # table entry and lane states; a piece is 65536 elemen
 BLOCK = 256
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def generalized_gaussian(shape: float, numel: int, seed: int = 1) -> np.ndarray:

@@ -3,7 +3,7 @@
 // docs/wire-format.md is the same in words.
 //
 //   u32 parts | part: u32 run, u32 columns, u32 first column, u32 rank, rank x f32 gain | ...
-//   | u32 length | a segment of kind gg, eg or raw: for each part its right factor, then its left
+//   | u32 length | a segment of any kind: for each part its right factor, then its left
 #pragma once
 
 #include <vector>

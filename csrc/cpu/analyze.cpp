@@ -170,4 +170,19 @@ void assign_classes(EncodePlan* plan) {
   }
 }
 
+std::vector<ClassCount> count_classes(const EncodePlan& plan, const RunPlan& run) {
+  std::vector<ClassCount> counts(kMaxClass - kMinClass + 1);
+  for (int64_t b = 0; b < num_blocks(run.header.numel); ++b) {
+    const int c = plan.ws->classes[static_cast<size_t>(run.first_block + b)];
+    if (c == kZeroClass) continue;
+    ClassCount& count = counts[static_cast<size_t>(c - kMinClass)];
+    count.scale_class = c;
+    ++count.blocks;
+    count.numel += static_cast<double>(std::min<int64_t>(kBlock, run.header.numel - b * kBlock));
+  }
+  const auto unused = [](const ClassCount& count) { return count.blocks == 0; };
+  counts.erase(std::remove_if(counts.begin(), counts.end(), unused), counts.end());
+  return counts;
+}
+
 }  // namespace gct

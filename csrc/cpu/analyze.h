@@ -52,6 +52,16 @@ void measure_profiles(EncodePlan* plan);
 // Sets each block's class from its mean (again: skipping blocks overwrites them).
 void assign_classes(EncodePlan* plan);
 
+// The blocks of one class in a run, and their elements.
+struct ClassCount {
+  int scale_class = 0;
+  int64_t blocks = 0;
+  double numel = 0;
+};
+
+// Of a coded run, zero blocks left out, by rising class.
+std::vector<ClassCount> count_classes(const EncodePlan& plan, const RunPlan& run);
+
 // Walks blocks [begin, end) of the plan's sequence: f(run index, block in run, elements in block,
 // block index).
 template <typename F>

@@ -83,7 +83,7 @@ class SegmentEncoder {
     plan_of_residuals();
     bool sound = low_rank_.pays(plan_);
     // Factors alone may come closer than asked; nothing in the residual could take that back.
-    const double error = signal_ * std::pow(10.0, -params_.value / 10);
+    const double error = allowed_error();
     for (int i = 0; i < kMaxAttempts && sound && params_.target == Target::kSnrDb; ++i) {
       if (plan_.signal >= kCloseEnough * error) break;
       const double octaves = 0.5 * std::log2(error / std::max(plan_.signal, 0.01 * error));
@@ -97,6 +97,9 @@ class SegmentEncoder {
     }
     ws_.run_stats = stats;
   }
+
+  // Of a target in dB: the squared error over the coded runs.
+  double allowed_error() const { return signal_ * std::pow(10.0, -params_.value / 10); }
 
   void plan_of_residuals() {
     plan_ = EncodePlan();
@@ -128,7 +131,7 @@ class SegmentEncoder {
     RateControl control(plan_);
     double log2_step = std::log2(params_.value);
     if (params_.target == Target::kSnrDb) {
-      log2_step = control.step_for_error(signal_ * std::pow(10.0, -params_.value / 10));
+      log2_step = control.step_for_error(allowed_error());
     }
     control.apply(log2_step, &plan_);
     if (params_.target == Target::kStep) set_exact_step(static_cast<float>(params_.value));

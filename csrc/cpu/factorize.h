@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "codec.h"
+#include "core/low_rank.h"
 #include "cpu/kernels.h"
 
 namespace gct {
@@ -24,7 +25,7 @@ struct Factorization {
 class RowReader {
  public:
   RowReader(const Run& run, DType dtype)
-      : run_(run), dtype_(dtype), rows_(div_up(run.first_column + run.numel, run.columns)) {}
+      : run_(run), dtype_(dtype), rows_(low_rank_rows(run.numel, run.columns, run.first_column)) {}
 
   int64_t rows() const { return rows_; }
   int64_t columns() const { return run_.columns; }

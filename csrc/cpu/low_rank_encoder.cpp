@@ -11,6 +11,8 @@ namespace {
 
 constexpr double kAim = 0.97;  // of the payload: the model is not that exact
 constexpr int kMaxAttempts = 4;
+// Of the cost: the model isn't that exact, and coarser factors may follow.
+constexpr double kDoubt = 1.03;
 // Beyond it a block's mean would leave the classes; values less a product can.
 constexpr float kLargest = 1e37f;
 
@@ -27,9 +29,6 @@ std::vector<float> scaled_columns(const std::vector<float>& factor,
   return result;
 }
 
-// The model isn't that exact, and coarser factors may follow.
-constexpr double kDoubt = 1.03;
-
 void put(std::vector<uint8_t>* bytes, uint32_t value) {
   bytes->resize(bytes->size() + 4);
   store_le<uint32_t>(bytes->data() + bytes->size() - 4, value);
@@ -39,7 +38,7 @@ void put(std::vector<uint8_t>* bytes, uint32_t value) {
 
 bool LowRankEncoder::encode(const EncodePlan& plan, double payload_bytes, double most_bytes) {
   plan_ = plan;
-  if (!low_rank_.build(plan)) return false;
+  if (!low_rank_.build(plan_)) return false;  // which stays, whatever becomes of the caller's
   const bool limited = plan.params->target == Target::kBits;
   log2_step_ = low_rank_.step_for_target(8 * kAim * payload_bytes);
   for (int attempt = 0; attempt < kMaxAttempts; ++attempt) {

@@ -44,25 +44,15 @@ struct Coefficients {
 }  // namespace
 
 RunScales::RunScales(const EncodePlan& plan, size_t run)
-    : shape_(plan.runs[run].header.code.shape), allocation8_(plan.params->allocation8) {
-  const RunPlan& p = plan.runs[run];
-  std::vector<double> numel(kMaxClass - kMinClass + 1, 0.0);
-  for (int64_t b = 0; b < num_blocks(p.header.numel); ++b) {
-    const int c = plan.ws->classes[static_cast<size_t>(p.first_block + b)];
-    if (c == kZeroClass) continue;
-    numel[static_cast<size_t>(c - kMinClass)] +=
-        static_cast<double>(std::min<int64_t>(kBlock, p.header.numel - b * kBlock));
-  }
-  for (int c = kMinClass; c <= kMaxClass; ++c) {
-    const double n = numel[static_cast<size_t>(c - kMinClass)];
-    if (n > 0) groups_.push_back({c, n});
-    numel_ += n;
-  }
+    : shape_(plan.runs[run].header.code.shape),
+      allocation8_(plan.params->allocation8),
+      groups_(count_classes(plan, plan.runs[run])) {
+  for (const ClassCount& g : groups_) numel_ += g.numel;
 }
 
 double RunScales::bits(double octaves, double log2_step) const {
   double sum = 0;
-  for (const Group& g : groups_) {
+  for (const ClassCount& g : groups_) {
     const double scale_class = g.scale_class + 2 * octaves;
     sum += g.numel * model_rate(shape_, (8 - allocation8_) * scale_class - 16 * log2_step);
   }
@@ -71,7 +61,7 @@ double RunScales::bits(double octaves, double log2_step) const {
 
 double RunScales::error(double octaves, double log2_step) const {
   double sum = 0;
-  for (const Group& g : groups_) {
+  for (const ClassCount& g : groups_) {
     const double scale_class = g.scale_class + 2 * octaves;
     const double step = std::exp2(log2_step + allocation8_ * scale_class / 16);
     const double ratio = (8 - allocation8_) * scale_class - 16 * log2_step;
@@ -82,7 +72,8 @@ double RunScales::error(double octaves, double log2_step) const {
 
 double RunScales::rms_step_octaves() const {
   double sum = 0;
-  for (const Group& g : groups_) sum += g.numel * std::exp2(allocation8_ * g.scale_class / 8.0);
+  for (const ClassCount& g : groups_)
+    sum += g.numel * std::exp2(allocation8_ * g.scale_class / 8.0);
   return 0.5 * std::log2(sum / numel_);
 }
 

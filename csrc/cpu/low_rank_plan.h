@@ -21,15 +21,10 @@ class RunScales {
   double rms_step_octaves() const;
 
  private:
-  struct Group {
-    int scale_class;
-    double numel;
-  };
-
   int shape_ = 0;
   int allocation8_ = 0;
   double numel_ = 0;
-  std::vector<Group> groups_;
+  std::vector<ClassCount> groups_;
 };
 
 class LowRankPlan {

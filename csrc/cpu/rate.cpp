@@ -88,21 +88,11 @@ void RateControl::group_blocks() {
       offset_shares_[r][static_cast<size_t>(offsets[j] - kMinColumnOffset)] +=
           1.0 / p.header.columns;
   }
-  std::vector<double> numel(kMaxClass - kMinClass + 1, 0.0);
   for (size_t r = 0; r < plan_.runs.size(); ++r) {
-    const RunPlan& p = plan_.runs[r];
-    if (p.header.mode != RunMode::kCoded) continue;
-    std::fill(numel.begin(), numel.end(), 0.0);
-    for (int64_t b = 0; b < num_blocks(p.header.numel); ++b) {
-      const int c = plan_.ws->classes[static_cast<size_t>(p.first_block + b)];
-      if (c == kZeroClass) continue;
-      ++live_blocks_;
-      numel[static_cast<size_t>(c - kMinClass)] +=
-          static_cast<double>(std::min<int64_t>(kBlock, p.header.numel - b * kBlock));
-    }
-    for (int c = kMinClass; c <= kMaxClass; ++c) {
-      const double n = numel[static_cast<size_t>(c - kMinClass)];
-      if (n > 0) add_groups(r, c, n, &groups_);
+    if (plan_.runs[r].header.mode != RunMode::kCoded) continue;
+    for (const ClassCount& count : count_classes(plan_, plan_.runs[r])) {
+      live_blocks_ += count.blocks;
+      add_groups(r, count.scale_class, count.numel, &groups_);
     }
   }
   merge_groups();

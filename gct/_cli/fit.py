@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from gct._cli.checkpoint import tensors_of
 from gct._cli.goodness import Fit, fit_tensor
 from gct._cli.table import format_table
 from gct._histogram import Histogram, histogram
+from gct._patterns import matches
 
 DESCRIPTION = """\
 Fit a generalized Gaussian to the nonzero elements of every tensor of a checkpoint, print a table
@@ -121,8 +121,8 @@ def _plot_file(arguments: argparse.Namespace) -> Path | None:
 def _fit_all(arguments: argparse.Namespace) -> Result:
     result = Result()
     for name, tensor in tensors_of(arguments.checkpoint):
-        chosen = not arguments.only or _matches(name, arguments.only)
-        if not chosen or _matches(name, arguments.exclude):
+        chosen = not arguments.only or matches(name, arguments.only)
+        if not chosen or matches(name, arguments.exclude):
             result.skipped["left out by name"] += 1
             continue
         row = _fit_one(name, tensor, arguments.min_numel)
@@ -147,10 +147,6 @@ def _fit_one(name: str, tensor: Tensor, min_numel: int) -> Row | str:
     if found is None:
         return "all zeros"
     return Row(name, tuple(tensor.shape), found, histogram(tensor))
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def table(rows: Sequence[Row]) -> str:
