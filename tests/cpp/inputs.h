@@ -15,6 +15,18 @@
 
 namespace gct::test {
 
+inline CodecParams params(Kind kind, Target target, double value, int allocation8 = 8,
+                          Rounding rounding = Rounding::kDeterministic) {
+  CodecParams p;
+  p.kind = kind;
+  p.target = target;
+  p.value = value;
+  p.allocation8 = allocation8;
+  p.rounding = rounding;
+  p.seed = 12345;
+  return p;
+}
+
 // The standard's distributions differ between libraries; these don't.
 inline double gaussian(Random* r) {
   const double radius = std::sqrt(-2 * std::log(1 - r->unit()));

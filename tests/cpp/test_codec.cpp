@@ -19,24 +19,13 @@ using test::describe;
 using test::Input;
 using test::make_matrix;
 using test::make_values;
+using test::params;
 using test::Random;
 using test::value_kinds;
 using test::Values;
 
 constexpr uint8_t kCanary = 0xc5;
 constexpr size_t kCanaries = 64;
-
-CodecParams params(Kind kind, Target target, double value, int allocation8 = 8,
-                   Rounding rounding = Rounding::kDeterministic) {
-  CodecParams p;
-  p.kind = kind;
-  p.target = target;
-  p.value = value;
-  p.allocation8 = allocation8;
-  p.rounding = rounding;
-  p.seed = 12345;
-  return p;
-}
 
 struct Encoded {
   Status status = Status::kOk;

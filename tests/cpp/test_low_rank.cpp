@@ -19,6 +19,7 @@ using test::describe;
 using test::gaussian;
 using test::Input;
 using test::make_matrix;
+using test::params;
 using test::Random;
 using test::Values;
 
@@ -394,14 +395,10 @@ std::vector<LowRankPart> parts_of(const std::vector<uint8_t>& wire) {
   return layout.low_rank.parts;
 }
 
-CodecParams params(Kind kind, Target target, double value, int allocation8 = 0,
-                   Rounding rounding = Rounding::kDeterministic) {
-  CodecParams p;
-  p.kind = kind;
-  p.target = target;
-  p.value = value;
-  p.allocation8 = allocation8;
-  p.rounding = rounding;
+// With low-rank parts, and one step for all unless said otherwise.
+CodecParams low_rank_params(Kind kind, Target target, double value, int allocation8 = 0,
+                            Rounding rounding = Rounding::kDeterministic) {
+  CodecParams p = params(kind, target, value, allocation8, rounding);
   p.max_rank = 16;
   return p;
 }
@@ -430,14 +427,15 @@ void set_first_columns(Input* input) {
 
 std::vector<CodecParams> settings(DType dtype) {
   if (dtype != DType::kFloat32)
-    return {params(Kind::kGG, Target::kBits, 2), params(Kind::kEG, Target::kSnrDb, 40, 4)};
-  return {params(Kind::kGG, Target::kBits, 2),
-          params(Kind::kGG, Target::kBits, 1, 4),
-          params(Kind::kGG, Target::kBits, 3, 0, Rounding::kStochastic),
-          params(Kind::kGG, Target::kSnrDb, 25),
-          params(Kind::kGG, Target::kStep, 0.02),
-          params(Kind::kEG, Target::kBits, 4),
-          params(Kind::kEG, Target::kSnrDb, 40, 4)};
+    return {low_rank_params(Kind::kGG, Target::kBits, 2),
+            low_rank_params(Kind::kEG, Target::kSnrDb, 40, 4)};
+  return {low_rank_params(Kind::kGG, Target::kBits, 2),
+          low_rank_params(Kind::kGG, Target::kBits, 1, 4),
+          low_rank_params(Kind::kGG, Target::kBits, 3, 0, Rounding::kStochastic),
+          low_rank_params(Kind::kGG, Target::kSnrDb, 25),
+          low_rank_params(Kind::kGG, Target::kStep, 0.02),
+          low_rank_params(Kind::kEG, Target::kBits, 4),
+          low_rank_params(Kind::kEG, Target::kSnrDb, 40, 4)};
 }
 
 void check_parts(const std::vector<uint8_t>& wire, const Input& input) {
@@ -485,7 +483,7 @@ void test_rank_is_limited() {
   set_first_columns(&input);
   Workspace ws;
   const size_t numel = size(input.numel());
-  CodecParams p = params(Kind::kGG, Target::kBits, 2);
+  CodecParams p = low_rank_params(Kind::kGG, Target::kBits, 2);
   for (int rank : {1, 2, 16}) {
     p.max_rank = rank;
     int64_t largest = 0;
@@ -496,9 +494,9 @@ void test_rank_is_limited() {
   }
   p.max_rank = 0;
   CHECK(parts_of(code(p, input.view, numel, ws).wire).empty());
-  for (const CodecParams& without :
-       {params(Kind::kGG, Target::kBits, 2, 8), params(Kind::kFixed, Target::kBits, 2),
-        params(Kind::kRaw, Target::kBits, 2)})
+  for (const CodecParams& without : {low_rank_params(Kind::kGG, Target::kBits, 2, 8),
+                                     low_rank_params(Kind::kFixed, Target::kBits, 2),
+                                     low_rank_params(Kind::kRaw, Target::kBits, 2)})
     CHECK(parts_of(code(without, input.view, numel, ws).wire).empty());
   for (int rank : {-1, 17, 1 << 30}) {
     p.max_rank = rank;
