@@ -36,6 +36,13 @@ int64_t ring_bytes(const Job& job, int world) {
   }
 }
 
+// How much of a job's extent makes a slice. All ranks' parts of it are on their way together: of a
+// tensor that is reduced once, or of one for each rank.
+int64_t slice_extent(const Job& job, int world) {
+  const int64_t numel = slice_numel(world);
+  return job.spec.collective == Collective::kAllReduce ? numel : numel / world;
+}
+
 const char* collective_name(Collective collective) {
   switch (collective) {
     case Collective::kAllReduce:
@@ -173,7 +180,7 @@ void Engine::send_slices(const std::shared_ptr<Job>& job) {
     job->refusal = agreement_.finish(first_);
     compared = true;
   };
-  for (const Range& slice : plan_slices(job->extent, slice_numel(size()))) {
+  for (const Range& slice : plan_slices(job->extent, slice_extent(*job, size()))) {
     Flight flight = make_flight(job, slice);
     flight.first = first_ring_.acquire();
     if (!flight.first) return;
