@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.futures import Future
 
 from gct import _C
+from gct._hosts import local_size
 from gct._roll_call import silent_ranks
 
 Collective = Literal["all_reduce", "reduce_scatter", "all_gather"]
@@ -32,7 +33,6 @@ class Run(NamedTuple):
 
 
 _MAX_DEFAULT_THREADS = 4
-_LOCAL_SIZE_VARIABLES = ("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE")
 
 _channels: weakref.WeakSet[Channel] = weakref.WeakSet()
 
@@ -43,15 +43,33 @@ class Channel:
     Two private Gloo groups carry the two shots. So nothing here ever mixes with the collectives
     that the user issues on ``group``, and the order of each shot is the same on all ranks although
     they come from a pipeline whose timing differs.
+
+    Args:
+        group: of Gloo.
+        members: ranks of ``group`` that take part, this one among them; None: all.
+        shots: 1 for a channel that carries no all_reduce: it makes one private group.
+        roll_call: a private group of more ranks, where the members report that they have failed.
+            None: their own.
     """
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
+    def __init__(
+        self,
+        group: dist.ProcessGroup,
+        members: Sequence[int] | None = None,
+        *,
+        shots: Literal[1, 2] = 2,
+        roll_call: dist.ProcessGroup | None = None,
+    ) -> None:
         check_backend(group)
-        self.rank = group.rank()
-        self.size = group.size()
-        self._groups = [] if self.size == 1 else [_private_group(group, shot) for shot in (1, 2)]
-        first, second = [str(private.group_name) for private in self._groups] or ["", ""]
-        self._engine = _C.Engine(first, second, num_threads())
+        self.members = list(range(group.size()) if members is None else members)
+        self.rank = self.members.index(group.rank())
+        self.size = len(self.members)
+        # Results are compared over the second one.
+        count = 0 if self.size == 1 else 2 if os.environ.get("GCT_DEBUG") else shots
+        self._groups = [_private_group(group, self.members, shot) for shot in range(1, count + 1)]
+        self.roll_call = roll_call or (self._groups[0] if self._groups else None)
+        names = [str(private.group_name) for private in self._groups] or [""]
+        self._engine = _C.Engine(names[0], names[-1], num_threads())
         self._calls = 0
         self._failure = ""
         self._closed = False
@@ -137,7 +155,7 @@ class Channel:
         """
         if self.size == 1:
             return
-        everyone = [json.loads(text) for text in self._gather_text(json.dumps(dict(settings)))]
+        everyone = [json.loads(text) for text in self.gather_text(json.dumps(dict(settings)))]
         for rank, other in enumerate(everyone):
             differing = [name for name in settings if other[name] != everyone[0][name]]
             if differing:
@@ -147,7 +165,7 @@ class Channel:
                     f"rank 0 and {other[name]!r} on rank {rank}"
                 )
 
-    def _gather_text(self, text: str) -> list[str]:
+    def gather_text(self, text: str) -> list[str]:
         """Every rank's text. Not all_gather_object: that needs numpy and pickle."""
         mine = torch.tensor(list(text.encode()), dtype=torch.uint8)
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
@@ -160,6 +178,13 @@ class Channel:
             bytes(text[: int(length)].tolist()).decode()
             for text, length in zip(texts, lengths, strict=True)
         ]
+
+    def largest(self, values: Sequence[float]) -> list[float]:
+        """The largest of all ranks' values, one by one; while nothing is on its way."""
+        result = torch.tensor(values, dtype=torch.float64)
+        if self._groups:
+            dist.all_reduce(result, op=dist.ReduceOp.MAX, group=self._groups[0])
+        return [float(value) for value in result]
 
     def stats(self) -> _C.EngineStats:
         return self._engine.stats()
@@ -175,8 +200,8 @@ class Channel:
     def _explain(self, error: str) -> str:
         """The engine's first error, and which ranks to look at."""
         if not self._failure:
-            unknown = self._closed or not self._groups
-            silent = [] if unknown else silent_ranks(self._groups[0])
+            known = self.roll_call if not self._closed else None
+            silent = silent_ranks(known) if known is not None else []
             names = ", ".join(map(str, silent))
             hint = f"\nDead, stuck or still waiting: rank {names}." if silent else ""
             self._failure = error + hint
@@ -227,16 +252,18 @@ def num_threads() -> int:
             raise ValueError(f"GCT_NUM_THREADS must be a whole number from 1 on, got {text!r}")
         return int(text)
     cores = len(os.sched_getaffinity(0))
-    local_ranks = next((int(os.environ[v]) for v in _LOCAL_SIZE_VARIABLES if v in os.environ), 1)
-    return min(max(1, cores // max(1, local_ranks)), _MAX_DEFAULT_THREADS)
+    return min(max(1, cores // (local_size() or 1)), _MAX_DEFAULT_THREADS)
 
 
-def _private_group(group: dist.ProcessGroup, shot: int) -> dist.ProcessGroup:
+def _private_group(
+    group: dist.ProcessGroup, members: Sequence[int], shot: int
+) -> dist.ProcessGroup:
+    ranks = dist.get_process_group_ranks(group)
     options: dict[str, Any] = {}
     if "sort_ranks" in inspect.signature(dist.new_group).parameters:
         options["sort_ranks"] = False  # the group's own order; older versions always sort
     private = dist.new_group(
-        dist.get_process_group_ranks(group),
+        [ranks[member] for member in members],
         timeout=group._get_backend(torch.device("cpu")).options._timeout,
         backend="gloo",
         use_local_synchronization=True,

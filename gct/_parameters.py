@@ -64,6 +64,22 @@ class Layout:
     runs: tuple[Run, ...]
     keys: tuple[str | None, ...]  # by run; None for those that travel uncompressed
 
+    def cut(self, part: slice) -> Layout:
+        """The layout of the elements of ``part`` alone, as a tensor of their own."""
+        if part == slice(0, sum(run.numel for run in self.runs)):
+            return self
+        runs: list[Run] = []
+        keys: list[str | None] = []
+        run_begin = 0
+        for run, key in zip(self.runs, self.keys, strict=True):
+            run_end = run_begin + run.numel
+            numel = min(part.stop, run_end) - max(part.start, run_begin)
+            if numel > 0:
+                runs.append(run._replace(numel=numel))
+                keys.append(key)
+            run_begin = run_end
+        return Layout(self.ids, tuple(runs), tuple(keys))
+
 
 def make_layout(parameters: Sequence[Tensor], keys: ParameterKeys) -> Layout:
     """One run for each parameter; neighbours that travel uncompressed share one."""
