@@ -12,9 +12,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.futures import Future
 
-from gct._channel import Algorithm, Channel, check_backend, resolve_group, result_or_raise
+from gct._channel import Algorithm, check_backend, resolve_group
+from gct._hosts import HierarchySetting, check_hierarchy
 from gct._parameters import Layout, ParameterKeys, Residuals, make_layout
 from gct._rate_term import RateSettings, RateTerm
+from gct._reducer import NO_TRAFFIC, Reducer
 from gct.codec import Codec, Kind, Rounding
 from gct.monitor import Monitor, as_monitor
 
@@ -24,7 +26,6 @@ _logger = logging.getLogger("gct")
 
 _STATE_VERSION = 1
 _CODEC_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_HALF_DTYPES = (torch.bfloat16, torch.float16)
 
 
 class ParameterStats(TypedDict):
@@ -35,11 +36,18 @@ class ParameterStats(TypedDict):
 
 
 class Stats(TypedDict):
-    """Totals of this rank since the state was made, except where said otherwise."""
+    """Totals of this rank since the state was made, except where said otherwise.
+
+    With a hierarchy raw_bytes, wire_bytes and bits_per_element are about what crosses between
+    hosts, and a rank's parameters are those in its share of a bucket.
+    """
 
     steps: int  # backward passes that were synchronized
+    codec: str  # the codec's kind; codec="auto" may have become "fp32" or "bf16", after start_step
+    codec_seconds: dict[str, float]  # what codec="auto" has measured: a bucket of 25 MB each way
     raw_bytes: int  # what a ring all-reduce of the same buckets, uncompressed, would have sent
     wire_bytes: int  # handed to the process group for other ranks, all headers counted
+    local_bytes: int  # with a hierarchy: uncompressed, for ranks of this host; not in wire_bytes
     ratio: float  # raw_bytes / wire_bytes
     bits_per_element: float  # mean size of what was encoded, exempt parameters and headers included
     plain_bytes: int  # sent by ordinary all-reduces (first steps, small buckets), as in a ring
@@ -64,7 +72,10 @@ class GCTState:
         process_group: the one that DDP uses, Gloo on the CPU; None is the default group.
         bits, snr_db, step: the codec's target, at most one of them; see :class:`gct.Codec`.
             2.0 bits per element if none is given.
-        codec: the codec's kind, ``"gg"``, ``"eg"``, ``"fixed"`` or ``"raw"``.
+        codec: the codec's kind, ``"gg"``, ``"eg"``, ``"fixed"`` or ``"raw"``; or ``"auto"``: at its
+            first use, in under a second, the state measures all-reduces in float32, in bfloat16
+            and with ``"gg"``, and takes the first of them that is not over 10 % slower than the
+            best, the same on all ranks. The log and :meth:`stats` tell which.
         rounding: ``"deterministic"`` or ``"stochastic"``.
         error_feedback: add what one step's encoding left out to the next step's gradient. Costs 4
             bytes per element and an addition. ``"auto"`` is False: measured, it hurts AdamW.
@@ -80,6 +91,13 @@ class GCTState:
             ``apply()`` after ``unscale_``: here a change of the loss scale looks like curvature
             for one step.
         algorithm: ``"auto"``, ``"one_shot"`` or ``"two_shot"``; see :func:`gct.all_reduce`.
+        hierarchy: ranks that share a host add up among themselves first, uncompressed in float32,
+            and each reduces its share of the bucket, compressed, with one rank of every other
+            host: fewer bytes between hosts by the number of ranks on each, and the error of as
+            many fewer quantizations. ``"auto"``: where there are several hosts with the same
+            number of ranks, more than one, by what torchrun says or by the hosts' names;
+            ``"off"``; the number of ranks on each host, in rank order; or each host's ranks (of
+            ``process_group``), in lists of equal length. One host, or one rank on each, is "off".
         seed: for stochastic rounding; the same on all ranks.
         model: gives parameters their names in :meth:`stats` and :meth:`state_dict`. Without it
             their keys are "0", "1", ... in the order in which DDP hands them over.
@@ -106,7 +124,7 @@ class GCTState:
         bits: float | None = None,
         snr_db: float | None = None,
         step: float | None = None,
-        codec: Kind = "gg",
+        codec: Kind | Literal["auto"] = "gg",
         rounding: Rounding = "deterministic",
         error_feedback: bool | Literal["auto"] = "auto",
         allocation: str | float = "auto",
@@ -115,6 +133,7 @@ class GCTState:
         min_numel: int = 1024,
         rate_weight: float = 0.0,
         algorithm: Algorithm = "auto",
+        hierarchy: HierarchySetting = "auto",
         seed: int = 0,
         model: nn.Module | None = None,
         monitor: Monitor | str | os.PathLike[str] | None = None,
@@ -132,10 +151,11 @@ class GCTState:
             "min_numel": min_numel,
             "rate_weight": rate_weight,
             "algorithm": algorithm,
+            "hierarchy": check_hierarchy(hierarchy),
             "seed": seed,
         }
         self.codec = Codec(
-            codec,
+            "gg" if codec == "auto" else codec,
             bits=bits,
             snr_db=snr_db,
             step=step,
@@ -160,14 +180,14 @@ class GCTState:
         self.step = 0  # backward passes so far
 
         self._group = process_group
-        self._channel: Channel | None = None
+        self._reducer: Reducer | None = None
         self._keys = ParameterKeys(model)
         self._residuals = Residuals(self._keys)
+        self._loaded_hosts: int | None = None  # of the run that saved the residuals
         self._rate_term = RateTerm(self._keys, rate_settings) if rate_weight else None
         self._layouts: dict[int, Layout] = {}
         self._open = True  # the first step: parameters may still be new
         self._seen: set[int] = set()  # buckets of this step (compiled DDP: parameters)
-        self._plain_bytes = 0
         self._warned = False
         self._run_stats: dict[int, tuple[Layout, Tensor]] = {}
         self.monitor = as_monitor(monitor)
@@ -230,28 +250,33 @@ class GCTState:
 
     def stats(self) -> Stats:
         """Bytes, rates, times, and shape and scale by parameter; see :class:`Stats`."""
-        engine = self._channel.stats() if self._channel is not None else None
-        raw, wire = (engine["raw_bytes"], engine["wire_bytes"]) if engine else (0, 0)
-        numel = engine["encoded_numel"] if engine else 0
+        reducer = self._reducer
+        traffic = reducer.traffic() if reducer is not None else NO_TRAFFIC
+        raw, wire, numel = (traffic[n] for n in ("raw_bytes", "wire_bytes", "encoded_numel"))
         return {
             "steps": self.step,
+            "codec": self._codec_in_use(),
+            "codec_seconds": dict(reducer.seconds) if reducer is not None else {},
             "raw_bytes": raw,
             "wire_bytes": wire,
+            "local_bytes": reducer.local_bytes() if reducer is not None else 0,
             "ratio": raw / wire if wire else 1.0,
-            "bits_per_element": 8 * engine["encoded_bytes"] / numel if engine and numel else 0.0,
-            "plain_bytes": self._plain_bytes,
-            "encode_seconds": engine["encode_seconds"] if engine else 0.0,
-            "wait_seconds": engine["wait_seconds"] if engine else 0.0,
-            "decode_seconds": engine["decode_seconds"] if engine else 0.0,
-            "nonfinite_runs": engine["nonfinite_runs"] if engine else 0,
-            "scratch_bytes": self._channel.scratch_bytes() if self._channel is not None else 0,
+            "bits_per_element": 8 * traffic["encoded_bytes"] / numel if numel else 0.0,
+            "plain_bytes": reducer.plain_bytes if reducer is not None else 0,
+            "encode_seconds": traffic["encode_seconds"],
+            "wait_seconds": traffic["wait_seconds"],
+            "decode_seconds": traffic["decode_seconds"],
+            "nonfinite_runs": traffic["nonfinite_runs"],
+            "scratch_bytes": reducer.scratch_bytes() if reducer is not None else 0,
             "parameters": self._parameter_stats(),
         }
 
     def counters(self) -> dict[str, Any]:
         """The engine's totals, for a monitor."""
-        own: dict[str, Any] = {"plain_bytes": self._plain_bytes, "steps": self.step}
-        return own if self._channel is None else {**own, **self._channel.stats()}
+        if self._reducer is None:
+            return {"plain_bytes": 0, "steps": self.step}
+        own = {"plain_bytes": self._reducer.plain_bytes, "steps": self.step}
+        return {**own, **self._reducer.traffic()}
 
     def parameter_order(self) -> list[str]:
         """Keys of the parameters that are compressed, in the model's order; for a monitor."""
@@ -264,12 +289,14 @@ class GCTState:
         Residuals differ from rank to rank: with error feedback every rank saves its own. The rest
         is the same on all ranks.
         """
+        reducer = self._reducer
         return {
             "version": _STATE_VERSION,
             "step": self.step,
             "settings": dict(self._settings),
-            "rank": self._channel.rank if self._channel is not None else None,
-            "world_size": self._channel.size if self._channel is not None else None,
+            "rank": reducer.rank if reducer is not None else None,
+            "world_size": reducer.size if reducer is not None else None,
+            "hosts": reducer.hosts if reducer is not None else self._loaded_hosts,
             "residuals": self._residuals.state_dict(),
             "rate_term": self._rate_term.state_dict() if self._rate_term is not None else {},
         }
@@ -278,7 +305,8 @@ class GCTState:
         """Go on from :meth:`state_dict`; settings stay what this state was made with.
 
         Residuals are an error not yet sent, of one rank: they are dropped, with a warning in the
-        log, if they were saved by another rank or in a world of another size.
+        log, if they were saved by another rank, in a world of another size or with another number
+        of hosts.
 
         Raises:
             ValueError: not from :meth:`state_dict`, or of another version.
@@ -288,21 +316,15 @@ class GCTState:
             raise ValueError(
                 f"expected a GCTState's state_dict of version {_STATE_VERSION}, got {version!r}"
             )
-        residuals = dict(state_dict["residuals"])
+        self._restore(state_dict, state_dict["residuals"])
         saved_by = (state_dict["rank"], state_dict["world_size"])
-        if residuals and None not in saved_by and saved_by != self._place():
-            _logger.warning(
-                "gct: residuals of rank %s of %s are dropped on rank %s of %s",
-                *saved_by,
-                *self._place(),
-            )
-            residuals = {}
-        self._restore(state_dict, residuals)
+        if None not in saved_by and saved_by != self._place():
+            self._drop_residuals("rank {} of {}".format(*saved_by))
 
     def close(self) -> None:
         """End the engine's threads. Not needed: the interpreter's exit does it too."""
-        if self._channel is not None:
-            self._channel.close()
+        if self._reducer is not None:
+            self._reducer.close()
 
     def __getstate__(self) -> dict[str, Any]:
         _logger.info("gct: the process group is not part of a pickled or copied GCTState")
@@ -316,9 +338,17 @@ class GCTState:
 
     def _restore(self, saved: Mapping[str, Any], residuals: dict[str, Tensor]) -> None:
         self.step = int(saved["step"])
+        self._loaded_hosts = saved.get("hosts", 1)  # not in 0.1's
         self._residuals.load_state_dict(residuals)
         if self._rate_term is not None:
             self._rate_term.load_state_dict(saved.get("rate_term", {}))  # not in 0.1's
+
+    def _drop_residuals(self, whose: str) -> None:
+        """Those that another rank, or this one among other hosts, has saved."""
+        if self._residuals.state_dict():
+            rank, size = self._place()
+            _logger.warning("gct: residuals of %s are dropped on rank %s of %s", whose, rank, size)
+            self._residuals.load_state_dict({})
 
     def _enter(self, index: int, parameters: Sequence[Tensor]) -> Layout:
         """Note that a bucket of this step is here; its layout."""
@@ -332,9 +362,9 @@ class GCTState:
             for parameter in parameters:
                 self._keys.add(parameter)
             layout = self._layouts[index] = make_layout(parameters, self._keys)
-        channel = self._open_channel()
+        reducer = self._open_reducer()
         if self.monitor is not None and not self._seen:
-            self.monitor.begin_step(self.step, channel.rank, channel.size)
+            self.monitor.begin_step(self.step, reducer.rank, reducer.size)
         self._seen.add(index)
         return layout
 
@@ -345,21 +375,20 @@ class GCTState:
         self._open = False
         self._seen.clear()
 
-    def _open_channel(self) -> Channel:
-        if self._channel is None:
+    def _open_reducer(self) -> Reducer:
+        if self._reducer is None:
             self._group = resolve_group(self._group)
             try:
-                self._channel = Channel(self._group)
-                self._channel.agree(self._settings)
+                self._reducer = Reducer(self._group, self._settings, self.codec)
             except RuntimeError as error:
                 rank, size = self._group.rank(), self._group.size()
                 raise RuntimeError(
                     f"gct: setting up the compressed collectives failed on rank {rank} of {size}; "
                     f"is every rank at its first backward pass? {error}"
                 ) from error
-            if self._channel.rank == 0:
-                _logger.info("gct: %d ranks, %s", self._channel.size, self._settings)
-        return self._channel
+            if self._loaded_hosts not in (None, self._reducer.hosts):
+                self._drop_residuals(f"hierarchy of {self._loaded_hosts} host(s)")
+        return self._reducer
 
     def _goes_plain(self, buffer: Tensor) -> bool:
         if buffer.device.type != "cpu":
@@ -375,56 +404,44 @@ class GCTState:
                     buffer.dtype,
                 )
             return True
-        return self.step < self.start_step or buffer.numel() < self.min_numel
+        return (
+            self.step < self.start_step
+            or buffer.numel() < self.min_numel
+            or self._open_reducer().plain_kind is not None
+        )
 
     def _reduce_plain(self, buffer: Tensor, what: str) -> Future[Tensor]:
-        """The mean over all ranks without loss."""
-        channel = self._open_channel()
-        place = f"{what} of step {self.step} failed on rank {channel.rank} of {channel.size}"
-        # Gloo adds half-precision values in half precision, or, in some versions, not at all.
-        values = buffer.float() if buffer.dtype in _HALF_DTYPES else buffer
-        nbytes = values.numel() * values.element_size()
-        self._plain_bytes += 2 * nbytes * (channel.size - 1) // channel.size
-        values.div_(channel.size)
-        work = dist.all_reduce(values, group=self._group, async_op=True)
-        assert work is not None
-
-        def result(future: Future[list[Tensor]]) -> Tensor:
-            try:
-                future.value()  # raises what went wrong
-            except RuntimeError as error:
-                raise RuntimeError(f"gct: uncompressed all_reduce of {place}: {error}") from error
-            return buffer if values is buffer else buffer.copy_(values)
-
-        return work.get_future().then(result)
+        """The mean over all ranks without the codec."""
+        reducer = self._open_reducer()
+        kind = reducer.plain_kind if self.step >= self.start_step else None
+        return reducer.plain(buffer, f"{what} of step {self.step}", kind or "fp32")
 
     def _reduce(
         self, buffer: Tensor, layout: Layout, index: int, residual: Tensor | None, what: str
     ) -> Future[Tensor]:
+        reducer = self._open_reducer()
+        shard = reducer.shard(buffer.numel())
+        layout = layout.cut(shard)
         latest = self._run_stats  # not self: the engine must not keep its owner alive
         watch = None
         if self.monitor is not None and self.monitor.sampling:
-            watch = self.monitor.watch(layout.keys, layout.runs, buffer)
+            watch = self.monitor.watch(layout.keys, layout.runs, buffer.reshape(-1)[shard])
 
         def keep(run_stats: Tensor) -> None:
             latest[index] = (layout, run_stats)
             if watch is not None:
                 watch(run_stats)
 
-        done = self._open_channel().submit(
-            "all_reduce",
+        return reducer.coded(
             buffer,
-            self.codec._params,
             name=f"{what} of step {self.step}",
-            residual=residual,
+            residual=residual[shard] if residual is not None else None,
             runs=layout.runs,
-            mean=True,
             algorithm=self.algorithm,
             seed=(self.seed << 40) + (self.step << 16) + len(self._seen),
             probe=watch is not None,
             on_stats=keep,
         )
-        return done.then(lambda done: result_or_raise(done, buffer))
 
     def _parameter_stats(self) -> dict[str, ParameterStats]:
         result: dict[str, ParameterStats] = {}
@@ -434,10 +451,16 @@ class GCTState:
                     result[key] = {"shape": shape, "scale": scale}
         return result
 
+    def _codec_in_use(self) -> str:
+        """The setting; once ``"auto"`` has been measured, what it stands for."""
+        if self._reducer is None:
+            return str(self._settings["codec"])
+        return self._reducer.plain_kind or self.codec.kind
+
     def _place(self) -> tuple[int | None, int | None]:
         """This rank and the number of ranks, as far as they can be known now."""
-        if self._channel is not None:
-            return self._channel.rank, self._channel.size
+        if self._reducer is not None:
+            return self._reducer.rank, self._reducer.size
         if not dist.is_initialized():
             return None, None
         return dist.get_rank(self._group), dist.get_world_size(self._group)

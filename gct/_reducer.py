@@ -1,0 +1,145 @@
+"""The ways of reducing a bucket: plain, compressed, compressed between hosts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.futures import Future
+
+from gct import _C
+from gct._channel import Algorithm, Channel, Run, result_or_raise
+from gct._choice import choose, measure
+from gct._hierarchy import open_hierarchy
+from gct._plain import PlainKind, reduce_plain
+from gct.codec import Codec
+
+_logger = logging.getLogger("gct")
+
+_PROBE = 'the bucket that codec="auto" measures with'
+
+
+NO_TRAFFIC: _C.EngineStats = {
+    "jobs": 0,
+    "raw_bytes": 0,
+    "wire_bytes": 0,
+    "encoded_numel": 0,
+    "encoded_bytes": 0,
+    "nonfinite_runs": 0,
+    "encode_seconds": 0.0,
+    "decode_seconds": 0.0,
+    "wait_seconds": 0.0,
+}
+
+
+class Reducer:
+    """Every rank of ``group`` makes one together.
+
+    Args:
+        group: of Gloo.
+        settings: GCTState's; compared on all ranks.
+        codec: what buckets are compressed with.
+
+    Raises:
+        ValueError: ranks have other settings, or hosts that don't fit the group; on all ranks.
+        RuntimeError: a peer died or the group's timeout passed.
+    """
+
+    def __init__(self, group: dist.ProcessGroup, settings: Mapping[str, Any], codec: Codec) -> None:
+        self._group = group
+        self._codec = codec
+        self._channel = Channel(group)
+        self._channel.agree(settings)
+        self._hierarchy = open_hierarchy(settings["hierarchy"], group, self._channel)
+        self.rank, self.size = self._channel.rank, self._channel.size
+        self.hosts = self._hierarchy.hosts if self._hierarchy is not None else 1
+        self.plain_bytes = 0
+        self.seconds: dict[str, float] = {}  # with codec="auto": by way
+        self.plain_kind: PlainKind | None = None  # what was measured to be better than the codec
+        if self.rank == 0:
+            hosts = f" on {self.hosts} hosts" if self._hierarchy is not None else ""
+            _logger.info("gct: %d ranks%s, %s", self.size, hosts, dict(settings))
+        if settings["codec"] == "auto" and self.size > 1:
+            self._choose(settings["algorithm"])
+        self._before, self._local_before = self._totals(), self._local_bytes()
+
+    def _choose(self, algorithm: Algorithm) -> None:
+        """Measure which way is best, the first time that all ranks are here."""
+
+        def fp32(bucket: Tensor) -> Future[Tensor]:
+            return reduce_plain(bucket, self._group, "fp32", _PROBE)[0]
+
+        def bf16(bucket: Tensor) -> Future[Tensor]:
+            return reduce_plain(bucket, self._group, "bf16", _PROBE)[0]
+
+        def coded(bucket: Tensor) -> Future[Tensor]:
+            part = self.shard(bucket.numel())
+            runs = [Run(part.stop - part.start, raw=False)]
+            return self.coded(bucket, name=_PROBE, runs=runs, algorithm=algorithm)
+
+        ways = {"fp32": fp32, "bf16": bf16, self._codec.kind: coded}
+        self.seconds = measure(ways, self._channel)
+        way = choose(self.seconds)
+        if self.rank == 0:
+            took = ", ".join(f"{name} {1e3 * s:.1f} ms" for name, s in self.seconds.items())
+            _logger.info('gct: codec="auto" is %s: a bucket of 25 MB takes %s', way, took)
+        if way != self._codec.kind:
+            self.plain_kind = cast(PlainKind, way)
+            if self._hierarchy is not None:
+                self._hierarchy.close()
+                self._hierarchy = None
+
+    def shard(self, numel: int) -> slice:
+        """The part of a bucket that this rank encodes."""
+        return slice(0, numel) if self._hierarchy is None else self._hierarchy.shard(numel)
+
+    def plain(self, buffer: Tensor, name: str, kind: PlainKind) -> Future[Tensor]:
+        """See :func:`reduce_plain`."""
+        future, nbytes = reduce_plain(buffer, self._group, kind, name)
+        self.plain_bytes += nbytes
+        return future
+
+    def coded(self, buffer: Tensor, **options: Any) -> Future[Tensor]:
+        """Start to replace ``buffer`` by its mean, compressed on the wire.
+
+        The options are those of :meth:`Hierarchy.submit`, and without a hierarchy mean the same:
+        the shard is the bucket then.
+        """
+        params = self._codec._params
+        if self._hierarchy is not None:
+            done = self._hierarchy.submit(buffer, params, **options)
+        else:
+            done = self._channel.submit("all_reduce", buffer, params, mean=True, **options)
+        return done.then(lambda done: result_or_raise(done, buffer))
+
+    def traffic(self) -> _C.EngineStats:
+        """Totals of what was compressed, without what ``codec="auto"`` took to measure.
+
+        With a hierarchy: of what crosses between hosts, but the seconds are those of all steps.
+        """
+        now: Mapping[str, Any] = self._totals()
+        before: Mapping[str, Any] = self._before
+        return cast("_C.EngineStats", {name: now[name] - before[name] for name in now})
+
+    def local_bytes(self) -> int:
+        """What a hierarchy has sent inside this host, uncompressed."""
+        return self._local_bytes() - self._local_before
+
+    def _totals(self) -> _C.EngineStats:
+        return self._channel.stats() if self._hierarchy is None else self._hierarchy.stats()
+
+    def _local_bytes(self) -> int:
+        return 0 if self._hierarchy is None else self._hierarchy.local_bytes()
+
+    def scratch_bytes(self) -> int:
+        hierarchy = self._hierarchy.scratch_bytes() if self._hierarchy is not None else 0
+        return self._channel.scratch_bytes() + hierarchy
+
+    def close(self) -> None:
+        """End the engines' threads."""
+        if self._hierarchy is not None:
+            self._hierarchy.close()
+        self._channel.close()
