@@ -290,11 +290,13 @@ def test_two_models() -> None:
     run_ranks(2, two_models)
 
 
-def nonfinite(rank: int, world: int, bad: float) -> None:
+def nonfinite(rank: int, world: int, bad: float, hierarchy: Any = "off") -> None:
     """One rank's overflow is everybody's, so that all of them skip the step."""
     for algorithm in ("one_shot", "two_shot"):
         for settings in ({"bits": 2.0}, {"codec": "fixed", "bits": 4}, {"error_feedback": True}):
-            state = gct.GCTState(start_step=0, min_numel=0, algorithm=algorithm, **settings)
+            state = gct.GCTState(
+                start_step=0, min_numel=0, algorithm=algorithm, hierarchy=hierarchy, **settings
+            )
             ddp = wrap(make_model(), state)
             optimizer = torch.optim.SGD(ddp.parameters(), lr=0.1)
             scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
@@ -320,6 +322,10 @@ def nonfinite(rank: int, world: int, bad: float) -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_nonfinite_gradients_reach_all_ranks(bad: float) -> None:
     run_ranks(3, nonfinite, bad)
+
+
+def test_nonfinite_gradients_reach_other_hosts() -> None:
+    run_ranks(4, nonfinite, float("nan"), 2)
 
 
 def compiled_tuple(rank: int, world: int) -> None:
@@ -379,13 +385,19 @@ def test_a_dead_peer_fails_backward(settings: dict[str, Any]) -> None:
 # ---- error feedback
 
 
-def residual_identities(rank: int, world: int, algorithm: str) -> None:
+def residual_identities(rank: int, world: int, algorithm: str, per_host: int) -> None:
     """Nothing is lost: what all ranks received plus what they still owe is what they had.
 
-    Summed over ranks, W * (received means) + residuals = gradients, over any number of steps.
+    Summed over ranks, W * (received means) + residuals = gradients, over any number of steps. With
+    L ranks on a host each of them owes the error of its share of the host's mean: L times as much.
     """
     state = gct.GCTState(
-        bits=2.0, error_feedback=True, start_step=0, min_numel=0, algorithm=algorithm
+        bits=2.0,
+        error_feedback=True,
+        start_step=0,
+        min_numel=0,
+        algorithm=algorithm,
+        hierarchy=per_host,
     )
     ddp = wrap(make_model(), state)
     parameters = list(ddp.module.parameters())
@@ -403,7 +415,7 @@ def residual_identities(rank: int, world: int, algorithm: str) -> None:
     residuals = state.state_dict()["residuals"]
     keys = [state._keys.key(p) for p in parameters]
     for key, debt in zip(keys, owed, strict=True):
-        left = residuals[key].double()
+        left = residuals[key].double() * per_host
         dist.all_reduce(left)
         scale = debt.abs().max().item()
         # float32 sums of a handful of terms, against the largest of them
@@ -413,8 +425,9 @@ def residual_identities(rank: int, world: int, algorithm: str) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["one_shot", "two_shot"])
-def test_error_feedback_loses_nothing(algorithm: str) -> None:
-    run_ranks(3, residual_identities, algorithm)
+@pytest.mark.parametrize(("world", "per_host"), [(3, 1), (4, 2)])
+def test_error_feedback_loses_nothing(algorithm: str, world: int, per_host: int) -> None:
+    run_ranks(world, residual_identities, algorithm, per_host)
 
 
 def resumed(rank: int, world: int) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
+import pytest
 import torch
 import torch.distributed as dist
 from ranks import run_ranks
@@ -25,6 +26,7 @@ from gct import collectives
 WIDTH = 128
 LAYERS = 3
 PATIENCE = 10.0  # seconds; each wait takes milliseconds
+WORLDS = pytest.mark.parametrize(("world", "per_host"), [(2, 1), (4, 2)])
 
 
 def signal(name: str) -> None:
@@ -58,8 +60,8 @@ class Probed:
     """A model of one bucket a layer whose backward calls `first` before any gradient of it is
     there, and `late` when only the first layer's are missing."""
 
-    def __init__(self) -> None:
-        self.state = Recording(start_step=1)
+    def __init__(self, per_host: int) -> None:
+        self.state = Recording(start_step=1, hierarchy=per_host)
         torch.manual_seed(0)
         self.layers = [nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(LAYERS)]
         self.ddp = DistributedDataParallel(nn.Sequential(*self.layers), bucket_cap_mb=0.001)
@@ -85,13 +87,13 @@ class Probed:
         output.square().mean().backward()
 
 
-def backward_goes_on(rank: int, world: int) -> None:
-    """Rank 1 has no gradient before rank 0 is nearly through with its own."""
-    probed = Probed()
+def backward_goes_on(rank: int, world: int, per_host: int) -> None:
+    """The other ranks have no gradient before rank 0 is nearly through with its own."""
+    probed = Probed(per_host)
 
     def late() -> None:
         assert len(probed.state.futures) == LAYERS - 1
-        assert not probed.state.futures[0].done(), "rank 1 has sent nothing yet"
+        assert not probed.state.futures[0].done(), "the others have sent nothing yet"
         signal("nearly through")
 
     if rank == 0:
@@ -101,13 +103,14 @@ def backward_goes_on(rank: int, world: int) -> None:
     assert all(future.done() for future in probed.state.futures)
 
 
-def test_backward_does_not_wait_for_the_wire() -> None:
-    run_ranks(2, backward_goes_on)
+@WORLDS
+def test_backward_does_not_wait_for_the_wire(world: int, per_host: int) -> None:
+    run_ranks(world, backward_goes_on, per_host)
 
 
-def reduction_goes_on(rank: int, world: int) -> None:
+def reduction_goes_on(rank: int, world: int, per_host: int) -> None:
     """Backward goes no further before the result of its first bucket is there."""
-    probed = Probed()
+    probed = Probed(per_host)
 
     def late() -> None:
         assert len(probed.state.futures) == LAYERS - 1, "backward is still under way"
@@ -116,8 +119,9 @@ def reduction_goes_on(rank: int, world: int) -> None:
     probed.step(late=late)
 
 
-def test_results_arrive_during_backward() -> None:
-    run_ranks(2, reduction_goes_on)
+@WORLDS
+def test_results_arrive_during_backward(world: int, per_host: int) -> None:
+    run_ranks(world, reduction_goes_on, per_host)
 
 
 def other_threads_run(rank: int, world: int) -> None:

@@ -1,0 +1,184 @@
+"""codec="auto": what is measured, that all ranks agree on it, and what the plain ways do."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from ranks import assert_same_on_all_ranks, run_ranks
+from test_collectives import DTYPES, laplace
+from torch import Tensor, nn
+from torch.futures import Future
+
+import gct
+from gct import _choice, _reducer
+from gct._choice import BUCKET_NUMEL, choose, extrapolate, measure
+
+WAYS = ("fp32", "bf16", "gg")
+NAMES = {"fp32": "fp32", "bf16": "bf16", "coded": "gg"}  # of the functions that are measured
+NUMEL = 4096
+
+
+def test_the_most_exact_of_nearly_equal_ways_is_chosen() -> None:
+    assert choose({"fp32": 1.0, "bf16": 1.0, "gg": 1.0}) == "fp32"
+    assert choose({"fp32": 1.09, "bf16": 1.0, "gg": 1.0}) == "fp32"
+    assert choose({"fp32": 2.0, "bf16": 1.09, "gg": 1.0}) == "bf16"
+    assert choose({"fp32": 4.0, "bf16": 2.0, "gg": 1.0}) == "gg"
+
+
+def test_times_of_larger_buckets_are_on_the_line() -> None:
+    assert extrapolate([(100, 3.0), (300, 5.0)], 1000) == pytest.approx(12.0)
+    assert extrapolate([(100, 3.0), (200, 9.0), (300, 5.0)], 1000) == pytest.approx(12.0)
+    assert extrapolate([(100, 9.0), (200, 4.0), (300, 5.0)], 1000) == pytest.approx(8.5)
+    assert extrapolate([(100, 3.0)], 1000) == pytest.approx(30.0)
+    assert extrapolate([(100, 3.0), (300, 2.0)], 1000) == 2.0, "never less than what was measured"
+
+
+class Alone:
+    """A channel of one rank."""
+
+    rank = 0
+    size = 1
+
+    def largest(self, values: Sequence[float]) -> list[float]:
+        return list(values)
+
+
+@pytest.mark.parametrize("rate", [2e5, 1e6, 1e7, 1e9])
+def test_measuring_is_over_in_a_second(rate: float) -> None:
+    """Three ways over a link of so many elements a second, with 2 ms of latency."""
+    sizes = []
+
+    def way(bucket: Tensor) -> Future[Tensor]:
+        sizes.append(bucket.numel())
+        time.sleep(2e-3 + bucket.numel() / rate)
+        done: Future[Tensor] = Future()
+        done.set_result(bucket)
+        return done
+
+    began = time.perf_counter()
+    seconds = measure(dict.fromkeys(WAYS, way), Alone())  # type: ignore[arg-type]
+    # 0.3 s each and a call to begin with; a busy machine oversleeps.
+    assert time.perf_counter() - began < 1.5
+    assert max(sizes) >= min(0.02 * rate, 1 << 22), "as large as there is time for"
+    exact = 2e-3 + BUCKET_NUMEL / rate
+    # A call that sleeps too long by a millisecond counts 100-fold where there is little time.
+    assert set(seconds) == set(WAYS)
+    assert all(0.8 * exact < took < 1.5 * exact + 0.1 for took in seconds.values())
+
+
+# ---- on ranks
+
+
+def slow_down(rank: int, ways: set[str]) -> None:
+    """Rank 1 begins these ways late: the others know it from their own clocks, but not how late."""
+    original = _choice._measure
+
+    def measure_late(way: _choice.Way, channel: Any) -> float:
+        late = NAMES[way.__name__] in ways
+
+        def delayed(bucket: Tensor) -> Future[Tensor]:
+            time.sleep(1e-6 * bucket.numel() * late * (rank == 1))  # 6.5 s for a whole one
+            return way(bucket)
+
+        return original(delayed, channel)
+
+    _choice._measure = measure_late
+
+
+def plain_error_bound(inputs: list[Tensor], kind: str) -> Tensor:
+    """Of the mean of W values: each is rounded, and so is each of W - 1 sums, to 24 or 8 bits.
+
+    A sum is at most the sum of all magnitudes; divided by W, W roundings are one of that.
+    """
+    total = torch.stack(inputs).double().abs().sum(0)
+    rounding = {"fp32": 2.0**-24, "bf16": 2.0**-8}[kind]
+    return total * rounding * (1 + 2.0**-6)  # what has been rounded may be larger
+
+
+def chosen(rank: int, world: int, wanted: str, hierarchy: Any) -> dict[str, Any]:
+    slow_down(rank, set(WAYS) - {wanted})
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler(logging.INFO)
+    handler.emit = records.append  # type: ignore[method-assign]
+    logging.getLogger("gct").addHandler(handler)
+    logging.getLogger("gct").setLevel(logging.INFO)
+    state = gct.GCTState(bits=4.0, codec="auto", start_step=1, hierarchy=hierarchy)
+    assert state.stats()["codec"] == "auto"
+    parameter = nn.Parameter(torch.zeros(NUMEL // 64, 64))
+    inputs = [laplace(NUMEL, r) for r in range(world)]
+    exact = torch.stack(inputs).double().mean(0)
+    for step in range(3):
+        gradient = inputs[rank].clone().view(parameter.shape)
+        result = gct.hook(state, (gradient, parameter)).wait().view(-1)
+        assert_same_on_all_ranks(result, world)
+        error = (result.double() - exact).abs()
+        kind = wanted if step >= 1 else "fp32"
+        if kind == "gg":
+            assert 1e-3 < error.norm() / exact.norm() < 0.2, "4 bits"
+        else:
+            assert bool((error <= plain_error_bound(inputs, kind)).all())
+        if kind == "bf16":
+            assert not bool((error <= plain_error_bound(inputs, "fp32")).all())
+    messages = [m for m in (record.getMessage() for record in records) if "auto" in m]
+    assert [wanted in m for m in messages if "takes" in m] == [True] * (rank == 0)
+    dist.barrier()
+    return dict(state.stats())
+
+
+@pytest.mark.parametrize("wanted", WAYS)
+def test_all_ranks_choose_the_same(wanted: str) -> None:
+    hierarchy = 2 if wanted == "gg" else "off"
+    stats, *others = run_ranks(4, chosen, wanted, hierarchy)
+    assert stats["codec"] == wanted
+    assert set(stats["codec_seconds"]) == set(WAYS)
+    for other in others:
+        assert other["codec"] == wanted
+        assert other["codec_seconds"] == stats["codec_seconds"], "to the last bit"
+    # 2 (W - 1) / W times the bucket, in a ring; what was sent to measure does not count.
+    nbytes = {"fp32": 4, "bf16": 2, "gg": 0}[wanted]
+    assert stats["plain_bytes"] == (4 + 2 * nbytes) * 2 * NUMEL * 3 // 4
+    assert (stats["wire_bytes"] > 0) == (wanted == "gg")
+    if wanted == "gg":
+        assert stats["wire_bytes"] == 2 * (NUMEL // 2) * 4 // 8
+
+
+def dtypes_in_bfloat16(rank: int, world: int) -> None:
+    """float16 keeps its own digits; the others have as many as bfloat16 or more."""
+    _reducer.measure = lambda ways, channel: {"fp32": 2.0, "bf16": 1.0, "gg": 2.0}
+    state = gct.GCTState(codec="auto", start_step=0)
+    parameters = []
+    for dtype in DTYPES:
+        parameters.append(nn.Parameter(torch.zeros(NUMEL, 1, dtype=dtype)))
+        inputs = [laplace(NUMEL, r, dtype) for r in range(world)]
+        gradient = inputs[rank].clone().view(NUMEL, 1)
+        result = gct.hook(state, (gradient, parameters[-1])).wait().view(-1)
+        assert result.dtype == dtype
+        assert_same_on_all_ranks(result, world)
+        error = (result.double() - torch.stack(inputs).double().mean(0)).abs()
+        if dtype == torch.float16:
+            # One rounding, of the mean to 11 bits.
+            assert bool((error <= 2.0**-11 * result.double().abs() * 1.01).all())
+        else:
+            # bfloat16 gradients are divided in bfloat16, too: that rounds the mean once more.
+            assert bool((error <= 1.5 * plain_error_bound(inputs, "bf16")).all())
+
+
+def test_plain_bfloat16_of_all_dtypes() -> None:
+    run_ranks(3, dtypes_in_bfloat16)
+
+
+def alone(rank: int, world: int) -> str:
+    state = gct.GCTState(codec="auto", start_step=0)
+    gct.hook(state, (torch.ones(64, 64), nn.Parameter(torch.zeros(64, 64))))
+    assert not state.stats()["codec_seconds"]
+    return state.stats()["codec"]
+
+
+def test_one_rank_has_nothing_to_measure() -> None:
+    assert run_ranks(1, alone) == ["gg"]
