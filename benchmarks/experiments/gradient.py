@@ -75,7 +75,7 @@ FINETUNE = _configs(FINETUNE_LR)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_common_arguments(
-        parser, "methods_gct", "of training from scratch (400); fine-tuning takes a tenth"
+        parser, "methods_gct", "of training from scratch (400); fine-tuning takes three tenths"
     )
     parser.add_argument(
         "--tasks", nargs="+", choices=("scratch", "finetune"), default=["scratch", "finetune"]
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
     if "scratch" in args.tasks:
         jobs += _scratch_jobs(steps, args)
     if "finetune" in args.tasks:
-        jobs += _finetune_jobs(max(steps // 10, 3), args)
+        jobs += _finetune_jobs(max(3 * steps // 10, 3), args)
     finished = run_jobs(jobs, run_once, args)
     scratch = rows(finished, "gct-scratch", _labels(SCRATCH))
     finetune = rows(finished, "gct-finetune", _labels(FINETUNE))
