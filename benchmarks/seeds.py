@@ -89,18 +89,26 @@ def chosen_schemes(args: argparse.Namespace) -> list[Scheme]:
     return schemes
 
 
+def options_of(scheme: Scheme, seed: int, args: argparse.Namespace) -> list[str]:
+    return [*common_options(seed, steps=args.steps), *scheme.options]
+
+
+def command_of(scheme: Scheme, seed: int, args: argparse.Namespace) -> str:
+    """What decides a run's result, in words."""
+    return shlex.join([f"--processes={args.processes}", *options_of(scheme, seed, args)])
+
+
 def run_once(scheme: Scheme, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Return the run's summary, from its log if it is finished already."""
-    options = [*common_options(seed, steps=args.steps), *scheme.options]
     log = args.logs / f"{scheme.key}-seed{seed}.jsonl"
-    command = shlex.join([f"--processes={args.processes}", *options])
+    command = command_of(scheme, seed, args)
     finished = resume.finished(log, command)
     if finished is not None:
         print(f"{scheme.key}, seed {seed}: finished before, {log}")
         return finished
     print(f"{scheme.key}, seed {seed}: {command}", flush=True)
     resume.begin(log, command)
-    return launch(options, log, args.processes)
+    return launch(options_of(scheme, seed, args), log, args.processes)
 
 
 def run_all(args: argparse.Namespace) -> list[Result]:
@@ -138,12 +146,14 @@ def as_json(result: Result) -> dict[str, Any]:
     }
 
 
-def environment(results: list[Result], args: argparse.Namespace) -> dict[str, Any]:
+def environment(
+    results: list[Result], args: argparse.Namespace, script: str = "seeds.py"
+) -> dict[str, Any]:
     first = results[0]
     log = args.logs / f"{first.scheme.key}-seed{next(iter(first.runs))}.jsonl"
     config = read_log(log)[0]
     return {
-        "command": shlex.join(["python", "benchmarks/seeds.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", f"benchmarks/{script}", *sys.argv[1:]]),
         "settings": {**DEMO_SETTINGS, "steps": args.steps},
         "processes": args.processes,
         "cores": os.cpu_count(),
