@@ -34,6 +34,9 @@ class Codec:
     At most one of ``bits``, ``snr_db`` and ``step`` may be given; it is the target. With none of
     them ``bits`` is 2.0.
 
+    A block of 256 elements whose mean absolute value is below 2^-100 (8e-31) is coded as zeros,
+    whatever the target is (``"raw"`` keeps it): multiply such tensors by a power of 2 before.
+
     Args:
         kind: ``"gg"``: uniform quantizer and an entropy coder whose tables follow from a
             generalized Gaussian (arXiv 2506.00486); ``"eg"``: the same quantizer and exp-Golomb
