@@ -199,8 +199,9 @@ def from_statistics(
 
     Raises:
         TypeError: source is something else, or a tensor has a dtype that ``gct.fit`` refuses.
-        ValueError: no tensors in the file, NaN or infinity in one, parameters flattened by
-            FullyShardedDataParallel.
+        OSError: the file can't be opened.
+        ValueError: a file that is broken or whose loading would run code, no tensors in it, NaN or
+            infinity in one, parameters flattened by FullyShardedDataParallel.
         ImportError: a .safetensors file without the safetensors package.
     """
     return measure(source, min_numel)
