@@ -189,8 +189,8 @@ def _warn_if_pooled(flat: Tensor) -> None:
     if shapes is not None and looks_pooled(*shapes):
         warnings.warn(
             f"the data look pooled from different scales: shape {shape_text(shapes[0])} as one, "
-            f"{shape_text(shapes[1])} after dividing blocks of {_BLOCK} by their mean magnitude; fit the "
-            "parts apart, or pass warn_pooled=False",
+            f"{shape_text(shapes[1])} after dividing blocks of {_BLOCK} by their mean magnitude; "
+            "fit the parts apart, or pass warn_pooled=False",
             PooledScaleWarning,
             stacklevel=3,
         )

@@ -11,6 +11,7 @@ and describes the records.
 from __future__ import annotations
 
 import atexit
+import logging
 import math
 import threading
 import time
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from gct._channel import Run
 from gct._histogram import histogram
-from gct._patterns import matches
+from gct._patterns import as_tuple, check_patterns, matches
 from gct._sinks import JsonLines, Record, Sink, TensorBoard
 from gct._version import __version__
 
@@ -33,6 +34,7 @@ __all__ = ["FORMAT", "Monitor"]
 
 FORMAT = 1  # of the file; docs/monitoring.md
 
+_logger = logging.getLogger("gct")
 _open_monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
 
 
@@ -44,6 +46,8 @@ class Source(Protocol):
     def counters(self) -> Mapping[str, float]: ...
 
     def parameter_order(self) -> Sequence[str]: ...
+
+    def compressible_names(self) -> Sequence[str]: ...
 
 
 class Monitor:
@@ -60,7 +64,8 @@ class Monitor:
         interval: backward passes between two measurements; the first compressed one is measured.
         histograms: parameters of which a histogram and a fit are recorded too, at the same passes:
             names or patterns such as ``"*.attn.*"``, or a number of parameters evenly spaced over
-            the model. Of a gradient before it is averaged, at most 16,384 elements.
+            the model. A pattern that fits none is an error if the state knows the model, else a
+            warning in the log. Of a gradient before it is averaged, at most 16,384 elements.
         tensorboard: folder for TensorBoard's files; needs the package ``tensorboard``.
         rank: the rank that measures and writes. None: all do, rank 3 to ``run.rank3.jsonl``.
 
@@ -85,7 +90,7 @@ class Monitor:
         self.path = Path(path)
         self.interval = interval
         self.sampling = False  # whether the backward pass under way is measured
-        self._histograms = [histograms] if isinstance(histograms, str) else histograms
+        self._histograms = histograms if isinstance(histograms, int) else as_tuple(histograms)
         self._tensorboard = tensorboard
         self._rank = rank
         self._source: weakref.ref[Source] | None = None
@@ -95,6 +100,7 @@ class Monitor:
         self._early: list[Record] = []  # logged before the first backward pass
         self._names: list[str] | None = None  # of the file's latest "parameters" record
         self._chosen: set[str] = set()
+        self._patterns_checked = False
         self._step = 0
         self._began = 0.0
         self._sample = _Sample(0)
@@ -131,6 +137,10 @@ class Monitor:
         """Watch ``source``; a monitor serves one state."""
         if self._source is not None and self._source() is not None:
             raise ValueError("this monitor already serves another GCTState: make one for each")
+        names = source.compressible_names()
+        self._patterns_checked = bool(names)
+        if names:
+            self._check_histograms(names)
         self._source = weakref.ref(source)
         self._settings = settings
 
@@ -214,6 +224,7 @@ class Monitor:
         self._pending = False
         source = self._watched()
         sample = self._sample
+        self._warn_of_histograms()
         names = sorted(sample.rows, key=_model_order(self._watched_names()))
         if names != self._names:
             self._names = names
@@ -235,6 +246,21 @@ class Monitor:
     def _watched_names(self) -> Sequence[str]:
         source = self._watched()
         return source.parameter_order() if source is not None else ()
+
+    def _check_histograms(self, names: Sequence[str]) -> None:
+        if not isinstance(self._histograms, int):
+            each = [[name] for name in names]
+            check_patterns("histograms", self._histograms, each, "compressed parameter")
+
+    def _warn_of_histograms(self) -> None:
+        """Where names come from DDP they are known after a backward pass: too late to end a run."""
+        if self._patterns_checked:
+            return
+        self._patterns_checked = True
+        try:
+            self._check_histograms(self._watched_names())
+        except ValueError as error:
+            _logger.warning("gct: %s; GCTState(model=...) gives them their names", error)
 
     def _choose(self, names: Sequence[str]) -> None:
         """Which parameters' histograms to record, among those known by now."""
