@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import logging
 import math
+import os
 import threading
 import time
 import weakref
@@ -22,12 +23,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from gct._channel import Run
 from gct._histogram import histogram
 from gct._patterns import as_tuple, check_patterns, matches
-from gct._sinks import JsonLines, Record, Sink, TensorBoard
+from gct._sinks import JsonLines, Record, Sink, TensorBoard, check_writable
 from gct._version import __version__
 
 __all__ = ["FORMAT", "Monitor"]
@@ -71,6 +73,8 @@ class Monitor:
 
     Raises:
         ValueError: interval below 1.
+        OSError: the file could not be written. Nothing is made or changed before the first backward
+            pass; ranks that don't write may have no such folder.
         ImportError: ``tensorboard`` is given, but not installed.
     """
 
@@ -88,6 +92,8 @@ class Monitor:
         if tensorboard is not None:
             TensorBoard.check_installed()
         self.path = Path(path)
+        if _may_write(rank):
+            check_writable(self.path)
         self.interval = interval
         self.sampling = False  # whether the backward pass under way is measured
         self._histograms = histograms if isinstance(histograms, int) else as_tuple(histograms)
@@ -127,6 +133,7 @@ class Monitor:
     def close(self) -> None:
         """Write what is measured and close the file. The interpreter's exit does it too."""
         self._write_pending()
+        self._drop_pending()
         for sink in self._sinks or ():
             sink.close()
         self._sinks, self._active, self.sampling = [], False, False
@@ -160,6 +167,7 @@ class Monitor:
             and (step - source.start_step) % self.interval == 0
         )
         if self.sampling:
+            self._drop_pending()
             self._sample = _Sample(step)
             self._choose(self._watched_names())
 
@@ -180,7 +188,7 @@ class Monitor:
 
     def end_step(self) -> None:
         """The last bucket of the backward pass has been handed over."""
-        self._pending = self.sampling
+        self._pending = self._pending or self.sampling  # an earlier one may still be on its way
         self.sampling = False
 
     # How it works.
@@ -240,6 +248,20 @@ class Monitor:
         for shown in sample.histograms:
             self._write({"kind": "histogram", "step": sample.step, **shown})
 
+    def _drop_pending(self) -> None:
+        """Say so where a measured pass never ended: an error in it, or one that still goes on."""
+        if not self._pending:
+            return
+        self._pending = False
+        step, (arrived, expected) = self._sample.step, self._sample.progress()
+        _logger.warning(
+            "gct: the monitor drops its sample of step %d: statistics of %d of %d buckets came",
+            step,
+            arrived,
+            expected,
+        )
+        self._write({"kind": "dropped", "step": step, "arrived": arrived, "expected": expected})
+
     def _watched(self) -> Source | None:
         return self._source() if self._source is not None else None
 
@@ -292,8 +314,25 @@ class _Sample:
             self._arrived += 1
 
     def complete(self) -> bool:
+        arrived, expected = self.progress()
+        return arrived == expected
+
+    def progress(self) -> tuple[int, int]:
+        """Buckets whose statistics are here, and those handed over."""
         with self._lock:
-            return self._arrived == self.expected
+            return self._arrived, self.expected
+
+
+def _may_write(rank: int | None) -> bool:
+    """Whether this process may be the one that writes, as far as can be known so early.
+
+    By the rank in the world; the first backward pass goes by the rank in the state's group.
+    """
+    if rank is None:
+        return True
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank() == rank
+    return os.environ.get("RANK", str(rank)) == str(rank)  # torchrun's
 
 
 def as_monitor(monitor: Monitor | str | PathLike[str] | None) -> Monitor | None:
