@@ -6,8 +6,8 @@ import fnmatch
 from collections.abc import Iterable, Mapping
 
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
+from gct._models import check_model, clean_name, unwrapped
 from gct._patterns import matches
 
 __all__ = ["Modules", "choose_modules"]
@@ -21,17 +21,16 @@ _MLPS = ("*MLP", "*Mlp", "*FeedForward", "*FFN", "*FF")
 _NOT = ("*Embed*", "*Norm*")
 _LISTED = 24  # candidates in an error
 
-# What torch's wrappers put into the names of what they wrap.
-_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
-
 
 def choose_modules(model: nn.Module, wanted: Modules | None) -> dict[str, tuple[nn.Module, float]]:
     """Name -> (module, weight) of the chosen modules, in the model's order.
 
     Raises:
-        TypeError: ``wanted`` holds something that is neither a name nor a module.
+        TypeError: ``model`` is no module, or ``wanted`` holds something that is neither a name
+            nor a module.
         ValueError: nothing was found, or one of ``wanted`` matches nothing.
     """
+    check_model(model)
     named = _named_modules(model)
     if wanted is None:
         chosen = {name: (m, 1.0) for name, m in named.items() if _is_block_or_mlp(m)}
@@ -53,11 +52,10 @@ def choose_modules(model: nn.Module, wanted: Modules | None) -> dict[str, tuple[
 
 def _named_modules(model: nn.Module) -> dict[str, nn.Module]:
     """All submodules by name, without the parts of the name that wrappers add."""
-    inner = model.module if isinstance(model, DistributedDataParallel) else model
     named: dict[str, nn.Module] = {}
-    for name, module in inner.named_modules():
-        clean = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-        named[clean] = module  # of a wrapper and what it wraps, the latter, which comes later
+    for name, module in unwrapped(model).named_modules():
+        # Of a wrapper and what it wraps, the latter, which comes later.
+        named[clean_name(name)] = module
     return named
 
 

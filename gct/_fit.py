@@ -177,13 +177,20 @@ def shape_from_ratio(ratio: float) -> float:
     return math.sqrt(low * high)
 
 
+def shape_text(shape: float, digits: int = 2) -> str:
+    """A fitted shape for people; one that the fit's limits have cut is shown as such."""
+    if shape >= MAX_SHAPE:
+        return f">={MAX_SHAPE:g}"
+    return f"<={MIN_SHAPE:g}" if shape <= MIN_SHAPE else f"{shape:.{digits}f}"
+
+
 def _warn_if_pooled(flat: Tensor) -> None:
     shapes = pooled_and_block_shapes(flat)
     if shapes is not None and looks_pooled(*shapes):
         warnings.warn(
-            f"the data look pooled from different scales: shape {shapes[0]:.2f} as one, "
-            f"{shapes[1]:.2f} after dividing blocks of {_BLOCK} by their mean magnitude; fit the "
-            "parts apart, or pass warn_pooled=False",
+            f"the data look pooled from different scales: shape {shape_text(shapes[0])} as one, "
+            f"{shape_text(shapes[1])} after dividing blocks of {_BLOCK} by their mean magnitude; "
+            "fit the parts apart, or pass warn_pooled=False",
             PooledScaleWarning,
             stacklevel=3,
         )

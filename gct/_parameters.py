@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from gct._channel import Run, row_length
+from gct._models import check_model, named_parameters
 
 # Norm gains and biases travel uncompressed: they are a fraction of a percent of the elements, and
 # errors in them hurt most. A longer 1-D parameter is something else, such as a flattened module.
@@ -23,14 +24,16 @@ EXEMPT_NUMEL = 65536
 class ParameterKeys:
     """Stable keys: names where the model is known, else the order in which parameters appear.
 
-    That order is the same in every run of the same model under DDP, which fills its first buckets
-    in a fixed order.
+    Names are those of the user's own model, however it has been wrapped. The order is the same in
+    every run of the same model under DDP, which fills its first buckets in a fixed order.
     """
 
     def __init__(self, model: nn.Module | None) -> None:
+        if model is not None:
+            check_model(model)
         self._keys = WeakTensorKeyDictionary()
         self._names = WeakTensorKeyDictionary()
-        for name, parameter in model.named_parameters() if model is not None else ():
+        for name, parameter in named_parameters(model) if model is not None else ():
             self._names[parameter] = name
 
     def knows(self, parameter: Tensor) -> bool:
@@ -39,6 +42,10 @@ class ParameterKeys:
     def add(self, parameter: Tensor) -> None:
         if parameter not in self._keys:
             self._keys[parameter] = self._names.get(parameter, str(len(self._keys)))
+
+    def compressible(self) -> list[str]:
+        """Names of the model's parameters that travel compressed; none where it isn't known."""
+        return [name for p, name in self._names.items() if p.requires_grad and not is_exempt(p)]
 
     def order(self) -> list[str]:
         """Keys of all parameters seen, in the model's order where the model is known."""

@@ -20,6 +20,7 @@ from torch.futures import Future
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from gct._channel import row_length
+from gct._checks import check_number
 from gct._fit import shape_from_ratio
 from gct._parameters import ParameterKeys, is_exempt
 from gct._patterns import matches
@@ -43,6 +44,10 @@ class RateSettings:
     max_curvature: float | None = None
 
     def __post_init__(self) -> None:
+        for name in ("rate_weight", "damping", "decay"):
+            check_number(name, getattr(self, name))
+        if self.max_curvature is not None:
+            check_number("max_curvature", self.max_curvature)
         if not 0.0 <= self.rate_weight < math.inf:
             raise ValueError(f"rate_weight must be a number from 0 on, got {self.rate_weight!r}")
         if self.shape != "gg" and not _is_shape(self.shape):

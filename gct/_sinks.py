@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -32,6 +33,27 @@ class JsonLines:
 
     def close(self) -> None:
         self._file.close()
+
+
+def check_writable(path: Path) -> None:
+    """Raise OSError where JsonLines(path) would, but open, make and change nothing."""
+    problem = _problem(path)
+    if problem:
+        raise OSError(f"can't write {path}: {problem}; give the monitor another path")
+
+
+def _problem(path: Path) -> str:
+    if os.path.isdir(path):
+        return "it is a folder"
+    if os.path.exists(path):
+        return "" if os.access(path, os.W_OK) else "no permission to write this file"
+    folder = path.absolute().parent
+    while not os.path.exists(folder):  # missing ones are made later
+        folder = folder.parent
+    if not os.path.isdir(folder):
+        return f"{folder} is no folder"
+    writable = os.access(folder, os.W_OK | os.X_OK)
+    return "" if writable else f"no permission to write in {folder}"
 
 
 def _end_last_line(path: Path) -> None:

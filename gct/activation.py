@@ -20,6 +20,7 @@ from gct._activation_rate import LEAST_SHAPE, MOST_SHAPE, RateForm
 from gct._activation_report import ActivationReport, report_on
 from gct._activation_schedule import Schedule, ScheduleKind
 from gct._activation_site import Control, LossScale, Site
+from gct._checks import check_number
 
 __all__ = ["ActivationConstraint", "ActivationReport"]
 
@@ -79,6 +80,7 @@ class ActivationConstraint:
             batches, or a function that returns the factor as a number or tensor.
 
     Raises:
+        TypeError: ``model`` is no module, or a value no number.
         ValueError: a value out of range; no module found (the error lists the candidates).
     """
 
@@ -99,6 +101,8 @@ class ActivationConstraint:
     ) -> None:
         if unit not in ("relative", "absolute"):
             raise ValueError(f"unit must be relative or absolute, got {unit!r}")
+        if shape is not None:
+            check_number("shape", shape)
         if shape is not None and not LEAST_SHAPE <= shape <= MOST_SHAPE:
             raise ValueError(f"shape must be from {LEAST_SHAPE} to {MOST_SHAPE}, got {shape}")
         if not isinstance(estimate_every, int) or estimate_every < 1:
@@ -127,6 +131,7 @@ class ActivationConstraint:
 
     @strength.setter
     def strength(self, value: float) -> None:
+        check_number("strength", value)
         if not 0.0 <= value < math.inf:
             raise ValueError(f"strength must be a finite number from 0 on, got {value}")
         self._strength = float(value)
@@ -266,6 +271,7 @@ class ActivationConstraint:
 
 
 def _above_zero(name: str, value: float) -> float:
+    check_number(name, value)
     if not 0.0 < value < math.inf:
         raise ValueError(f"{name} must be a finite number above 0, got {value}")
     return float(value)

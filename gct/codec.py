@@ -34,6 +34,9 @@ class Codec:
     At most one of ``bits``, ``snr_db`` and ``step`` may be given; it is the target. With none of
     them ``bits`` is 2.0.
 
+    A block of 256 elements whose mean absolute value is below 2^-100 (8e-31) is coded as zeros,
+    whatever the target is (``"raw"`` keeps it): multiply such tensors by a power of 2 before.
+
     Args:
         kind: ``"gg"``: uniform quantizer and an entropy coder whose tables follow from a
             generalized Gaussian (arXiv 2506.00486); ``"eg"``: the same quantizer and exp-Golomb
@@ -171,21 +174,41 @@ def encode(x: Tensor, codec: Codec | None = None) -> Tensor:
     return _C.encode(x, (codec or Codec())._params)
 
 
-def decode(wire: Tensor) -> Tensor:
+def decode(wire: Tensor, numel: int | None = None) -> Tensor:
     """Decode a segment.
 
     Args:
         wire: 1-D uint8 tensor on the CPU, contiguous, from :func:`encode` of any gct with the
             same wire version.
+        numel: number of elements that you expect; another one is refused before anything is
+            allocated. Pass it for bytes that you don't trust: zeros take no bytes, so 64 of them
+            may state 2^48 elements. None: as many as the segment says.
 
     Returns:
         1-D float32 tensor, the same on every machine.
 
     Raises:
-        ValueError: bytes that are no sound segment, whatever they are.
+        ValueError: bytes that are no sound segment, whatever they are, or one of another number of
+            elements than ``numel``.
+        RuntimeError: no memory for the elements that the segment states.
     """
     _check_tensor("wire", wire)
+    if numel is not None:
+        _check_numel(wire, numel)
     return _C.decode(wire)
+
+
+def _check_numel(wire: Tensor, numel: object) -> None:
+    """By the headers alone: nothing is allocated yet."""
+    if not isinstance(numel, int) or isinstance(numel, bool):
+        raise TypeError(f"numel must be a whole number or None, got {type(numel).__name__}")
+    stated = _C.inspect(wire)["numel"]
+    if stated != numel:
+        raise ValueError(
+            f"expected a segment of {numel} elements, got {wire.numel()} bytes that state "
+            f"{stated}: they belong to another tensor or were tampered with; pass the number that "
+            "was encoded"
+        )
 
 
 def _check_tensor(name: str, value: object) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import nn
 
 from gct._parameters import ParameterKeys
+from gct._patterns import as_tuple, check_patterns
 from gct._rate_term import Curvature, RateSettings, RateTerm
 
 __all__ = ["GradientConstraint"]
@@ -33,7 +34,7 @@ class GradientConstraint:
     the gradient as it came to :meth:`apply`, without the term.
 
     Args:
-        model: whose parameters; under DDP the module inside, so that names stay the same.
+        model: whose parameters; also wrapped by DistributedDataParallel or ``torch.compile``.
         rate_weight: lambda / N of the paper's loss + lambda / N sum |g|, in units of the
             parameters: H (w sign g) is, to first order, by how much g grows if every parameter is
             moved by w in the direction of its gradient's sign. So compare it with what an optimizer
@@ -50,7 +51,8 @@ class GradientConstraint:
         decay: of the averages of ``"ema"``.
         max_curvature: None: rate_weight h is at most the mean |g| of the tensor (nonzero
             elements). For SGD 1 / lr is another choice.
-        exclude: names of parameters to leave alone, or patterns such as ``"*.embedding.*"``.
+        exclude: names of parameters to leave alone, or patterns such as ``"*.embedding.*"``; one
+            that fits none is an error.
 
     Parameters with fewer than two dimensions, up to 65,536 elements, are left alone: the hook
     sends them uncompressed.
@@ -58,6 +60,7 @@ class GradientConstraint:
     Memory: two copies of the parameters (8 bytes per float32 element), with ``"ema"`` four.
 
     Raises:
+        TypeError: model is no module, or a setting is no number.
         ValueError: settings out of range.
     """
 
@@ -74,12 +77,15 @@ class GradientConstraint:
         exclude: str | Sequence[str] = (),
     ) -> None:
         settings = RateSettings(rate_weight, shape, curvature, damping, decay, max_curvature)
-        patterns = [exclude] if isinstance(exclude, str) else list(exclude)
         keys = ParameterKeys(model)
         self._parameters = list(model.parameters())
         for parameter in self._parameters:
             keys.add(parameter)
         self._names = frozenset(keys.order())
+        patterns = as_tuple(exclude)
+        check_patterns(
+            "exclude", patterns, [[name] for name in keys.order()], "parameter of the model"
+        )
         self._term = RateTerm(keys, settings, patterns)
 
     def apply(self) -> None:
@@ -119,6 +125,6 @@ class GradientConstraint:
         if strange:
             raise ValueError(
                 f"expected the state of this model's parameters, got that of {', '.join(strange)}: "
-                "load it into the same model, wrapped as it was when it was saved"
+                "load it into the same model"
             )
         self._term.load_state_dict(past)

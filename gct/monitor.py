@@ -11,7 +11,9 @@ and describes the records.
 from __future__ import annotations
 
 import atexit
+import logging
 import math
+import os
 import threading
 import time
 import weakref
@@ -21,18 +23,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from gct._channel import Run
 from gct._histogram import histogram
-from gct._patterns import matches
-from gct._sinks import JsonLines, Record, Sink, TensorBoard
+from gct._patterns import as_tuple, check_patterns, matches
+from gct._sinks import JsonLines, Record, Sink, TensorBoard, check_writable
 from gct._version import __version__
 
 __all__ = ["FORMAT", "Monitor"]
 
 FORMAT = 1  # of the file; docs/monitoring.md
 
+_logger = logging.getLogger("gct")
 _open_monitors: weakref.WeakSet[Monitor] = weakref.WeakSet()
 
 
@@ -44,6 +48,8 @@ class Source(Protocol):
     def counters(self) -> Mapping[str, float]: ...
 
     def parameter_order(self) -> Sequence[str]: ...
+
+    def compressible_names(self) -> Sequence[str]: ...
 
 
 class Monitor:
@@ -60,12 +66,15 @@ class Monitor:
         interval: backward passes between two measurements; the first compressed one is measured.
         histograms: parameters of which a histogram and a fit are recorded too, at the same passes:
             names or patterns such as ``"*.attn.*"``, or a number of parameters evenly spaced over
-            the model. Of a gradient before it is averaged, at most 16,384 elements.
+            the model. A pattern that fits none is an error if the state knows the model, else a
+            warning in the log. Of a gradient before it is averaged, at most 16,384 elements.
         tensorboard: folder for TensorBoard's files; needs the package ``tensorboard``.
         rank: the rank that measures and writes. None: all do, rank 3 to ``run.rank3.jsonl``.
 
     Raises:
         ValueError: interval below 1.
+        OSError: the file could not be written. Nothing is made or changed before the first backward
+            pass; ranks that don't write may have no such folder.
         ImportError: ``tensorboard`` is given, but not installed.
     """
 
@@ -83,9 +92,11 @@ class Monitor:
         if tensorboard is not None:
             TensorBoard.check_installed()
         self.path = Path(path)
+        if _may_write(rank):
+            check_writable(self.path)
         self.interval = interval
         self.sampling = False  # whether the backward pass under way is measured
-        self._histograms = [histograms] if isinstance(histograms, str) else histograms
+        self._histograms = histograms if isinstance(histograms, int) else as_tuple(histograms)
         self._tensorboard = tensorboard
         self._rank = rank
         self._source: weakref.ref[Source] | None = None
@@ -95,6 +106,7 @@ class Monitor:
         self._early: list[Record] = []  # logged before the first backward pass
         self._names: list[str] | None = None  # of the file's latest "parameters" record
         self._chosen: set[str] = set()
+        self._patterns_checked = False
         self._step = 0
         self._began = 0.0
         self._sample = _Sample(0)
@@ -121,6 +133,7 @@ class Monitor:
     def close(self) -> None:
         """Write what is measured and close the file. The interpreter's exit does it too."""
         self._write_pending()
+        self._drop_pending()
         for sink in self._sinks or ():
             sink.close()
         self._sinks, self._active, self.sampling = [], False, False
@@ -131,6 +144,10 @@ class Monitor:
         """Watch ``source``; a monitor serves one state."""
         if self._source is not None and self._source() is not None:
             raise ValueError("this monitor already serves another GCTState: make one for each")
+        names = source.compressible_names()
+        self._patterns_checked = bool(names)
+        if names:
+            self._check_histograms(names)
         self._source = weakref.ref(source)
         self._settings = settings
 
@@ -150,6 +167,7 @@ class Monitor:
             and (step - source.start_step) % self.interval == 0
         )
         if self.sampling:
+            self._drop_pending()
             self._sample = _Sample(step)
             self._choose(self._watched_names())
 
@@ -170,7 +188,7 @@ class Monitor:
 
     def end_step(self) -> None:
         """The last bucket of the backward pass has been handed over."""
-        self._pending = self.sampling
+        self._pending = self._pending or self.sampling  # an earlier one may still be on its way
         self.sampling = False
 
     # How it works.
@@ -214,6 +232,7 @@ class Monitor:
         self._pending = False
         source = self._watched()
         sample = self._sample
+        self._warn_of_histograms()
         names = sorted(sample.rows, key=_model_order(self._watched_names()))
         if names != self._names:
             self._names = names
@@ -229,12 +248,41 @@ class Monitor:
         for shown in sample.histograms:
             self._write({"kind": "histogram", "step": sample.step, **shown})
 
+    def _drop_pending(self) -> None:
+        """Say so where a measured pass never ended: an error in it, or one that still goes on."""
+        if not self._pending:
+            return
+        self._pending = False
+        step, (arrived, expected) = self._sample.step, self._sample.progress()
+        _logger.warning(
+            "gct: the monitor drops its sample of step %d: statistics of %d of %d buckets came",
+            step,
+            arrived,
+            expected,
+        )
+        self._write({"kind": "dropped", "step": step, "arrived": arrived, "expected": expected})
+
     def _watched(self) -> Source | None:
         return self._source() if self._source is not None else None
 
     def _watched_names(self) -> Sequence[str]:
         source = self._watched()
         return source.parameter_order() if source is not None else ()
+
+    def _check_histograms(self, names: Sequence[str]) -> None:
+        if not isinstance(self._histograms, int):
+            each = [[name] for name in names]
+            check_patterns("histograms", self._histograms, each, "compressed parameter")
+
+    def _warn_of_histograms(self) -> None:
+        """Where names come from DDP they are known after a backward pass: too late to end a run."""
+        if self._patterns_checked:
+            return
+        self._patterns_checked = True
+        try:
+            self._check_histograms(self._watched_names())
+        except ValueError as error:
+            _logger.warning("gct: %s; GCTState(model=...) gives them their names", error)
 
     def _choose(self, names: Sequence[str]) -> None:
         """Which parameters' histograms to record, among those known by now."""
@@ -266,8 +314,25 @@ class _Sample:
             self._arrived += 1
 
     def complete(self) -> bool:
+        arrived, expected = self.progress()
+        return arrived == expected
+
+    def progress(self) -> tuple[int, int]:
+        """Buckets whose statistics are here, and those handed over."""
         with self._lock:
-            return self._arrived == self.expected
+            return self._arrived, self.expected
+
+
+def _may_write(rank: int | None) -> bool:
+    """Whether this process may be the one that writes, as far as can be known so early.
+
+    By the rank in the world; the first backward pass goes by the rank in the state's group.
+    """
+    if rank is None:
+        return True
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank() == rank
+    return os.environ.get("RANK", str(rank)) == str(rank)  # torchrun's
 
 
 def as_monitor(monitor: Monitor | str | PathLike[str] | None) -> Monitor | None:

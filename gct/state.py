@@ -99,7 +99,8 @@ class GCTState:
             ``"off"``; the number of ranks on each host, in rank order; or each host's ranks (of
             ``process_group``), in lists of equal length. One host, or one rank on each, is "off".
         seed: for stochastic rounding; the same on all ranks.
-        model: gives parameters their names in :meth:`stats` and :meth:`state_dict`. Without it
+        model: gives parameters their names in :meth:`stats` and :meth:`state_dict`, the same if it
+            is wrapped by DistributedDataParallel or ``torch.compile``. Without it
             their keys are "0", "1", ... in the order in which DDP hands them over.
         monitor: a :class:`gct.Monitor`, or a path for one with its defaults: records statistics by
             parameter while training.
@@ -114,6 +115,7 @@ class GCTState:
     the default group.
 
     Raises:
+        TypeError: an argument of another type.
         ValueError: settings out of range, or a group of another backend.
     """
 
@@ -282,6 +284,10 @@ class GCTState:
         """Keys of the parameters that are compressed, in the model's order; for a monitor."""
         coded = {key for layout in self._layouts.values() for key in layout.keys}
         return [key for key in self._keys.order() if key in coded]
+
+    def compressible_names(self) -> list[str]:
+        """Names that may come under parameter_order(); none without ``model``; for a monitor."""
+        return self._keys.compressible()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs: the step, this rank's residuals and the rate term's memory.

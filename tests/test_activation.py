@@ -838,6 +838,12 @@ def test_wrong_arguments(settings: dict[str, Any], message: str) -> None:
     assert not any(m._forward_hooks for m in model.modules())
 
 
+@pytest.mark.parametrize("name", ["strength", "eps", "threshold", "shape"])
+def test_arguments_must_be_numbers(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a number, got str"):
+        constrain(make_model(), **{name: "a"})
+
+
 # ---- the documentation
 
 

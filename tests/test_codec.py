@@ -283,6 +283,29 @@ def test_zeros_are_exact(kind: gct.codec.Kind, dtype: torch.dtype) -> None:
     assert kind == "raw" or wire.numel() <= HEADER_BYTES
 
 
+@pytest.mark.parametrize(
+    "codec",
+    [
+        gct.Codec(snr_db=40),
+        gct.Codec(bits=4),
+        gct.Codec(step=1e-3),
+        gct.Codec("eg", snr_db=40),
+        gct.Codec("fixed", bits=8),
+    ],
+    ids=["snr_db", "bits", "step", "eg", "fixed"],
+)
+def test_blocks_below_2_to_the_minus_100_are_zeros(codec: gct.Codec) -> None:
+    """Even where the target says otherwise; the blocks between them keep their values."""
+    signs = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], (64, BLOCK))).float()
+    exponents = torch.tensor([-99.0, -101.0]).repeat(32)
+    x = signs * torch.exp2(exponents)[:, None]
+    y = gct.decode(gct.encode(x, codec)).view_as(x)
+    assert bool((y[1::2] == 0).all())
+    # All magnitudes are the block's mean: 4 bits and more have a level within a fifth of it.
+    assert bool(((y[::2] / x[::2] - 1).abs() < 0.2).all())
+    assert torch.equal(gct.decode(gct.encode(x, gct.Codec("raw"))), x.flatten())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_raw_is_exact(dtype: torch.dtype) -> None:
     x = torch.cat([gradient(999) * 1e4, torch.tensor([0.0, -0.0, math.inf, -math.inf, 1e-7])])

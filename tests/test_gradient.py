@@ -555,6 +555,15 @@ def test_settings_are_checked(settings: dict[str, Any], text: str) -> None:
         gct.GradientConstraint(nn.Linear(2, 2), **settings)
 
 
+@pytest.mark.parametrize("name", ["rate_weight", "damping", "decay", "max_curvature"])
+def test_settings_must_be_numbers(name: str) -> None:
+    for value in ("a", True, [1.0]):
+        with pytest.raises(TypeError, match=f"{name} must be a number, got "):
+            gct.GradientConstraint(nn.Linear(2, 2), **{name: value})
+    with pytest.raises(TypeError, match="rate_weight must be a number, got str"):
+        gct.GCTState(rate_weight="a")  # type: ignore[arg-type]
+
+
 # ---- in the hook, on real processes
 
 

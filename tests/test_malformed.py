@@ -607,6 +607,25 @@ def test_no_tensor_for_numbers_of_elements_beyond_memory() -> None:
             decode(wire)
 
 
+@pytest.mark.parametrize("stated", [HUGE, 1 << 36, 101, 99])
+def test_another_number_of_elements_than_expected_is_refused(stated: int) -> None:
+    """Before anything is allocated: not even the allocator is asked for 2^47 elements."""
+    wire = torch.tensor(list(zeros(stated, kind=wd.GG)), dtype=torch.uint8)
+    with pytest.raises(ValueError, match=rf"expected a segment of 100 elements, .* {stated}:"):
+        gct.decode(wire, numel=100)
+
+
+def test_the_expected_number_of_elements_is_read() -> None:
+    for kind in KINDS:
+        wire = torch.tensor(list(sound_segment(kind)), dtype=torch.uint8)
+        assert torch.equal(gct.decode(wire, numel=NUMEL), gct.decode(wire))
+        with pytest.raises(ValueError, match="ends before"):  # the headers come first
+            gct.decode(wire[:-1], numel=NUMEL)
+    for wrong in ("300", 300.0, True):
+        with pytest.raises(TypeError, match="numel must be a whole number or None, got"):
+            gct.decode(wire, numel=wrong)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_huge_coded_runs_need_their_bytes(kind: str) -> None:
     """No few bytes make the library allocate for coded or raw runs that aren't there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import gct
 from gct import _C
+from gct._channel import Run
 from gct._histogram import histogram, spread
 from gct._recording import read_recording
 from gct._sinks import JsonLines
@@ -322,6 +324,81 @@ def test_file_that_is_no_recording(tmp_path: Path) -> None:
     path.write_text('{"kind": "config"}\n')
     with pytest.raises(ValueError, match='line 1: expected a record of kind "run" first'):
         read_recording(path)
+
+
+def test_files_that_could_not_be_written_are_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(OSError, match="it is a folder; give the monitor another path"):
+        gct.Monitor(tmp_path)
+    with pytest.raises(OSError, match=r"can't write .*run\.jsonl: .*file is no folder"):
+        gct.GCTState(monitor=tmp_path / "file" / "deep" / "run.jsonl")
+    gct.Monitor(tmp_path / "file").close()
+    gct.Monitor(tmp_path / "new" / "run.jsonl").close()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"], "nothing is made"
+    assert (tmp_path / "file").read_text() == "kept"
+    monkeypatch.setenv("RANK", "1")
+    gct.Monitor(tmp_path)  # another rank writes, maybe on another host
+    with pytest.raises(OSError, match="it is a folder"):
+        gct.Monitor(tmp_path, rank=None)
+    with pytest.raises(OSError, match="it is a folder"):
+        gct.Monitor(tmp_path, rank=1)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_files_without_permission_are_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch(mode=0o400)
+    with pytest.raises(OSError, match="no permission to write this file"):
+        gct.Monitor(tmp_path / "file")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(OSError, match=r"no permission to write in .*closed"):
+        gct.Monitor(tmp_path / "closed" / "run.jsonl")
+
+
+class SourceOfOne:
+    """What a state tells of a model with one parameter."""
+
+    start_step = 0
+
+    def counters(self) -> dict[str, float]:
+        return {}
+
+    def parameter_order(self) -> list[str]:
+        return ["w"]
+
+    compressible_names = parameter_order
+
+
+@pytest.mark.parametrize("ending", ["next", "close"])
+def test_dropped_sample_is_said(
+    ending: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a pass whose statistics never come, as when a peer died in it."""
+    path = tmp_path / "run.jsonl"
+    monitor = gct.Monitor(path, interval=2)
+    source = SourceOfOne()
+    monitor.attach(source, {})
+    x = torch.ones(4)
+    stats = torch.tensor([[1.0, 1.0, 2.0, 0.1]])
+    arrivals = []
+    for step in range(3 if ending == "next" else 2):
+        monitor.begin_step(step, 0, 2)
+        if monitor.sampling:
+            for _ in range(2):
+                arrivals.append(monitor.watch(["w"], [Run(4, raw=False)], x))
+            arrivals[-1](stats)
+        monitor.end_step()
+    if ending == "next":
+        arrivals[-2](stats)  # the second sample comes whole
+    monitor.close()
+    kinds = [(line["kind"], line.get("step")) for line in lines_of(path)]
+    dropped = {"kind": "dropped", "step": 0, "arrived": 1, "expected": 2}
+    assert dropped in lines_of(path)
+    assert kinds.count(("dropped", 0)) == 1
+    assert kinds.count(("sample", 2)) == (ending == "next")
+    assert "drops its sample of step 0: statistics of 1 of 2 buckets came" in caplog.text
+    assert len(read_recording(path).samples) == (ending == "next")
 
 
 @pytest.mark.parametrize("interval", [0, -1, 1.5, True])

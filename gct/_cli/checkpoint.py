@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from gct._checkpoint import load_pickled
 from gct._cli import CommandError, require
 
 __all__ = ["tensors_of"]
@@ -31,7 +29,12 @@ def tensors_of(path: Path) -> Iterator[tuple[str, Tensor]]:
         raise CommandError(f"no file {path}")
     if path.suffix == ".safetensors":
         return _safetensors(path)
-    return _walk(_load_pickled(path), "")
+    try:
+        return _walk(load_pickled(path), "")
+    except OSError as error:
+        raise CommandError(f"can't read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise CommandError(str(error)) from error
 
 
 def _safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
@@ -50,26 +53,6 @@ def _natural(name: str) -> list[tuple[bool, int, str]]:
     """Sorts layer.10 after layer.9; the file itself has no order to go by."""
     parts = re.split(r"(\d+)", name)
     return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
-
-
-def _load_pickled(path: Path) -> Any:
-    try:
-        # Only torch's zip format can be mapped.
-        mapped = zipfile.is_zipfile(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        raise CommandError(
-            f"{path}: expected tensors in dicts and lists, got something whose loading would run "
-            "code (or no file of torch.save); save the state_dict() instead. torch says: "
-            f"{_first_line(error)}"
-        ) from error
-    except Exception as error:  # of a broken file torch.load raises nearly anything
-        raise CommandError(f"{path} can't be loaded: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    """torch's messages go on for a page."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _walk(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:

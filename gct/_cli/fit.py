@@ -17,6 +17,7 @@ from gct._cli import CommandError, check_folder, require
 from gct._cli.checkpoint import tensors_of
 from gct._cli.goodness import Fit, fit_tensor
 from gct._cli.table import format_table
+from gct._fit import shape_text
 from gct._histogram import Histogram, histogram
 from gct._patterns import matches
 
@@ -28,7 +29,8 @@ COLUMNS = """\
 columns:
   elements    number of elements
   zeros       share of elements that are exactly 0; they are set apart
-  shape       exponent of the density: 1 is Laplace, 2 is normal, smaller means heavier tails
+  shape       exponent of the density: 1 is Laplace, 2 is normal, smaller means heavier tails;
+              >=10 and <=0.1 are the fit's limits: uniform values come out as >=10
   in blocks   the shape after each block of 256 elements was divided by its mean magnitude; a *
               marks a tensor whose heavy tail is mostly a mixture of scales
   std         standard deviation of the fitted density
@@ -156,12 +158,12 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _cells(name: str, fit: Fit) -> list[str]:
-    in_blocks = "-" if fit.block_shape is None else f"{fit.block_shape:.2f}"
+    in_blocks = "-" if fit.block_shape is None else shape_text(fit.block_shape)
     return [
         name,
         f"{fit.numel:,}",
         _percent(fit.zero_fraction),
-        f"{fit.shape:.2f}",
+        shape_text(fit.shape),
         in_blocks + ("*" if fit.pooled else " "),
         f"{fit.std:.3g}",
         f"{fit.bits:.2f}",
@@ -185,7 +187,8 @@ def _summary(result: Result) -> str:
 
     lines = [
         f"{len(result.rows)} tensors, {numel:,} elements: median shape "
-        f"{shapes[len(shapes) // 2]:.2f}, from {shapes[0]:.2f} to {shapes[-1]:.2f}",
+        f"{shape_text(shapes[len(shapes) // 2])}, from {shape_text(shapes[0])} to "
+        f"{shape_text(shapes[-1])}",
         f"loss, mean over elements: {mean('loss'):.4f} bits of {mean('bits'):.2f}; Laplace "
         f"{mean('laplace_loss'):.4f}, normal {mean('normal_loss'):.4f}",
     ]

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from gct._fit import shape_text
 from gct._histogram import REACH, Histogram
 
 INK, MUTED, GRID = "#1f2328", "#59636e", "#d4dae1"
@@ -141,7 +142,7 @@ def draw_histogram(
     axes.set_ylim(floor, 3 * max(density))
     plain_log_ticks(axes, "y")
     zeros = f", {shown.zero_fraction:.0%} zeros" if shown.zero_fraction > 0.005 else ""
-    axes.set_title(f"{short_name(name)}\nshape {shown.shape:.2f}, std {unit:.2g}{zeros}")
+    axes.set_title(f"{short_name(name)}\nshape {shape_text(shown.shape)}, std {unit:.2g}{zeros}")
 
 
 def _unit(shown: Histogram) -> float:

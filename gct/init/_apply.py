@@ -10,8 +10,10 @@ from os import PathLike
 import torch
 from torch import Tensor, nn
 
+from gct._models import check_model
+from gct._patterns import as_tuple
 from gct.distribution import GeneralizedGaussian
-from gct.init._by_name import as_tuple, check_patterns, number
+from gct.init._by_name import check_patterns, number
 from gct.init._draws import Draws, check_fillable
 from gct.init._rule import ByRole, Mode, Rule, distribution, rule_std
 from gct.init._statistics import Statistics, measure
@@ -125,10 +127,11 @@ def apply(
         What each weight was drawn from, by name, in the model's order (biases left out).
 
     Raises:
-        TypeError, ValueError: an argument is out of range or names nothing in the model, or a
-            parameter can't be filled: flattened by FullyShardedDataParallel, quantized, lazy, a
-            DTensor with a Partial placement. Nothing has been changed then.
+        TypeError, ValueError: model is no module, an argument is out of range or names nothing in
+            the model, or a parameter can't be filled: flattened by FullyShardedDataParallel,
+            quantized, lazy, a DTensor with a Partial placement. Nothing has been changed then.
     """
+    check_model(model)
     if paper:
         others = (std, mode, residual_depth_scaling, layers, as_tuple(exclude), zero_biases)
         if others != (None, "fan_in", True, None, (), True):
@@ -199,8 +202,9 @@ def from_statistics(
 
     Raises:
         TypeError: source is something else, or a tensor has a dtype that ``gct.fit`` refuses.
-        ValueError: no tensors in the file, NaN or infinity in one, parameters flattened by
-            FullyShardedDataParallel.
+        OSError: the file can't be opened.
+        ValueError: a file that is broken or whose loading would run code, no tensors in it, NaN or
+            infinity in one, parameters flattened by FullyShardedDataParallel.
         ImportError: a .safetensors file without the safetensors package.
     """
     return measure(source, min_numel)

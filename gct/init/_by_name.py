@@ -6,9 +6,10 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 
+from gct import _patterns
 from gct.init._weights import ROLES, Weight, matches
 
-__all__ = ["ByName", "as_tuple", "check_patterns", "number"]
+__all__ = ["ByName", "check_patterns", "number"]
 
 
 class ByName:
@@ -50,18 +51,12 @@ def number(where: str, value: object) -> float:
     return float(value)
 
 
-def as_tuple(patterns: str | Sequence[str]) -> tuple[str, ...]:
-    """One pattern or several: a string alone is not a sequence of letters here."""
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
-
-
 def check_patterns(argument: str, patterns: Sequence[str], weights: Sequence[Weight]) -> None:
     """Raises ValueError for the first pattern that matches no name."""
-    for pattern in patterns:
-        if not any(matches(weight.names, pattern) for weight in weights):
-            names = [weight.names[0] for weight in weights]
-            shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-            raise ValueError(
-                f"{argument}: {pattern!r} fits no parameter that would be initialized; there are "
-                f"{shown or 'none'}; roles are {', '.join(ROLES)}"
-            )
+    _patterns.check_patterns(
+        argument,
+        patterns,
+        [weight.names for weight in weights],
+        "parameter that would be initialized",
+        hint=f"; roles are {', '.join(ROLES)}",
+    )

@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
+from gct._patterns import as_tuple
 from gct.distribution import GeneralizedGaussian
-from gct.init._by_name import ByName, as_tuple, check_patterns
+from gct.init._by_name import ByName, check_patterns
 from gct.init._statistics import Statistics
 from gct.init._weights import Weight, matches
 

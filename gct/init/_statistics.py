@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from os import PathLike
@@ -15,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from gct._fit import fit
+from gct._checkpoint import load_pickled
+from gct._fit import fit, shape_text
 from gct._version import __version__
 from gct.init._weights import ROLES, clean_names, find, refuse_flattened, role_of_name
 
@@ -88,14 +88,15 @@ class Statistics:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        roles = ", ".join(f"{role} {shape:.2f}" for role, shape in self.roles.items())
+        roles = ", ".join(f"{role} {shape_text(shape)}" for role, shape in self.roles.items())
         return f"<Statistics of {len(self.tensors)} tensors, shapes by role: {roles or 'none'}>"
 
     def __str__(self) -> str:
         table = [("tensor", "role", "elements", "shape", "std")]
         for name, m in self.tensors.items():
-            table.append((name, m.role, f"{m.numel:,}", f"{m.shape:.3f}", f"{m.std:.3g}"))
-        table += [("(median)", role, "", f"{shape:.3f}", "") for role, shape in self.roles.items()]
+            table.append((name, m.role, f"{m.numel:,}", shape_text(m.shape, 3), f"{m.std:.3g}"))
+        medians = self.roles.items()
+        table += [("(median)", role, "", shape_text(shape, 3), "") for role, shape in medians]
         a, b, c, d, e = (max(map(len, column)) for column in zip(*table, strict=True))
         lines = (f"{r[0]:{a}}  {r[1]:{b}}  {r[2]:>{c}}  {r[3]:>{d}}  {r[4]:>{e}}" for r in table)
         return "\n".join(line.rstrip() for line in lines)
@@ -172,10 +173,7 @@ def _weights_in_file(path: Path) -> Iterator[tuple[str, str, Tensor]]:
     elif path.suffix == ".safetensors":
         yield from _with_roles(_Safetensors(path))
     elif path.suffix in _SUFFIXES:
-        # Mapped into memory where the format allows it, so that tensors are read one by one.
-        mmap = zipfile.is_zipfile(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-        yield from _with_roles(_state_dict(content, str(path)))
+        yield from _with_roles(_state_dict(load_pickled(path), str(path)))
     else:
         raise ValueError(
             f"{path}: expected a file ending in .safetensors, {', '.join(_SUFFIXES)}, or a folder "

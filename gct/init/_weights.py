@@ -12,15 +12,13 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from gct._models import clean_name
 from gct.init._draws import check_fillable
 
 __all__ = ["ROLES", "Weight", "clean_names", "find", "matches", "refuse_flattened", "role_of_name"]
 
 ROLES = ("embedding", "attention", "mlp", "conv", "linear")
 _BIAS = "bias"
-
-# What wrappers put into a parameter's name: torch.compile, activation checkpointing, FSDP.
-_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 
 # How GPT-2, Llama, NeoX, BERT, T5, OPT, timm and torch.nn.Transformer name these layers.
 _EMBEDDING = re.compile(r"emb|(^|\.)(wte|wpe|tokens?|positions?)\.")
@@ -155,7 +153,7 @@ def _linear_role(name: str) -> str:
 
 def clean_names(names: Sequence[str]) -> list[str]:
     """The names without what wrappers put in; DDP's "module." goes if all names have it."""
-    cleaned = [".".join(p for p in name.split(".") if p not in _WRAPPERS) for name in names]
+    cleaned = [clean_name(name) for name in names]
     if cleaned and all(name.startswith("module.") for name in cleaned):
         cleaned = [name.removeprefix("module.") for name in cleaned]
     return cleaned
