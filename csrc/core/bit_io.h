@@ -70,17 +70,15 @@ class BitReader {
 
 // Exp-Golomb code of order k (Teuhola 1978): v + 2^k in n + 1 bits, after n - k zeros.
 // Written from the low end: n - k zero bits, a one bit, then the n low bits of v + 2^k.
+inline int floor_log2(uint64_t v) { return 63 - __builtin_clzll(v); }  // v > 0
+
 inline int golomb_bits(uint32_t value, int order) {
-  const uint64_t v = static_cast<uint64_t>(value) + (1ull << order);
-  int n = order;
-  while (v >> (n + 1)) ++n;
-  return 2 * n + 1 - order;
+  return 2 * floor_log2(static_cast<uint64_t>(value) + (1ull << order)) + 1 - order;
 }
 
 inline void put_golomb(BitWriter* out, uint32_t value, int order) {
   const uint64_t v = static_cast<uint64_t>(value) + (1ull << order);
-  int n = order;
-  while (v >> (n + 1)) ++n;
+  const int n = floor_log2(v);
   out->put(0, n - order);
   out->put(1, 1);
   out->put(static_cast<uint32_t>(v & ((1ull << n) - 1)), n);

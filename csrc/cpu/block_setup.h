@@ -30,6 +30,8 @@ class BlockSetup {
 
   // Index of an element's table among all.
   int table(int i) const { return choice ? first_table_ + choice[i] : code.table; }
+  // The table that `choice` counts from, or the block's one.
+  int first_table() const { return choice ? first_table_ : code.table; }
 
  private:
   void prepare_tables(double ratio);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <tuple>
 
+#include "cpu/block_cost.h"
 #include "cpu/block_symbols.h"
 #include "cpu/rate_model.h"
 
@@ -15,11 +16,13 @@ namespace {
 constexpr int64_t kSampleForBits = 48;
 constexpr int64_t kSampleForError = 1024;
 constexpr int kCorrections = 5;
+constexpr double kNoMiss = 1e300;
 constexpr double kSettled = 0.004;  // 0.4 % of the bits, 0.02 dB of the error
 
 // Tables next to the one that the scale asks for, in 1/16 octave: where data don't follow the
 // model, a neighbour can be cheaper, and choosing it keeps the rate continuous in the step.
 constexpr int kOffsets[] = {0, -4, 4, -8};
+constexpr size_t kCandidates = sizeof kOffsets / sizeof kOffsets[0];
 
 RunCode run_code(const EncodePlan& plan, double log2_step, int offset, const RunCode& base) {
   RunCode code = base;
@@ -29,20 +32,26 @@ RunCode run_code(const EncodePlan& plan, double log2_step, int offset, const Run
   return code;
 }
 
-double gg_bits(const uint8_t* symbols, int n, const BlockSetup& setup) {
+// Symbols one by one: blocks whose elements have tables of their own, or low bits beside symbols.
+double gg_bits(const float* x, int n, const BlockSetup& setup) {
+  uint8_t symbols[kBlock];
+  std::vector<uint8_t> extra_bytes;
+  BitWriter extra(&extra_bytes);
+  make_symbols(x, n, setup, symbols, &extra);
+  const EncodeTable* own = &encode_table(setup.first_table());
   int64_t sum = 0;
-  for (int i = 0; i < n; ++i) sum += encode_table(setup.table(i)).cost[symbols[i]];
-  return static_cast<double>(sum) / 4096;
+  for (int i = 0; i < n; ++i) sum += own[setup.choice ? setup.choice[i] : 0].cost[symbols[i]];
+  return static_cast<double>(sum) / 4096 + 8.0 * static_cast<double>(extra_bytes.size());
 }
 
 double golomb_block_bits(const float* x, int n, const BlockSetup& setup) {
-  double sum = 0;
+  int64_t sum = 0;
   for (int i = 0; i < n; ++i) {
     const int32_t k = quantize_magnitude(x[i], setup.quantizer, i);
     const int order = tables::kGolombOrders[setup.table(i)] + setup.code.shift;
     sum += golomb_bits(zigzag((float_bits(x[i]) >> 31) != 0 ? -k : k), order);
   }
-  return sum;
+  return static_cast<double>(sum);
 }
 
 double block_error(const float* x, int n, const BlockSetup& setup) {
@@ -132,14 +141,14 @@ void RateControl::choose_sample(int64_t count) {
   sample_.clear();
   sample_groups_.clear();
   const Workspace& ws = *plan_.ws;
-  int64_t seen = 0;
+  const int64_t step = std::min(count, live_blocks_);
+  int64_t share = 0;  // seen * step mod live_blocks_
   for_each_block(plan_, 0, plan_.coded_blocks, [&](size_t r, int64_t local, int n, int64_t b) {
     const int c = ws.classes[static_cast<size_t>(b)];
     if (c == kZeroClass) return;
-    const bool take =
-        seen * count / live_blocks_ != (seen + 1) * count / live_blocks_ || live_blocks_ <= count;
-    ++seen;
-    if (!take) return;
+    share += step;
+    if (share < live_blocks_) return;
+    share -= live_blocks_;
     sample_.push_back({r, local, n, c});
     add_groups(r, c, static_cast<double>(n), &sample_groups_);
   });
@@ -160,32 +169,50 @@ double RateControl::model(Quantity what, const std::vector<Group>& groups, doubl
   return sum;
 }
 
-double RateControl::block_bits(const BlockPlace& s, double log2_step, int offset) {
+// Adds the bits that a block of the sample takes, with each of its run's candidate codes.
+void RateControl::add_block_bits(const BlockPlace& s, double log2_step, const RunCode* codes,
+                                 double* bits) {
   float scratch[kBlock];
-  uint8_t symbols[kBlock];
-  const RunCode code = run_code(plan_, log2_step, offset, plan_.runs[s.run].header.code);
-  if (!setup_.prepare(plan_, s, code, log2_step)) return 0;
   const float* x =
       load_floats(plan_.input->runs[s.run], plan_.input->dtype, s.block * kBlock, s.n, scratch);
-  if (plan_.params->kind == Kind::kEG) return golomb_block_bits(x, s.n, setup_);
-  std::vector<uint8_t> extra_bytes;
-  BitWriter extra(&extra_bytes);
-  make_symbols(x, s.n, setup_, symbols, &extra);
-  return gg_bits(symbols, s.n, setup_) + 8.0 * static_cast<double>(extra_bytes.size());
+  const bool golomb = plan_.params->kind == Kind::kEG;
+  bool counted = false;
+  int order = -1;
+  double golomb_sum = 0;
+  for (size_t i = 0; i < kCandidates; ++i) {
+    if (!setup_.prepare(plan_, s, codes[i], log2_step)) continue;
+    const bool one_table = setup_.choice == nullptr && setup_.code.shift == 0;
+    if (golomb) {
+      // All that a table decides is the order: often the last one's.
+      const int next = one_table ? tables::kGolombOrders[setup_.code.table] : -1;
+      if (next < 0 || next != order) golomb_sum = golomb_block_bits(x, s.n, setup_);
+      order = next;
+      bits[i] += golomb_sum;
+    } else if (one_table) {
+      if (!counted) cost_.count(x, s.n, setup_.quantizer);
+      counted = true;
+      bits[i] += cost_.bits(setup_.code.table);
+    } else {
+      bits[i] += gg_bits(x, s.n, setup_);
+    }
+  }
 }
 
 double RateControl::sampled_bits(double log2_step) {
-  constexpr size_t kCandidates = sizeof kOffsets / sizeof kOffsets[0];
-  std::vector<double> bits(plan_.runs.size() * kCandidates, 0.0);
-  for (const BlockPlace& s : sample_) {
-    for (size_t i = 0; i < kCandidates; ++i)
-      bits[s.run * kCandidates + i] += block_bits(s, log2_step, kOffsets[i]);
+  const size_t count = plan_.runs.size() * kCandidates;
+  codes_.resize(count);
+  bits_.assign(count, 0.0);
+  for (size_t i = 0; i < count; ++i) {
+    const RunCode& base = plan_.runs[i / kCandidates].header.code;
+    codes_[i] = run_code(plan_, log2_step, kOffsets[i % kCandidates], base);
   }
+  for (const BlockPlace& s : sample_)
+    add_block_bits(s, log2_step, &codes_[s.run * kCandidates], &bits_[s.run * kCandidates]);
   double sum = 0;
   offsets_step_ = log2_step;
   offsets_.assign(plan_.runs.size(), 0);
   for (size_t r = 0; r < plan_.runs.size(); ++r) {
-    const double* begin = &bits[r * kCandidates];
+    const double* begin = &bits_[r * kCandidates];
     const double* best = std::min_element(begin, begin + kCandidates);
     offsets_[r] = kOffsets[best - begin];
     sum += *best;
@@ -221,7 +248,8 @@ double RateControl::solve(Quantity what, double target) const {
 }
 
 double RateControl::solve_corrected(Quantity what, double target) {
-  double log2_step = solve(what, target), best_step = log2_step, best_miss = 1e300;
+  double log2_step = solve(what, target), best_step = log2_step, best_miss = kNoMiss;
+  std::vector<int> best_offsets;
   for (int i = 0; i < kCorrections; ++i) {
     const double actual =
         what == Quantity::kBits ? sampled_bits(log2_step) : sampled_error(log2_step);
@@ -233,9 +261,14 @@ double RateControl::solve_corrected(Quantity what, double target) {
     if (miss < best_miss) {
       best_miss = miss;
       best_step = log2_step;
+      best_offsets = offsets_;
     }
     if (miss < kSettled) break;
     log2_step = solve(what, target * predicted / actual);
+  }
+  if (best_miss < kNoMiss) {
+    offsets_ = best_offsets;
+    offsets_step_ = best_step;
   }
   return best_step;
 }

@@ -2,7 +2,7 @@
 // corrected on a sample.
 #pragma once
 
-#include "cpu/block_setup.h"
+#include "cpu/block_cost.h"
 
 namespace gct {
 
@@ -42,7 +42,8 @@ class RateControl {
   double model(Quantity what, const std::vector<Group>& groups, double log2_step) const;
   double sampled_bits(double log2_step);
   double sampled_error(double log2_step);
-  double block_bits(const BlockPlace& block, double log2_step, int offset);
+  void add_block_bits(const BlockPlace& block, double log2_step, const RunCode* codes,
+                      double* bits);
   double solve(Quantity what, double target) const;
   double solve_corrected(Quantity what, double target);
 
@@ -52,7 +53,10 @@ class RateControl {
   std::vector<int> offsets_;  // by run, the cheapest at offsets_step_
   double offsets_step_ = 1e300;
   std::vector<std::vector<double>> offset_shares_;  // by run: share of columns with each offset
+  std::vector<RunCode> codes_;  // by run and candidate offset, and the sample's bits with it
+  std::vector<double> bits_;
   BlockSetup setup_;
+  BlockCost cost_;
   int64_t live_blocks_ = 0;
   double finest_ = 0, coarsest_ = 0;  // bounds of log2(step)
 };

@@ -1,0 +1,43 @@
+#include "cpu/block_cost.h"
+
+namespace gct {
+
+void BlockCost::count(const float* x, int n, const Quantizer& q) {
+  Quantizer widest = q;
+  widest.magnitudes = tables::kMaxMagnitude;
+  uint8_t symbols[kBlock];
+  const bool large = kernels().quantize(x, n, widest, symbols);
+  // Four counters a symbol: runs of one symbol don't wait for each other. 64 of one fit a byte.
+  uint8_t counts[4][kMaxSymbols] = {};
+  int i = 0;
+  for (; i + 4 <= n; i += 4) {
+    for (int j = 0; j < 4; ++j) ++counts[j][symbols[i + j]];
+  }
+  for (; i < n; ++i) ++counts[0][symbols[i]];
+  for (int s = 0; s < kMaxSymbols; ++s)
+    counts_[s] = static_cast<uint16_t>(counts[0][s] + counts[1][s] + counts[2][s] + counts[3][s]);
+  num_large_ = 0;
+  for (i = 0; i < n && large; ++i) {
+    if (symbols[i] == kEscapeSymbol) large_[num_large_++] = quantize_magnitude(x[i], q, i);
+  }
+}
+
+double BlockCost::bits(int table) const {
+  const int magnitudes = table_magnitudes(table), order = escape_order(table);
+  const uint16_t* cost = encode_table(table).cost;
+  uint32_t sum = 0, escapes = static_cast<uint32_t>(num_large_), extra = 0;
+  for (int s = 0; s <= 2 * magnitudes; ++s) sum += uint32_t{counts_[s]} * cost[s];
+  const auto escape_bits = [&](int32_t magnitude) {
+    return static_cast<uint32_t>(
+        1 + golomb_bits(static_cast<uint32_t>(magnitude - magnitudes - 1), order));
+  };
+  for (int s = 2 * magnitudes + 1; s <= 2 * tables::kMaxMagnitude; ++s) {
+    if (counts_[s] == 0) continue;
+    escapes += counts_[s];
+    extra += counts_[s] * escape_bits(symbol_magnitude(s));
+  }
+  for (int i = 0; i < num_large_; ++i) extra += escape_bits(large_[i]);
+  return static_cast<double>(sum + escapes * cost[kEscapeSymbol]) / 4096 + 8.0 * (extra / 8);
+}
+
+}  // namespace gct

@@ -1,0 +1,23 @@
+// Code length of a block's symbols under any of its shape's tables, from one quantization: the
+// step and the deadzone don't depend on the table.
+#pragma once
+
+#include "cpu/block_setup.h"
+
+namespace gct {
+
+class BlockCost {
+ public:
+  // Of a block without a column profile.
+  void count(const float* x, int n, const Quantizer& q);
+
+  // Bits in a table, escapes' extra bits counted by whole bytes.
+  double bits(int table) const;
+
+ private:
+  uint16_t counts_[kMaxSymbols];  // by symbol, of magnitudes up to kMaxMagnitude
+  int num_large_ = 0;
+  int32_t large_[kBlock];  // the other magnitudes
+};
+
+}  // namespace gct
