@@ -33,7 +33,9 @@ def reduce_plain(
         A future of ``buffer``, a RuntimeError if a peer died or the group's timeout passed; and the
         bytes that a ring sends from each rank.
     """
-    size = group.size()
+    # Numbers, not the group: Gloo's thread may be the last to drop what waits for it, and a group
+    # that ends on its own thread ends the process.
+    rank, size = group.rank(), group.size()
     if kind == "bf16" and buffer.dtype in _TO_BFLOAT16 and buffer.layout == torch.strided:
         values = buffer.bfloat16()
     elif buffer.dtype in _HALF_DTYPES:
@@ -52,8 +54,7 @@ def reduce_plain(
             future.value()  # raises what went wrong
         except RuntimeError as error:
             raise RuntimeError(
-                f"gct: uncompressed all_reduce of {name} failed on rank {group.rank()} of {size}: "
-                f"{error}"
+                f"gct: uncompressed all_reduce of {name} failed on rank {rank} of {size}: {error}"
             ) from error
         if values is not buffer:
             buffer.copy_(values)

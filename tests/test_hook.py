@@ -618,6 +618,23 @@ def test_min_numel_leaves_small_buckets_uncompressed() -> None:
         assert plain_bytes > 0
 
 
+def end_groups_in_a_row(rank: int, world: int) -> None:
+    """Each group ends while Gloo's thread may still hold what waited for its last all-reduce."""
+    dist.destroy_process_group()
+    parameter = nn.Parameter(torch.zeros(3000))
+    for _ in range(100):
+        dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+        state = gct.GCTState()
+        gct.hook(state, (torch.ones(3000), parameter))
+        dist.destroy_process_group()
+        del state
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+
+
+def test_groups_can_end_right_after_a_plain_all_reduce() -> None:
+    run_ranks(1, end_groups_in_a_row)
+
+
 def drop_states_in_a_row(rank: int, world: int) -> None:
     """Model and state go while their last callbacks may still be on the engine's thread."""
     for seed in range(6):
