@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from laboratory import needs_hosts, netlab
 from netlab_ranks import CALLS, NUMEL
 from ranks import assert_same_on_all_ranks, run_ranks
 from test_collectives import DTYPES, MODELS, SLICE, laplace
 from test_hook import batches, gradients, make_model, train, wrap
-from test_netlab import HOSTS, netlab
 from torch import Tensor, nn
 
 import gct
@@ -412,7 +412,7 @@ def test_a_lost_rank_is_an_exception_on_the_others(step: str, how: str) -> None:
 # ---- between hosts
 
 
-@HOSTS
+@needs_hosts
 def test_half_the_bytes_leave_each_of_two_hosts(tmp_path: Path) -> None:
     script = str(Path(__file__).with_name("netlab_ranks.py"))
     hosts = [f"--name=gct-hier-{os.getpid()}", "--hosts=2", "--rate=100mbit", "--per-host=2"]
