@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
 
+from gct._agreement import agree_on_settings
 from gct._channel import Algorithm, Channel, Collective, resolve_group, result_or_raise
 from gct.codec import Codec
 
@@ -187,5 +188,7 @@ def _run(
 def _channel(group: dist.ProcessGroup) -> Channel:
     channel = _channels.get(group)
     if channel is None:
-        channel = _channels[group] = Channel(group)
+        channel = Channel(group)
+        agree_on_settings(group, {})
+        _channels[group] = channel
     return channel
