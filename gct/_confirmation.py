@@ -20,6 +20,7 @@ class Confirmation:
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
+        self.sent_bytes = 0
         self._group = private_group(group, range(group.size()), "confirmation")
 
     def of(self, done: Future[str], name: str) -> Future[str]:
@@ -50,6 +51,7 @@ class Confirmation:
         texts = [torch.zeros_like(mine) for _ in range(self._group.size())]
         work = dist.all_gather(texts, mine, group=self._group, async_op=True)
         assert work is not None
+        self.sent_bytes += _TEXT_BYTES * (len(texts) - 1)
 
         def result(done: Future[object]) -> list[Tensor]:
             done.value()  # raises what went wrong

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -269,7 +270,9 @@ class _Bucket:
     def _end(self, index: int, error: str) -> None:
         try:
             if isinstance(error, Damage):
-                self.error = self.error or Damage(f"{self._place(index)}: {error}")
+                self.error = self.error or Damage(
+                    f"{self._place(index)}: {self._name(index, error)}"
+                )
             elif error:
                 raise RuntimeError(error)
             if index + 1 < len(self.steps):
@@ -283,6 +286,11 @@ class _Bucket:
     def _place(self, index: int) -> str:
         step = self.steps[index]
         return f"while {step.doing} (ranks {', '.join(map(str, step.channel.members))})"
+
+    def _name(self, index: int, damage: str) -> str:
+        """The channel counts its own ranks."""
+        members = self.steps[index].channel.members
+        return re.sub(r"rank (\d+)'s", lambda found: f"rank {members[int(found[1])]}'s", damage)
 
     def _take_over(self) -> None:
         if self.copy is not None:

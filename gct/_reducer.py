@@ -141,7 +141,10 @@ class Reducer:
         """
         now: Mapping[str, Any] = self._totals()
         before: Mapping[str, Any] = self._before
-        return cast("_C.EngineStats", {name: now[name] - before[name] for name in now})
+        traffic = {name: now[name] - before[name] for name in now}
+        if self._confirmation is not None:
+            traffic["wire_bytes"] += self._confirmation.sent_bytes
+        return cast("_C.EngineStats", traffic)
 
     def local_bytes(self) -> int:
         """What a hierarchy has sent inside this host, uncompressed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import logging
 import pickle
@@ -15,60 +14,11 @@ import safetensors.torch
 import torch
 import torch.distributed as dist
 from ranks import assert_same_on_all_ranks, run_ranks
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from resumable import END, SAVED, Run
 
 import gct
 from gct._checkpoint import flatten, unflatten
 from gct._regroup import Regroup
-
-WIDTH = 64
-SAVED, END = 5, 9  # steps
-# Whatever a resumed run could get wrong shows: the counter of random bits, residuals, the number of
-# steps without compression, the order and size of buckets.
-SETTINGS: dict[str, Any] = {
-    "bits": 2.0,
-    "rounding": "stochastic",
-    "error_feedback": True,
-    "min_numel": 0,
-    "rate_weight": 1e-3,
-}
-
-
-class Run:
-    """A training run: model, optimizer, state."""
-
-    def __init__(self, named: bool = True, **settings: Any) -> None:
-        torch.manual_seed(0)
-        self.model = nn.Sequential(
-            nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.LayerNorm(4 * WIDTH), nn.Linear(4 * WIDTH, 8)
-        )
-        model = self.model if named else None
-        self.state = gct.GCTState(**{**SETTINGS, **settings}, model=model)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
-        self.ddp = DistributedDataParallel(self.model, bucket_cap_mb=0.02)
-        self.ddp.register_comm_hook(self.state, gct.hook)
-
-    def steps(self, begin: int, end: int) -> None:
-        for step in range(begin, end):
-            generator = torch.Generator().manual_seed(1000 * step + dist.get_rank())
-            x = torch.randn(16, WIDTH, generator=generator)
-            self.optimizer.zero_grad()
-            (self.ddp(x) - x[:, :8]).square().mean().backward()
-            self.optimizer.step()
-
-    def result(self) -> Tensor:
-        return torch.cat([p.detach().flatten() for p in self.model.parameters()])
-
-    def rest(self) -> dict[str, Any]:
-        """What isn't gct's."""
-        return copy.deepcopy([self.model.state_dict(), self.optimizer.state_dict()])
-
-    def load_rest(self, rest: Any) -> None:
-        model, optimizer = copy.deepcopy(rest)
-        self.model.load_state_dict(model)
-        self.optimizer.load_state_dict(optimizer)
-
 
 # ---- ways to save, each a function (state, folder) -> a function that loads
 
