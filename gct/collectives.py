@@ -84,7 +84,8 @@ def all_reduce(
         codec: settings; None is ``Codec()``, 2 bits per element.
         op: ``"mean"`` or ``"sum"``.
         group: a Gloo process group; None is the default one. The first call on it is a collective
-            that makes two private groups.
+            that makes two private groups: as with ``new_group``, all ranks make the first calls on
+            several groups in the same order, from one thread.
         async_op: return a :class:`Work` at once; leave the tensor alone until it is done.
         algorithm: ``"one_shot"``: every rank sends its segment to all, one quantization;
             ``"two_shot"``: reduce by chunk, then send round, two quantizations and bytes that do
