@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.futures import Future
 
+from gct._channel import result_or_raise
+
 _logger = logging.getLogger("gct")
 
 Buckets = Sequence[Sequence[str]]  # keys of parameters, in the order of reduction
@@ -50,7 +52,7 @@ class Regroup:
         self._sparse: set[str] = set()
         self._held: list[Group] = []
         self._parts: dict[str, tuple[Tensor, Tensor]] = {}  # parameters and gradients
-        self._waiting: list[tuple[Tensor, Future[Tensor]]] = []
+        self._waiting: list[Future[str]] = []  # of an error message
 
     def passes(self, keys: Sequence[str], buffer: Tensor) -> bool:
         """Whether a bucket is reduced as it is: it and all before it are as they were."""
@@ -69,12 +71,15 @@ class Regroup:
         gradients = list(buffer.split([parameter.numel() for parameter in parameters]))
         self._parts.update(zip(keys, zip(parameters, gradients, strict=True), strict=True))
         self._held.append(Group(index, list(parameters), gradients))
-        done: Future[Tensor] = Future()
-        self._waiting.append((buffer, done))
-        return done
+        done: Future[str] = Future()
+        self._waiting.append(done)
+        return done.then(lambda done: result_or_raise(done, buffer))
 
     def groups(self) -> list[Group]:
-        """What is held, in the saved run's buckets; as it came if it doesn't fit into them."""
+        """What is held, in the saved run's buckets; as it came if it doesn't fit into them.
+
+        Afterwards ``buckets`` are those of the saved run only where something was held and fits.
+        """
         groups = []
         left = dict(self._parts)
         for index, keys in enumerate(self.buckets[self._passed :], self._passed):
@@ -84,8 +89,11 @@ class Regroup:
                 break
             parameters, gradients = zip(*(left.pop(key) for key in keys), strict=True)
             groups.append(Group(index, list(parameters), list(gradients)))
-        if not left:
+        if self._held and not left:
             return groups
+        self.buckets = []
+        if not left:
+            return []
         _logger.warning(
             "gct: the checkpoint is of a model with other parameters: this step's buckets are not "
             "those of the run that was saved"
@@ -97,15 +105,14 @@ class Regroup:
         waiting = self._waiting
 
         def take_over(_: object) -> None:
+            error = ""
             try:
                 for group, reduced in reductions:
                     group.take_over(reduced.value())
-            except Exception as error:  # whatever it is: those who wait would wait for ever
-                for _buffer, done in waiting:
-                    done.set_exception(error)  # type: ignore[arg-type]
-                return
-            for buffer, done in waiting:
-                done.set_result(buffer)
+            except Exception as caught:  # whatever it is: those who wait would wait for ever
+                error = str(caught)
+            for done in waiting:
+                done.set_result(error)
 
         torch.futures.collect_all([reduced for _, reduced in reductions]).add_done_callback(
             take_over

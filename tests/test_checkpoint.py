@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -131,6 +132,24 @@ def in_one_process(rank: int, world: int) -> None:
 
 def test_back_to_an_earlier_step() -> None:
     run_ranks(2, in_one_process)
+
+
+def lost_at_the_resume(rank: int, world: int) -> str:
+    first = Run()
+    first.steps(0, SAVED)
+    second = Run()
+    second.load_rest(first.rest())
+    second.state.load_state_dict(first.state.state_dict())
+    if rank == 1:  # while buckets wait to be regrouped
+        second.state._reduce_held = lambda: os._exit(1)
+    with pytest.raises(RuntimeError) as caught:
+        second.steps(SAVED, SAVED + 1)
+    return str(caught.value)
+
+
+def test_a_rank_that_is_lost_at_the_resume_is_an_exception() -> None:
+    error, _ = run_ranks(2, lost_at_the_resume, group_timeout=5.0, lost={1})
+    assert f"bucket 0 of step {SAVED} failed on rank 0 of 2" in error
 
 
 # ---- another place

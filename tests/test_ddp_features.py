@@ -8,7 +8,9 @@ features and their scenarios.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -505,3 +507,17 @@ def mixed_precision(rank: int, world: int) -> None:
 
 def test_mixed_precision_of_ddp_is_refused() -> None:
     run_ranks(2, mixed_precision)
+
+
+# ---- their list
+
+
+def test_the_table_of_features_is_complete() -> None:
+    page = Path(__file__).parents[1] / "docs" / "reliability.md"
+    others = (in_pairs, post_local_sgd, compiled_model, compiled_ddp, compiled_backward)
+    names = {*SCENARIOS, *(scenario.__name__ for scenario in others)}
+    table = page.read_text().split("| feature | scenario |")[1].split("\n\n")[0]
+    listed = set(
+        re.findall(r"`(\w+)`", "".join(row.split("|")[-2] for row in table.splitlines() if row))
+    )
+    assert listed == names
