@@ -18,6 +18,8 @@ SHELL := /bin/bash
 SOURCES := $(shell find csrc cmake -type f) CMakeLists.txt setup.py pyproject.toml gct/_version.py
 CLANG_FORMATTED := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 PIP := pip --quiet --disable-pip-version-check
+# C++ tests with more than one thread: the others would only be slow under ThreadSanitizer.
+THREADED := test_thread_pool|test_concurrency
 INSTALL := GCT_DEV=1 GCT_BUILD_DIR=build/ext $(PIP) install --no-build-isolation --editable
 
 .PHONY: help test build lint format cpp-test sanitize py-test dist-test browser demo clean
@@ -27,7 +29,7 @@ help:
 	@echo 'make build      .venv with torch, the tools and gct in editable form'
 	@echo 'make lint       ruff, clang-format, mypy'
 	@echo 'make cpp-test   C++ tests of the codec, built without torch'
-	@echo 'make sanitize   C++ tests and malformed-wire tests under ASan and UBSan'
+	@echo 'make sanitize   C++ tests and malformed-wire tests under ASan and UBSan, threads under TSan'
 	@echo 'make py-test    pytest'
 	@echo 'make dist-test  sdist and wheel, installed in fresh environments'
 	@echo 'make browser    Chromium for the tests that look at pages; without it they are skipped'
@@ -77,6 +79,7 @@ cpp-test: .venv/.tools
 
 sanitize: build
 	tools/cpp_test.sh build/cpp-sanitize -DGCT_DEV=ON -DGCT_SANITIZE=ON
+	TESTS='$(THREADED)' tools/cpp_test.sh build/cpp-threads -DGCT_SANITIZE_THREADS=ON
 	tools/sanitized_pytest.sh tests/test_malformed.py
 
 py-test: .venv/.experiments

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import atexit
 import inspect
-import json
 import os
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -22,6 +21,10 @@ from gct._roll_call import silent_ranks
 Collective = Literal["all_reduce", "reduce_scatter", "all_gather"]
 Algorithm = Literal["auto", "one_shot", "two_shot"]
 OnStats = Callable[[Tensor], None]
+
+
+class Damage(str):
+    """An error of this rank alone, after which its collectives go on: a checksum was wrong."""
 
 
 class Run(NamedTuple):
@@ -66,7 +69,9 @@ class Channel:
         self.size = len(self.members)
         # Results are compared over the second one.
         count = 0 if self.size == 1 else 2 if os.environ.get("GCT_DEBUG") else shots
-        self._groups = [_private_group(group, self.members, shot) for shot in range(1, count + 1)]
+        self._groups = [
+            private_group(group, self.members, f"shot {shot}") for shot in range(1, count + 1)
+        ]
         self.roll_call = roll_call or (self._groups[0] if self._groups else None)
         names = [str(private.group_name) for private in self._groups] or [""]
         self._engine = _C.Engine(names[0], names[-1], num_threads())
@@ -90,6 +95,7 @@ class Channel:
         seed: int | None = None,
         call: str = "",
         probe: bool = False,
+        checksum: bool = False,
         on_stats: OnStats | None = None,
     ) -> Future[str]:
         """Start a collective; all ranks start the same ones in the same order.
@@ -109,6 +115,8 @@ class Channel:
                 sent. Empty: not compared, for callers that have made sure.
             probe: measure bits and error of each run, about as slowly as encoding and decoding once
                 more. It needs nobody else: ranks may differ in it.
+            checksum: send one behind every segment. Where one is wrong, this rank alone gets a
+                :class:`Damage`, its result is worthless, and later jobs work.
             on_stats: called with the float32 [runs, 4] tensor of scale, shape, bits per element and
                 error of each run, from another thread. The error is the squared one over the
                 squared values; bits and error are NaN without ``probe``.
@@ -116,8 +124,9 @@ class Channel:
         Returns:
             A future of the error message, empty if the result is in place. A message names the job
             and the rank: a peer died, the group's timeout passed, or a segment can't be decoded.
-            Every later job fails with the same one. Or `call` was not the same on all ranks: then
-            they all get a message, the tensors stay what they are, and later jobs work.
+            Every later job fails with the same one. Or a checksum was wrong, see above. Or `call`
+            was not the same on all ranks: then they all get a message, the tensors stay what they
+            are, and later jobs work.
 
         Raises:
             ValueError: tensors that this collective can't take.
@@ -128,7 +137,8 @@ class Channel:
         def on_done(error: str, fatal: bool, run_stats: Tensor) -> None:
             if on_stats is not None and not error:
                 on_stats(run_stats)
-            done.set_result(self._explain(error) if fatal else error)
+            local = Damage(error) if error and checksum and not call else error
+            done.set_result(self._explain(error) if fatal else local)
 
         self._engine.submit(
             collective=collective,
@@ -143,41 +153,10 @@ class Channel:
             name=name,
             call=call,
             probe=probe,
+            checksum=checksum,
             on_done=on_done,
         )
         return done
-
-    def agree(self, settings: Mapping[str, object]) -> None:
-        """Raise ValueError on all ranks unless ``settings`` are the same on all of them.
-
-        Ranks with other settings expect messages of other sizes, which Gloo answers by ending the
-        process. Called before anything is submitted, because it uses the same private group.
-        """
-        if self.size == 1:
-            return
-        everyone = [json.loads(text) for text in self.gather_text(json.dumps(dict(settings)))]
-        for rank, other in enumerate(everyone):
-            differing = [name for name in settings if other[name] != everyone[0][name]]
-            if differing:
-                name = differing[0]
-                raise ValueError(
-                    f"all ranks need the same settings, but {name} is {everyone[0][name]!r} on "
-                    f"rank 0 and {other[name]!r} on rank {rank}"
-                )
-
-    def gather_text(self, text: str) -> list[str]:
-        """Every rank's text. Not all_gather_object: that needs numpy and pickle."""
-        mine = torch.tensor(list(text.encode()), dtype=torch.uint8)
-        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        dist.all_gather(lengths, torch.tensor([mine.numel()]), group=self._groups[0])
-        longest = max(int(length) for length in lengths)
-        texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
-        padded = torch.nn.functional.pad(mine, (0, longest - mine.numel()))
-        dist.all_gather(texts, padded, group=self._groups[0])
-        return [
-            bytes(text[: int(length)].tolist()).decode()
-            for text, length in zip(texts, lengths, strict=True)
-        ]
 
     def largest(self, values: Sequence[float]) -> list[float]:
         """The largest of all ranks' values, one by one; while nothing is on its way."""
@@ -255,9 +234,10 @@ def num_threads() -> int:
     return min(max(1, cores // (local_size() or 1)), _MAX_DEFAULT_THREADS)
 
 
-def _private_group(
-    group: dist.ProcessGroup, members: Sequence[int], shot: int
+def private_group(
+    group: dist.ProcessGroup, members: Sequence[int], purpose: str
 ) -> dist.ProcessGroup:
+    """A Gloo group of these ranks of ``group`` that nobody else uses, with its timeout."""
     ranks = dist.get_process_group_ranks(group)
     options: dict[str, Any] = {}
     if "sort_ranks" in inspect.signature(dist.new_group).parameters:
@@ -267,7 +247,7 @@ def _private_group(
         timeout=group._get_backend(torch.device("cpu")).options._timeout,
         backend="gloo",
         use_local_synchronization=True,
-        group_desc=f"gct shot {shot}",
+        group_desc=f"gct {purpose}",
         **options,
     )
     assert isinstance(private, dist.ProcessGroup)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -23,7 +24,8 @@ from torch import Tensor
 from torch.futures import Future
 
 from gct import _C
-from gct._channel import Algorithm, Channel, Collective, OnStats, Run
+from gct._agreement import gather_text
+from gct._channel import Algorithm, Channel, Collective, Damage, OnStats, Run
 from gct._hosts import HierarchySetting, Place, find_hosts, given_hosts, own_place
 from gct.codec import Codec
 
@@ -85,6 +87,7 @@ class Hierarchy:
         algorithm: Algorithm = "auto",
         seed: int = 0,
         probe: bool = False,
+        checksum: bool = False,
         on_stats: OnStats | None = None,
     ) -> Future[str]:
         """Start the reduction of ``buffer`` to its mean over all ranks, in place.
@@ -96,10 +99,12 @@ class Hierarchy:
             runs: how the shard divides into parameters.
             residual: float32, one for each element of the shard, in units of the host's mean.
             seed, probe, on_stats: see :meth:`Channel.submit`; what is measured is the shard.
+            checksum: in all steps.
 
         Returns:
             A future of the error message, empty if the result is in place. A message names the
-            step, its ranks and those that are silent.
+            step, its ranks and those that are silent. It is a :class:`Damage` where a checksum was
+            wrong, and then comes after the last step: the others have to take theirs.
         """
         share = -(-buffer.numel() // self.local_size)
         values, copy = self._as_float32(buffer, share * self.local_size)
@@ -110,6 +115,7 @@ class Hierarchy:
             2 * shard.numel() * buffer.element_size() * (self.hosts - 1) // self.hosts
         )
         scatter, cross, gather = self._channels
+        common = {"checksum": checksum}
         steps = [
             _Step(
                 "adding up inside the host",
@@ -117,7 +123,7 @@ class Hierarchy:
                 "reduce_scatter",
                 values,
                 _RAW,
-                {"output": own, "mean": True, "runs": [Run(values.numel(), raw=True)]},
+                {"output": own, "mean": True, "runs": [Run(values.numel(), raw=True)], **common},
             ),
             _Step(
                 "reducing between hosts",
@@ -133,6 +139,7 @@ class Hierarchy:
                     "seed": seed + (self.local_rank << 56),  # other shards round by other numbers
                     "probe": probe,
                     "on_stats": on_stats,
+                    **common,
                 },
             ),
             _Step(
@@ -141,7 +148,7 @@ class Hierarchy:
                 "all_gather",
                 own,
                 _RAW,
-                {"output": values, "runs": [Run(own.numel(), raw=True)]},
+                {"output": values, "runs": [Run(own.numel(), raw=True)], **common},
             ),
         ]
         failed = f"gct: {name} failed on {self._place}"
@@ -204,7 +211,7 @@ def open_hierarchy(
     if setting != "auto":
         hosts = given_hosts(setting, whole.size)
     else:
-        places = whole.gather_text(json.dumps(own_place())) if whole.size > 1 else []
+        places = gather_text(group, json.dumps(own_place())) if whole.size > 1 else []
         hosts, doubt = find_hosts([Place(*json.loads(place)) for place in places])
         if doubt and whole.rank == 0:
             _logger.warning('gct: hierarchy="auto" is off: %s', doubt)
@@ -251,6 +258,7 @@ class _Bucket:
     copy: Tensor | None  # what is reduced in its place
     copies: _Copies
     done: Future[str] = field(default_factory=Future)
+    error: str = ""
 
     def start(self, index: int) -> None:
         step = self.steps[index]
@@ -261,17 +269,28 @@ class _Bucket:
 
     def _end(self, index: int, error: str) -> None:
         try:
-            if error:
+            if isinstance(error, Damage):
+                self.error = self.error or Damage(
+                    f"{self._place(index)}: {self._name(index, error)}"
+                )
+            elif error:
                 raise RuntimeError(error)
             if index + 1 < len(self.steps):
                 self.start(index + 1)
                 return
             self._take_over()
         except Exception as caught:  # whatever it is: those who wait would wait for ever
-            step = self.steps[index]
-            ranks = ", ".join(map(str, step.channel.members))
-            error = f"{self.failed} while {step.doing} (ranks {ranks}): {caught}"
-        self.done.set_result(error)
+            self.error = f"{self.failed} {self._place(index)}: {caught}"
+        self.done.set_result(self.error)
+
+    def _place(self, index: int) -> str:
+        step = self.steps[index]
+        return f"while {step.doing} (ranks {', '.join(map(str, step.channel.members))})"
+
+    def _name(self, index: int, damage: str) -> str:
+        """The channel counts its own ranks."""
+        members = self.steps[index].channel.members
+        return re.sub(r"rank (\d+)'s", lambda found: f"rank {members[int(found[1])]}'s", damage)
 
     def _take_over(self) -> None:
         if self.copy is not None:

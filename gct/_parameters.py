@@ -47,6 +47,10 @@ class ParameterKeys:
         """Names of the model's parameters that travel compressed; none where it isn't known."""
         return [name for p, name in self._names.items() if p.requires_grad and not is_exempt(p)]
 
+    def named(self) -> list[tuple[Tensor, str]]:
+        """The model's parameters, seen or not, and their names."""
+        return list(self._names.items())
+
     def order(self) -> list[str]:
         """Keys of all parameters seen, in the model's order where the model is known."""
         present = set(self._keys.values())
@@ -70,6 +74,7 @@ class Layout:
     ids: tuple[int, ...]  # of the parameters: what tells this layout from the next
     runs: tuple[Run, ...]
     keys: tuple[str | None, ...]  # by run; None for those that travel uncompressed
+    parameters: tuple[str, ...] = ()  # their keys
 
     def cut(self, part: slice) -> Layout:
         """The layout of the elements of ``part`` alone, as a tensor of their own."""
@@ -85,7 +90,7 @@ class Layout:
                 runs.append(run._replace(numel=numel))
                 keys.append(key)
             run_begin = run_end
-        return Layout(self.ids, tuple(runs), tuple(keys))
+        return Layout(self.ids, tuple(runs), tuple(keys), self.parameters)
 
 
 def make_layout(parameters: Sequence[Tensor], keys: ParameterKeys) -> Layout:
@@ -99,7 +104,17 @@ def make_layout(parameters: Sequence[Tensor], keys: ParameterKeys) -> Layout:
             continue
         runs.append(Run(parameter.numel(), exempt, row_length(parameter)))
         run_keys.append(None if exempt else keys.key(parameter))
-    return Layout(tuple(map(id, parameters)), tuple(runs), tuple(run_keys))
+    names = tuple(keys.key(parameter) for parameter in parameters)
+    return Layout(tuple(map(id, parameters)), tuple(runs), tuple(run_keys), names)
+
+
+def describe(parameters: Sequence[Tensor]) -> str:
+    """All about a bucket that has to be the same on all ranks, in words."""
+    of = ", ".join(
+        f"{'x'.join(map(str, p.shape)) or 'a number'} {str(p.dtype).removeprefix('torch.')}"
+        for p in parameters
+    )
+    return f"{len(parameters)} parameters ({of})"
 
 
 class Residuals:
@@ -146,10 +161,19 @@ class Residuals:
             )
         return loaded
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Copies by parameter key, in the parameter's shape left flat."""
+    def state_dict(self, complete: bool = False) -> dict[str, Tensor]:
+        """Copies by parameter key, flat.
+
+        ``complete``: zeros for the named parameters that have not appeared yet, for loaders that
+        need to find a tensor to load to.
+        """
         current = {self._keys.key(p): view.clone() for p, view in self._views.items()}
-        return {**self._loaded, **current}
+        unseen = (
+            {name: torch.zeros(p.numel()) for p, name in self._keys.named() if p.requires_grad}
+            if complete
+            else {}
+        )
+        return {**unseen, **self._loaded, **current}
 
     def load_state_dict(self, residuals: dict[str, Tensor]) -> None:
         """Forget everything and start from these when their parameters appear."""

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.futures import Future
 
 from gct import _C
+from gct._agreement import agree_on_layout, agree_on_settings
 from gct._channel import Algorithm, Channel, Run, result_or_raise
 from gct._choice import choose, measure
+from gct._confirmation import Confirmation
 from gct._hierarchy import open_hierarchy
 from gct._plain import PlainKind, reduce_plain
 from gct.codec import Codec
@@ -44,18 +46,21 @@ class Reducer:
         codec: what buckets are compressed with.
 
     Raises:
-        ValueError: ranks have other settings, or hosts that don't fit the group; on all ranks.
+        ValueError: ranks have another gct or other settings, or hosts that don't fit the group; on
+            all ranks.
         RuntimeError: a peer died or the group's timeout passed.
     """
 
     def __init__(self, group: dist.ProcessGroup, settings: Mapping[str, Any], codec: Codec) -> None:
         self._group = group
+        self._checksum = settings["checksum"] is True
         self._codec = codec
         self._channel = Channel(group)
-        self._channel.agree(settings)
+        agree_on_settings(group, settings)
         self._hierarchy = open_hierarchy(settings["hierarchy"], group, self._channel)
         self.rank, self.size = self._channel.rank, self._channel.size
         self.hosts = self._hierarchy.hosts if self._hierarchy is not None else 1
+        self._confirmation = Confirmation(group) if self._checksum and self.size > 1 else None
         self.plain_bytes = 0
         self.seconds: dict[str, float] = {}  # with codec="auto": by way
         self.plain_kind: PlainKind | None = None  # what was measured to be better than the codec
@@ -96,6 +101,17 @@ class Reducer:
         """The part of a bucket that this rank encodes."""
         return slice(0, numel) if self._hierarchy is None else self._hierarchy.shard(numel)
 
+    def agree(self, name: str, layout: str) -> None:
+        """Raise RuntimeError on all ranks unless they hand over the same; a collective call."""
+        try:
+            agree_on_layout(self._group, name, layout)
+        except RuntimeError as error:
+            if str(error).startswith("gct: "):
+                raise
+            raise RuntimeError(
+                f"gct: comparing {name} failed on rank {self.rank} of {self.size}: {error}"
+            ) from error
+
     def plain(self, buffer: Tensor, name: str, kind: PlainKind) -> Future[Tensor]:
         """See :func:`reduce_plain`."""
         future, nbytes = reduce_plain(buffer, self._group, kind, name)
@@ -109,10 +125,13 @@ class Reducer:
         the shard is the bucket then.
         """
         params = self._codec._params
+        options["checksum"] = self._checksum
         if self._hierarchy is not None:
             done = self._hierarchy.submit(buffer, params, **options)
         else:
             done = self._channel.submit("all_reduce", buffer, params, mean=True, **options)
+        if self._confirmation is not None:
+            done = self._confirmation.of(done, options["name"])
         return done.then(lambda done: result_or_raise(done, buffer))
 
     def traffic(self) -> _C.EngineStats:
@@ -122,7 +141,10 @@ class Reducer:
         """
         now: Mapping[str, Any] = self._totals()
         before: Mapping[str, Any] = self._before
-        return cast("_C.EngineStats", {name: now[name] - before[name] for name in now})
+        traffic = {name: now[name] - before[name] for name in now}
+        if self._confirmation is not None:
+            traffic["wire_bytes"] += self._confirmation.sent_bytes
+        return cast("_C.EngineStats", traffic)
 
     def local_bytes(self) -> int:
         """What a hierarchy has sent inside this host, uncompressed."""

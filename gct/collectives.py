@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
 
+from gct._agreement import agree_on_settings
 from gct._channel import Algorithm, Channel, Collective, resolve_group, result_or_raise
 from gct.codec import Codec
 
@@ -83,7 +84,8 @@ def all_reduce(
         codec: settings; None is ``Codec()``, 2 bits per element.
         op: ``"mean"`` or ``"sum"``.
         group: a Gloo process group; None is the default one. The first call on it is a collective
-            that makes two private groups.
+            that makes two private groups: as with ``new_group``, all ranks make the first calls on
+            several groups in the same order, from one thread.
         async_op: return a :class:`Work` at once; leave the tensor alone until it is done.
         algorithm: ``"one_shot"``: every rank sends its segment to all, one quantization;
             ``"two_shot"``: reduce by chunk, then send round, two quantizations and bytes that do
@@ -187,5 +189,7 @@ def _run(
 def _channel(group: dist.ProcessGroup) -> Channel:
     channel = _channels.get(group)
     if channel is None:
-        channel = _channels[group] = Channel(group)
+        channel = Channel(group)
+        agree_on_settings(group, {})
+        _channels[group] = channel
     return channel

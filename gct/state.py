@@ -14,9 +14,11 @@ from torch.futures import Future
 
 from gct._channel import Algorithm, check_backend, resolve_group
 from gct._hosts import HierarchySetting, check_hierarchy
-from gct._parameters import Layout, ParameterKeys, Residuals, make_layout
+from gct._parameters import Layout, ParameterKeys, Residuals, describe, make_layout
 from gct._rate_term import RateSettings, RateTerm
 from gct._reducer import NO_TRAFFIC, Reducer
+from gct._regroup import Buckets, Regroup
+from gct._state_dict import Place, flatten, is_flat, unflatten
 from gct.codec import Codec, Kind, Rounding
 from gct.monitor import Monitor, as_monitor
 
@@ -98,6 +100,10 @@ class GCTState:
             number of ranks, more than one, by what torchrun says or by the hosts' names;
             ``"off"``; the number of ranks on each host, in rank order; or each host's ranks (of
             ``process_group``), in lists of equal length. One host, or one rank on each, is "off".
+        checksum: send a CRC32C behind every segment, and let all ranks confirm each bucket: a bit
+            that was flipped on its way becomes a RuntimeError on all of them. Costs 4 bytes for
+            each segment, 256 bytes to every rank for each bucket, a message's way there and back
+            and, in one more private group, W - 1 connections. Covers what is compressed.
         seed: for stochastic rounding; the same on all ranks.
         model: gives parameters their names in :meth:`stats` and :meth:`state_dict`, the same if it
             is wrapped by DistributedDataParallel or ``torch.compile``. Without it
@@ -136,6 +142,7 @@ class GCTState:
         rate_weight: float = 0.0,
         algorithm: Algorithm = "auto",
         hierarchy: HierarchySetting = "auto",
+        checksum: bool = False,
         seed: int = 0,
         model: nn.Module | None = None,
         monitor: Monitor | str | os.PathLike[str] | None = None,
@@ -154,6 +161,7 @@ class GCTState:
             "rate_weight": rate_weight,
             "algorithm": algorithm,
             "hierarchy": check_hierarchy(hierarchy),
+            "checksum": checksum,
             "seed": seed,
         }
         self.codec = Codec(
@@ -185,11 +193,13 @@ class GCTState:
         self._reducer: Reducer | None = None
         self._keys = ParameterKeys(model)
         self._residuals = Residuals(self._keys)
-        self._loaded_hosts: int | None = None  # of the run that saved the residuals
+        self._saved_at = Place()  # whose the loaded residuals are
         self._rate_term = RateTerm(self._keys, rate_settings) if rate_weight else None
         self._layouts: dict[int, Layout] = {}
         self._open = True  # the first step: parameters may still be new
-        self._seen: set[int] = set()  # buckets of this step (compiled DDP: parameters)
+        self._seen: dict[int, None] = {}  # buckets of this step (compiled DDP: parameters)
+        self._buckets: Buckets = []  # of the last step: keys of their parameters
+        self._regroup: Regroup | None = None  # in the first step after load_state_dict
         self._warned = False
         self._run_stats: dict[int, tuple[Layout, Tensor]] = {}
         self.monitor = as_monitor(monitor)
@@ -202,20 +212,47 @@ class GCTState:
         """Start the reduction of a bucket to its mean over all ranks."""
         index = bucket.index()
         parameters = bucket.parameters()
-        layout = self._enter(index, parameters)
+        layout = self._enter(index, parameters, f"bucket {index}")
         buffer = bucket.buffer()
-        if self._goes_plain(buffer):
-            future = self._reduce_plain(buffer, f"bucket {index}")
+        regroup = self._regroup
+        if regroup is None or regroup.passes(layout.parameters, buffer):
+            future = self._reduce_as(index, parameters, layout, buffer, len(self._seen))
         else:
-            residual = (
-                self._residuals.for_bucket(index, parameters) if self.error_feedback else None
-            )
-            future = self._reduce(buffer, layout, index, residual, f"bucket {index}")
+            future = regroup.hold(index, layout.parameters, parameters, buffer)
         if self._rate_term is not None:
             future = self._rate_term.after(future, bucket)
         if bucket.is_last():
-            self._end_step()
+            self._end_step(self._reduce_held())
         return future
+
+    def _reduce_as(
+        self,
+        index: int,
+        parameters: Sequence[Tensor],
+        layout: Layout,
+        buffer: Tensor,
+        number: int,
+    ) -> Future[Tensor]:
+        """Start the reduction of bucket ``index``, the step's ``number``-th from 1 on."""
+        name = f"bucket {index}"
+        if self._goes_plain(buffer):
+            return self._reduce_plain(buffer, name)
+        residual = self._residuals.for_bucket(index, parameters) if self.error_feedback else None
+        return self._reduce(buffer, layout, index, residual, name, number)
+
+    def _reduce_held(self) -> Buckets | None:
+        """After the last bucket of a resumed run's first step: those that wait; the buckets."""
+        if self._regroup is None:
+            return None
+        regroup, self._regroup = self._regroup, None
+        reductions = []
+        for group in regroup.groups():
+            index, parameters = group.index, group.parameters
+            layout = make_layout(parameters, self._keys)
+            future = self._reduce_as(index, parameters, layout, group.joined(), index + 1)
+            reductions.append((group, future))
+        regroup.finish(reductions)
+        return regroup.buckets
 
     def reduce_gradient(self, gradient: Tensor, parameter: Tensor) -> Tensor:
         """Reduce one parameter's gradient, in place, and wait: compiled DDP's way.
@@ -224,8 +261,9 @@ class GCTState:
         """
         index = id(parameter)
         if index in self._seen:
+            self._regroup = None  # there are no buckets
             self._end_step()
-        layout = self._enter(index, [parameter])
+        layout = self._enter(index, [parameter], "a parameter")
         name = f"parameter {layout.keys[0]}"
         if self._goes_plain(gradient) or layout.runs[0].raw:
             reduced = self._reduce_plain(gradient, name).wait()
@@ -233,7 +271,8 @@ class GCTState:
             residual = (
                 self._residuals.for_bucket(index, [parameter]) if self.error_feedback else None
             )
-            reduced = self._reduce(gradient, layout, index, residual, name).wait()
+            number = len(self._seen)
+            reduced = self._reduce(gradient, layout, index, residual, name, number).wait()
         if self._rate_term is not None:
             self._rate_term.add_to(reduced, parameter)
         return reduced
@@ -289,43 +328,49 @@ class GCTState:
         """Names that may come under parameter_order(); none without ``model``; for a monitor."""
         return self._keys.compressible()
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs: the step, this rank's residuals and the rate term's memory.
+    def state_dict(self, *, flat: bool = False) -> dict[str, Any]:
+        """What a resumed run needs to go on with the same bits: see docs/reliability.md.
 
-        Residuals differ from rank to rank: with error feedback every rank saves its own. The rest
-        is the same on all ranks.
+        The step, this rank's residuals, the rate term's memory and the buckets. Residuals differ
+        from rank to rank: with error feedback every rank saves its own. The rest is the same on all
+        ranks.
+
+        Args:
+            flat: 1-D and other tensors alone by name, for files that hold nothing else, such as
+                safetensors'. Without it numbers, texts, lists, dicts and tensors, which torch.load
+                reads with ``weights_only=True``.
         """
-        reducer = self._reducer
-        return {
+        here = self._place() if self._reducer is not None else self._saved_at
+        state_dict: dict[str, Any] = {
             "version": _STATE_VERSION,
             "step": self.step,
             "settings": dict(self._settings),
-            "rank": reducer.rank if reducer is not None else None,
-            "world_size": reducer.size if reducer is not None else None,
-            "hosts": reducer.hosts if reducer is not None else self._loaded_hosts,
-            "residuals": self._residuals.state_dict(),
+            **here._asdict(),
+            "residuals": self._residuals.state_dict(complete=self.error_feedback),
             "rate_term": self._rate_term.state_dict() if self._rate_term is not None else {},
+            "buckets": [list(keys) for keys in self._buckets],
         }
+        return flatten(state_dict) if flat else state_dict
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`; settings stay what this state was made with.
+        """Go on from :meth:`state_dict`, in either form; settings stay what they are.
 
         Residuals are an error not yet sent, of one rank: they are dropped, with a warning in the
         log, if they were saved by another rank, in a world of another size or with another number
-        of hosts.
+        of hosts; at the first backward pass if the process group isn't there yet.
 
         Raises:
             ValueError: not from :meth:`state_dict`, or of another version.
         """
+        if is_flat(state_dict):
+            state_dict = unflatten(state_dict)
         version = state_dict.get("version")
         if version != _STATE_VERSION:
             raise ValueError(
                 f"expected a GCTState's state_dict of version {_STATE_VERSION}, got {version!r}"
             )
-        self._restore(state_dict, state_dict["residuals"])
-        saved_by = (state_dict["rank"], state_dict["world_size"])
-        if None not in saved_by and saved_by != self._place():
-            self._drop_residuals("rank {} of {}".format(*saved_by))
+        self._restore(state_dict)
+        self._drop_residuals_of_others()
 
     def close(self) -> None:
         """End the engine's threads. Not needed: the interpreter's exit does it too."""
@@ -338,27 +383,32 @@ class GCTState:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state["settings"])  # type: ignore[misc]
-        self._restore(state["state_dict"], state["state_dict"]["residuals"])
+        self._restore(state["state_dict"])
 
     # How it works.
 
-    def _restore(self, saved: Mapping[str, Any], residuals: dict[str, Tensor]) -> None:
+    def _restore(self, saved: Mapping[str, Any]) -> None:
         self.step = int(saved["step"])
-        self._loaded_hosts = saved.get("hosts", 1)  # not in 0.1's
-        self._residuals.load_state_dict(residuals)
+        self._saved_at = Place(saved["rank"], saved["world_size"], saved.get("hosts", 1))
+        self._residuals.load_state_dict(saved["residuals"])
+        self._buckets = saved.get("buckets", [])
+        self._regroup = Regroup(self._buckets) if self._buckets else None
         if self._rate_term is not None:
             self._rate_term.load_state_dict(saved.get("rate_term", {}))  # not in 0.1's
 
-    def _drop_residuals(self, whose: str) -> None:
+    def _drop_residuals_of_others(self) -> None:
         """Those that another rank, or this one among other hosts, has saved."""
-        if self._residuals.state_dict():
-            rank, size = self._place()
+        here = self._place()
+        whose = self._saved_at.unlike(here)
+        if whose and self._residuals.state_dict():
+            rank, size, _ = here
             _logger.warning("gct: residuals of %s are dropped on rank %s of %s", whose, rank, size)
             self._residuals.load_state_dict({})
 
-    def _enter(self, index: int, parameters: Sequence[Tensor]) -> Layout:
+    def _enter(self, index: int, parameters: Sequence[Tensor], what: str) -> Layout:
         """Note that a bucket of this step is here; its layout."""
         layout = self._layouts.get(index)
+        reducer = self._open_reducer()
         if layout is None or layout.ids != tuple(map(id, parameters)):
             if not self.serves(index, parameters):
                 raise RuntimeError(
@@ -367,14 +417,22 @@ class GCTState:
                 )
             for parameter in parameters:
                 self._keys.add(parameter)
+            self._agree(reducer, parameters, what)
             layout = self._layouts[index] = make_layout(parameters, self._keys)
-        reducer = self._open_reducer()
         if self.monitor is not None and not self._seen:
             self.monitor.begin_step(self.step, reducer.rank, reducer.size)
-        self._seen.add(index)
+        self._seen[index] = None
         return layout
 
-    def _end_step(self) -> None:
+    def _agree(self, reducer: Reducer, parameters: Sequence[Tensor], what: str) -> None:
+        """Compare a new bucket, and what decides how it is reduced, on all ranks."""
+        layout = f"at step {self.step} {describe(parameters)}"
+        if self._regroup is not None:
+            layout += f" of a checkpoint with buckets {self._regroup.buckets}"
+        reducer.agree(f"{what} of step {self.step}", layout)
+
+    def _end_step(self, buckets: Buckets | None = None) -> None:
+        self._buckets = buckets or [self._layouts[index].parameters for index in self._seen]
         self.step += 1
         if self.monitor is not None:
             self.monitor.end_step()
@@ -392,8 +450,7 @@ class GCTState:
                     f"gct: setting up the compressed collectives failed on rank {rank} of {size}; "
                     f"is every rank at its first backward pass? {error}"
                 ) from error
-            if self._loaded_hosts not in (None, self._reducer.hosts):
-                self._drop_residuals(f"hierarchy of {self._loaded_hosts} host(s)")
+            self._drop_residuals_of_others()
         return self._reducer
 
     def _goes_plain(self, buffer: Tensor) -> bool:
@@ -423,7 +480,13 @@ class GCTState:
         return reducer.plain(buffer, f"{what} of step {self.step}", kind or "fp32")
 
     def _reduce(
-        self, buffer: Tensor, layout: Layout, index: int, residual: Tensor | None, what: str
+        self,
+        buffer: Tensor,
+        layout: Layout,
+        index: int,
+        residual: Tensor | None,
+        what: str,
+        number: int,
     ) -> Future[Tensor]:
         reducer = self._open_reducer()
         shard = reducer.shard(buffer.numel())
@@ -444,7 +507,7 @@ class GCTState:
             residual=residual[shard] if residual is not None else None,
             runs=layout.runs,
             algorithm=self.algorithm,
-            seed=(self.seed << 40) + (self.step << 16) + len(self._seen),
+            seed=(self.seed << 40) + (self.step << 16) + number,
             probe=watch is not None,
             on_stats=keep,
         )
@@ -463,13 +526,13 @@ class GCTState:
             return str(self._settings["codec"])
         return self._reducer.plain_kind or self.codec.kind
 
-    def _place(self) -> tuple[int | None, int | None]:
-        """This rank and the number of ranks, as far as they can be known now."""
+    def _place(self) -> Place:
+        """This rank among the others, as far as that can be known now."""
         if self._reducer is not None:
-            return self._reducer.rank, self._reducer.size
+            return Place(self._reducer.rank, self._reducer.size, self._reducer.hosts)
         if not dist.is_initialized():
-            return None, None
-        return dist.get_rank(self._group), dist.get_world_size(self._group)
+            return Place()
+        return Place(dist.get_rank(self._group), dist.get_world_size(self._group))
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
@@ -481,6 +544,8 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
         value = settings[name]
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise ValueError(f"{name} must be a whole number from 0 on, got {value!r}")
+    if not isinstance(settings["checksum"], bool):
+        raise ValueError(f"checksum must be True or False, got {settings['checksum']!r}")
     if settings["algorithm"] not in ("auto", "one_shot", "two_shot"):
         raise ValueError(
             f"algorithm must be auto, one_shot or two_shot, got {settings['algorithm']!r}"

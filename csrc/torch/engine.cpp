@@ -254,7 +254,8 @@ void Engine::end_job(Job& job) {
     }
   }
   const std::string error = failure();
-  job.spec.on_done(error.empty() ? job.refusal : error, !error.empty(), job.run_stats());
+  const std::string& local = job.refusal.empty() ? job.damage : job.refusal;
+  job.spec.on_done(error.empty() ? local : error, !error.empty(), job.run_stats());
 }
 
 }  // namespace gct

@@ -39,9 +39,11 @@ struct Counters {
 };
 
 // Called once, from the engine's back thread (or the closing one). `error` is empty if the result
-// is in place; `fatal`: every later job fails too. `run_stats`: float32 [runs, 4], scale and shape
-// of each run as this rank's encoder saw it, 0 where it saw none; where the job is probed also bits
-// an element and squared error over squared values, else NaN.
+// is in place; `fatal`: every later job fails too. If it isn't fatal, either nothing was sent, or a
+// checksum was wrong, which the other ranks may not know: the result is worthless then.
+// `run_stats`: float32 [runs, 4], scale and shape of each run as this rank's encoder saw it, 0
+// where it saw none; where the job is probed also bits an element and squared error over squared
+// values, else NaN.
 using OnDone =
     std::function<void(const std::string& error, bool fatal, const at::Tensor& run_stats)>;
 
@@ -56,9 +58,10 @@ struct JobSpec {
   at::Tensor residual;  // all_reduce with error feedback: float32, numel elements; else undefined
   std::vector<RunShape> runs;  // of the input
   CodecParams codec;
-  uint64_t seed = 0;   // differs from job to job; the same on all ranks
-  bool probe = false;  // measure bits and error of each run, on this rank alone
-  std::string name;    // for messages: "bucket 3 of step 12"
+  uint64_t seed = 0;      // differs from job to job; the same on all ranks
+  bool probe = false;     // measure bits and error of each run, on this rank alone
+  bool checksum = false;  // behind every segment; the same on all ranks
+  std::string name;       // for messages: "bucket 3 of step 12"
   // Not empty: all that must be the same on all ranks, in words; compared before anything is sent.
   std::string call;
   OnDone on_done;
@@ -88,6 +91,7 @@ struct Job {
   bool in_place = false;     // float32: results are computed in the tensor itself
   bool slots_known = false;  // segment sizes follow from the layout, no exchange of sizes
   std::string refusal;  // not empty: nothing was sent, and this is why; front thread, then back
+  std::string damage;   // not empty: a checksum was wrong, and whose; back thread
   RunAverages sent;     // of this rank's own values; front thread
   RunAverages reduced;  // of the chunks that it owns; back thread
 

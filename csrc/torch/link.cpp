@@ -12,6 +12,15 @@ namespace {
 // peer is slow.
 constexpr std::chrono::milliseconds kPatience{500};
 
+// Each bit as two of three copies have it, or as the only one has it.
+int64_t read_size(const uint8_t* p, int copies) {
+  const auto a = load_le<uint64_t>(p);
+  if (copies == 1) return static_cast<int64_t>(a);
+  const auto b = load_le<uint64_t>(p + sizeof a);
+  const auto c = load_le<uint64_t>(p + 2 * sizeof a);
+  return static_cast<int64_t>((a & b) | (a & c) | (b & c));
+}
+
 int64_t total(const std::vector<int64_t>& sizes) {
   return std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
 }
@@ -56,16 +65,18 @@ void Link::wait(Exchange& exchange) {
   exchange.work.reset();
 }
 
-void Link::exchange_sizes(Exchange& exchange) {
+void Link::exchange_sizes(Exchange& exchange, bool thrice) {
   const auto world = static_cast<size_t>(size_);
-  sizes_.send_bytes.assign(world, sizeof(int64_t));
+  const int copies = thrice ? 3 : 1;
+  sizes_.send_bytes.assign(world, copies * int64_t{sizeof(int64_t)});
   sizes_.send_bytes[static_cast<size_t>(rank_)] = 0;
   sizes_.recv_bytes = sizes_.send_bytes;
-  uint8_t* out = sizes_.send.reserve(size_ * int64_t{sizeof(int64_t)});
+  uint8_t* out = sizes_.send.reserve(size_ * copies * int64_t{sizeof(int64_t)});
   for (size_t rank = 0; rank < world; ++rank) {
     if (static_cast<int>(rank) == rank_) continue;
-    store_le<uint64_t>(out, static_cast<uint64_t>(exchange.send_bytes[rank]));
-    out += sizeof(int64_t);
+    for (int copy = 0; copy < copies; ++copy, out += sizeof(int64_t)) {
+      store_le<uint64_t>(out, static_cast<uint64_t>(exchange.send_bytes[rank]));
+    }
   }
   start(sizes_);
   wait(sizes_);
@@ -73,8 +84,8 @@ void Link::exchange_sizes(Exchange& exchange) {
   const uint8_t* in = sizes_.recv.data();
   for (size_t rank = 0; rank < world; ++rank) {
     if (static_cast<int>(rank) == rank_) continue;
-    exchange.recv_bytes[rank] = static_cast<int64_t>(load_le<uint64_t>(in));
-    in += sizeof(int64_t);
+    exchange.recv_bytes[rank] = read_size(in, copies);
+    in += copies * sizeof(int64_t);
   }
 }
 

@@ -24,7 +24,7 @@ void Shots::encode_whole(Flight& flight) {
 }
 
 void Shots::add_whole(Flight& flight) {
-  const Job& job = *flight.job;
+  Job& job = *flight.job;
   Exchange& exchange = *flight.first;
   const int64_t numel = flight.range.numel();
   wait(exchange, *first_);
@@ -36,8 +36,8 @@ void Shots::add_whole(Flight& flight) {
     const bool self = sender == rank();
     const int64_t bytes =
         self ? exchange.own_bytes : exchange.recv_bytes[static_cast<size_t>(sender)];
-    back_.decode(self ? exchange.send.data() : in, bytes, sum, numel,
-                 /*accumulate=*/sender > 0, sender);
+    back_.decode(job, self ? exchange.send.data() : in, bytes, sum, numel,
+                 /*accumulate=*/sender > 0, sender, self ? nullptr : &job.damage);
     if (!self) in += bytes;
   }
   if (job.spec.mean) divide(sum, static_cast<float>(size()), numel);
@@ -45,7 +45,7 @@ void Shots::add_whole(Flight& flight) {
 }
 
 void Shots::place_all(Flight& flight) {
-  const Job& job = *flight.job;
+  Job& job = *flight.job;
   Exchange& exchange = *flight.first;
   const int64_t numel = flight.range.numel();
   wait(exchange, *first_);
@@ -57,7 +57,8 @@ void Shots::place_all(Flight& flight) {
         self ? exchange.own_bytes : exchange.recv_bytes[static_cast<size_t>(sender)];
     void* result = job.result_at(sender * job.numel + flight.range.begin);
     float* out = job.in_place ? static_cast<float*>(result) : scratch_.reserve(numel);
-    back_.decode(self ? exchange.send.data() : in, bytes, out, numel, /*accumulate=*/false, sender);
+    back_.decode(job, self ? exchange.send.data() : in, bytes, out, numel, /*accumulate=*/false,
+                 sender, self ? nullptr : &job.damage);
     if (!job.in_place) from_float(job.dtype, out, result, numel);
     if (!self) in += bytes;
   }

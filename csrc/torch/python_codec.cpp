@@ -2,9 +2,11 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <cstdio>
 #include <stdexcept>
 
 #include "codec.h"
+#include "core/wire.h"
 #include "torch/ops.h"
 #include "torch/python.h"
 
@@ -63,6 +65,12 @@ py::dict inspect_wire(const at::Tensor& wire) {
   return result;
 }
 
+std::string wire_format() {
+  char text[64];
+  snprintf(text, sizeof text, "wire format %d, tables %08x", kWireVersion, tables::kTableId);
+  return text;
+}
+
 py::tuple encode_report(const at::Tensor& values, const CodecParams& params) {
   EncodeStats stats;
   stats.want_model_bits = true;
@@ -96,6 +104,8 @@ void register_codec(py::module_& m) {
   m.def("decode", &decode_tensor, py::arg("wire"), py::call_guard<py::gil_scoped_release>(),
         "Decode a segment to 1-D float32.");
   m.def("inspect", &inspect_wire, py::arg("wire"), "What a segment's headers say.");
+
+  m.def("wire_format", &wire_format, "What two ranks need in common to read each other's bytes.");
 
   m.def("implementations", &implementations, "Implementations usable here, best first.");
   m.def("implementation", &implementation, "The implementation in use.");

@@ -56,7 +56,7 @@ void submit(Engine& engine, const std::string& collective, const at::Tensor& inp
             const std::optional<at::Tensor>& output, const std::optional<at::Tensor>& residual,
             const std::vector<std::tuple<int64_t, bool, int64_t>>& runs, const CodecParams& codec,
             bool mean, const std::string& algorithm, uint64_t seed, const std::string& name,
-            const std::string& call, bool probe, py::function on_done) {
+            const std::string& call, bool probe, bool checksum, py::function on_done) {
   JobSpec spec;
   spec.collective = parse_collective(collective);
   spec.algorithm = parse_algorithm(algorithm);
@@ -69,6 +69,7 @@ void submit(Engine& engine, const std::string& collective, const at::Tensor& inp
   spec.seed = seed;
   spec.name = name;
   spec.probe = probe;
+  spec.checksum = checksum;
   spec.call = call;
   spec.on_done = Callback(std::move(on_done));
   const py::gil_scoped_release nogil;
@@ -115,7 +116,7 @@ void register_engine(py::module_& m) {
       .def("submit", &submit, py::kw_only(), py::arg("collective"), py::arg("input"),
            py::arg("output"), py::arg("residual"), py::arg("runs"), py::arg("codec"),
            py::arg("mean"), py::arg("algorithm"), py::arg("seed"), py::arg("name"), py::arg("call"),
-           py::arg("probe"), py::arg("on_done"))
+           py::arg("probe"), py::arg("checksum"), py::arg("on_done"))
       .def("close", &Engine::close, py::call_guard<py::gil_scoped_release>())
       .def("stats", &stats)
       .def("scratch_bytes", &Engine::scratch_bytes)

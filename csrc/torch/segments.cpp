@@ -1,14 +1,30 @@
 #include "torch/segments.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <optional>
 #include <stdexcept>
 #include <string>
 
+#include "cpu/crc32c.h"
+
 namespace gct {
 
 namespace {
+
+constexpr int64_t kChecksumBytes = 4;
+
+// Whether the checksum behind wire[0, bytes) is that of these bytes.
+bool checksum_fits(const uint8_t* wire, int64_t bytes) {
+  return bytes > 0 && load_le<uint32_t>(wire + bytes) == crc32c(wire, static_cast<size_t>(bytes));
+}
+
+void note_damage(int sender, int64_t bytes, std::string* damage) {
+  if (!damage->empty()) return;
+  *damage = "the checksum of rank " + std::to_string(sender) + "'s segment of " +
+            std::to_string(bytes) + " bytes is wrong: it was damaged on its way";
+}
 
 int64_t now_ns() {
   const auto now = std::chrono::steady_clock::now().time_since_epoch();
@@ -47,7 +63,8 @@ EncodeInput SegmentCoder::cut(const Job& job, Range range, const void* data, DTy
 int64_t SegmentCoder::slot_bytes(const Job& job, Range range, DType dtype) {
   if (range.numel() == 0) return 0;
   const EncodeInput input = cut(job, range, nullptr, dtype);
-  return static_cast<int64_t>(gct::slot_bytes(job.spec.codec, input));
+  const int64_t checksum = job.spec.checksum ? kChecksumBytes : 0;
+  return static_cast<int64_t>(gct::slot_bytes(job.spec.codec, input)) + checksum;
 }
 
 int64_t SegmentCoder::encode(const Job& job, Range range, const void* data, DType dtype,
@@ -74,16 +91,28 @@ int64_t SegmentCoder::encode(const Job& job, Range range, const void* data, DTyp
     memset(out + written, 0, slot - written);  // the same bytes every time, and nobody's memory
     written = slot;
   }
+  if (job.spec.checksum) {
+    store_le<uint32_t>(out + written, crc32c(out, written));
+    written += size_t{kChecksumBytes};
+  }
   counters_->encoded_numel.fetch_add(range.numel());
   counters_->encoded_bytes.fetch_add(static_cast<int64_t>(written));
   counters_->nonfinite_runs.fetch_add(stats.nonfinite_runs);
   return static_cast<int64_t>(written);
 }
 
-void SegmentCoder::decode(const uint8_t* wire, int64_t bytes, float* out, int64_t numel,
-                          bool accumulate, int sender) {
+void SegmentCoder::decode(const Job& job, const uint8_t* wire, int64_t bytes, float* out,
+                          int64_t numel, bool accumulate, int sender, std::string* damage) {
   if (numel == 0) return;
   const Stopwatch stopwatch(&counters_->decode_ns);
+  if (job.spec.checksum) {
+    bytes -= std::min(bytes, kChecksumBytes);
+    if (damage && !checksum_fits(wire, bytes)) {
+      note_damage(sender, bytes, damage);
+      if (!accumulate) std::fill(out, out + numel, 0.0f);
+      return;
+    }
+  }
   const Status status =
       gct::decode(wire, static_cast<size_t>(bytes), out, numel, accumulate, workspace_);
   note_capacity();

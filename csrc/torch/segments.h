@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "codec.h"
@@ -17,8 +18,8 @@ class SegmentCoder {
   // `pool` may be shared with the other thread; `counters` outlives this.
   SegmentCoder(ThreadPool* pool, Counters* counters);
 
-  // Bytes to reserve for the segment of `range`; exactly what it takes where job.slots_known. 0 for
-  // an empty range, which has no segment at all.
+  // Bytes to reserve for the segment of `range` and its checksum; exactly what it takes where
+  // job.slots_known. 0 for an empty range, which has no segment at all.
   int64_t slot_bytes(const Job& job, Range range, DType dtype);
 
   // Encodes elements `range` of the job, read from `data` (the address of range.begin), to out[0,
@@ -27,9 +28,11 @@ class SegmentCoder {
   int64_t encode(const Job& job, Range range, const void* data, DType dtype, uint64_t stream,
                  uint8_t* out, RunAverages* averages);
 
-  // Decodes numel elements of a segment that came from rank `sender`.
-  void decode(const uint8_t* wire, int64_t bytes, float* out, int64_t numel, bool accumulate,
-              int sender);
+  // Decodes numel elements of a segment that came from rank `sender`. Where the job has checksums
+  // and this one is wrong, leaves `out` alone, or clears it, and notes that in *damage: no reason
+  // to stop, the other ranks wait for the rest of this one's messages. Null: it isn't looked at.
+  void decode(const Job& job, const uint8_t* wire, int64_t bytes, float* out, int64_t numel,
+              bool accumulate, int sender, std::string* damage);
 
   // Scratch of the codec after the latest call; may be asked from any thread.
   int64_t capacity_bytes() const { return capacity_bytes_.load(); }

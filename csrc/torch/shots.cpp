@@ -62,16 +62,16 @@ void Shots::copy_to_all(Exchange& exchange) const {
 // Starts an exchange whose recv_bytes are the segments' sizes or, where they can't be known, their
 // bounds.
 void Shots::start(const Job& job, Exchange& exchange, Link& link) {
-  if (!job.slots_known) exchange_sizes(exchange, link);
+  if (!job.slots_known) exchange_sizes(job, exchange, link);
   link.start(exchange);
 }
 
 // Sizes that others announce decide how much memory is reserved.
-void Shots::exchange_sizes(Exchange& exchange, Link& link) {
+void Shots::exchange_sizes(const Job& job, Exchange& exchange, Link& link) {
   const int64_t limit = *std::max_element(exchange.recv_bytes.begin(), exchange.recv_bytes.end());
   {
     const Stopwatch stopwatch(&counters_->wait_ns);
-    link.exchange_sizes(exchange);
+    link.exchange_sizes(exchange, job.spec.checksum);
   }
   for (size_t sender = 0; sender < exchange.recv_bytes.size(); ++sender) {
     if (exchange.recv_bytes[sender] >= 0 && exchange.recv_bytes[sender] <= limit) continue;
@@ -92,7 +92,7 @@ void Shots::keep_error(const Job& job, Range range, const uint8_t* wire, int64_t
                        float factor, SegmentCoder& coder) {
   float* residual = job.residual_at(range.begin);
   negate(residual, range.numel());
-  coder.decode(wire, bytes, residual, range.numel(), /*accumulate=*/true, rank());
+  coder.decode(job, wire, bytes, residual, range.numel(), /*accumulate=*/true, rank(), nullptr);
   scale_finite(residual, -factor, range.numel());
 }
 

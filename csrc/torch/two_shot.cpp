@@ -61,7 +61,7 @@ float* Shots::begin_sum(const Flight& flight, Range own) {
 }
 
 void Shots::receive_chunk(Flight& flight) {
-  const Job& job = *flight.job;
+  Job& job = *flight.job;
   Exchange& exchange = *flight.first;
   const Range own = flight.chunks[static_cast<size_t>(rank())];
   wait(exchange, *first_);
@@ -71,7 +71,7 @@ void Shots::receive_chunk(Flight& flight) {
   for (int sender = 0; sender < size(); ++sender) {
     if (sender == rank()) continue;
     const int64_t bytes = exchange.recv_bytes[static_cast<size_t>(sender)];
-    back_.decode(in, bytes, sum, own.numel(), /*accumulate=*/true, sender);
+    back_.decode(job, in, bytes, sum, own.numel(), /*accumulate=*/true, sender, &job.damage);
     in += bytes;
   }
   if (job.spec.mean) divide(sum, static_cast<float>(size()), own.numel());
@@ -108,7 +108,7 @@ void Shots::send_result(Flight& flight, Range own, const float* mean) {
 }
 
 void Shots::finish(Flight& flight) {
-  const Job& job = *flight.job;
+  Job& job = *flight.job;
   Exchange& exchange = *flight.second;
   wait(exchange, *second_);
   const uint8_t* in = exchange.recv.data();
@@ -119,8 +119,8 @@ void Shots::finish(Flight& flight) {
         self ? exchange.own_bytes : exchange.recv_bytes[static_cast<size_t>(owner)];
     float* out = job.in_place ? static_cast<float*>(job.result_at(chunk.begin))
                               : scratch_.reserve(chunk.numel());
-    back_.decode(self ? exchange.send.data() : in, bytes, out, chunk.numel(),
-                 /*accumulate=*/false, owner);
+    back_.decode(job, self ? exchange.send.data() : in, bytes, out, chunk.numel(),
+                 /*accumulate=*/false, owner, self ? nullptr : &job.damage);
     if (!job.in_place) from_float(job.dtype, out, job.result_at(chunk.begin), chunk.numel());
     if (!self) in += bytes;
   }

@@ -1,0 +1,79 @@
+"""With checksums: what one rank has found damaged, all of them learn before they go on."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.futures import Future
+
+from gct._channel import Damage, private_group
+
+_TEXT_BYTES = 256
+
+
+class Confirmation:
+    """Every rank of ``group`` makes one together; it has a private group of its own.
+
+    So it mixes with nothing: buckets are done in the same order on all ranks, but what else goes on
+    at that moment differs.
+    """
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self.sent_bytes = 0
+        self._group = private_group(group, range(group.size()), "confirmation")
+
+    def of(self, done: Future[str], name: str) -> Future[str]:
+        """A future like ``done``, but of a message on all ranks if one of them has found damage.
+
+        A rank whose collectives are broken has nothing to tell: the others' are, too.
+        """
+        confirmed: Future[str] = Future()
+
+        def tell(done: Future[str]) -> None:
+            error = done.value()
+            if error and not isinstance(error, Damage):
+                confirmed.set_result(error)
+                return
+            try:
+                self._tell(error).then(lambda told: confirmed.set_result(self._hear(told, name)))
+            except Exception as caught:  # whatever it is: those who wait would wait for ever
+                confirmed.set_result(self._failed(name, caught))
+
+        done.then(tell)
+        return confirmed
+
+    def _tell(self, error: str) -> Future[list[Tensor]]:
+        """Every rank's text, padded with zeros."""
+        text = error.encode()[:_TEXT_BYTES]
+        mine = torch.zeros(_TEXT_BYTES, dtype=torch.uint8)
+        mine[: len(text)] = torch.tensor(list(text), dtype=torch.uint8)
+        texts = [torch.zeros_like(mine) for _ in range(self._group.size())]
+        work = dist.all_gather(texts, mine, group=self._group, async_op=True)
+        assert work is not None
+        self.sent_bytes += _TEXT_BYTES * (len(texts) - 1)
+
+        def result(done: Future[object]) -> list[Tensor]:
+            done.value()  # raises what went wrong
+            return texts
+
+        future: Future[list[Tensor]] = work.get_future().then(result)
+        return future
+
+    def _hear(self, told: Future[list[Tensor]], name: str) -> str:
+        try:
+            texts = told.value()
+        except RuntimeError as error:
+            return self._failed(name, error)
+        for rank, padded in enumerate(texts):
+            text = bytes(padded.tolist()).rstrip(b"\0").decode(errors="replace")
+            if text:
+                return (
+                    f"gct: the result of {name} is lost on all ranks: rank {rank} reports that "
+                    f"{text}\nEnd all ranks and start again from a checkpoint."
+                )
+        return ""
+
+    def _failed(self, name: str, error: Exception) -> str:
+        rank, size = self._group.rank(), self._group.size()
+        return f"gct: confirming {name} failed on rank {rank} of {size}: {error}"

@@ -1,0 +1,134 @@
+"""Ends of programs, in every way that a user may end one; see test_threads.py.
+
+    python tests/exit_ranks.py FOLDER
+
+Forks the ranks of each trial, so that torch is imported once and yet each ends as a program does,
+by the interpreter's own shutdown. Writes FOLDER/results.json: how each rank of each trial ended.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from one_bucket import Reductions
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import gct
+
+LIMIT = 20.0  # seconds for a rank to end; the process group's timeout is 5
+# How the ranks end, their number, settings of the state, how many times.
+TRIALS: list[tuple[str, int, dict[str, Any], int]] = [
+    ("interrupt all", 2, {}, 4),
+    ("interrupt all", 2, {"checksum": True, "error_feedback": True}, 2),
+    ("interrupt all", 4, {"hierarchy": 2}, 2),
+    ("interrupt one", 2, {}, 3),
+    ("leave", 2, {}, 2),
+    ("leave", 2, {"checksum": True}, 1),
+    ("leave", 4, {"hierarchy": 2}, 1),
+]
+
+
+def train(rank: int, world: int, folder: Path, settings: dict[str, Any], leave: bool) -> None:
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder / 'store'}",
+        rank=rank,
+        world_size=world,
+        timeout=datetime.timedelta(seconds=5),
+    )
+    state = gct.GCTState(start_step=1, min_numel=0, **settings)
+    if leave:
+        reductions = Reductions(state, 1 << 20)
+        for _ in range(2):
+            reductions.start().wait()
+        for _ in range(3 if rank == 0 else 0):
+            reductions.start()  # nobody answers
+        (folder / f"ready-{rank}").touch()
+        return
+    model = nn.Sequential(nn.Linear(256, 512), nn.GELU(), nn.Linear(512, 256))
+    ddp = DistributedDataParallel(model, bucket_cap_mb=0.2)
+    ddp.register_comm_hook(state, gct.hook)
+    optimizer = torch.optim.SGD(ddp.parameters(), lr=0.01)
+    for step in range(10**9):
+        optimizer.zero_grad()
+        ddp(torch.randn(8, 256)).square().mean().backward()
+        optimizer.step()
+        if step == 3:
+            (folder / f"ready-{rank}").touch()
+
+
+def fork_rank(rank: int, world: int, folder: Path, settings: dict[str, Any], leave: bool) -> int:
+    """The parent gets the child's id. The child never returns: it ends as a script does."""
+    pid = os.fork()
+    if pid:
+        return pid
+    output = os.open(folder / f"output-{rank}", os.O_CREAT | os.O_WRONLY)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    train(rank, world, folder, settings, leave)
+    sys.exit(0)
+
+
+def wait(pid: int, deadline: float) -> int | None:
+    """Its status, as subprocess has it; None if it had to be killed."""
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
+
+
+def trial(how: str, world: int, settings: dict[str, Any], folder: Path, pause: float) -> Any:
+    folder.mkdir()
+    pids = [fork_rank(rank, world, folder, settings, how == "leave") for rank in range(world)]
+    deadline = time.monotonic() + 30.0
+    while not all((folder / f"ready-{rank}").exists() for rank in range(world)):
+        time.sleep(0.01)
+        if time.monotonic() > deadline:
+            break
+    time.sleep(pause)
+    if how != "leave":
+        for pid in pids if how == "interrupt all" else pids[:1]:
+            os.kill(pid, signal.SIGINT)
+    deadline = time.monotonic() + LIMIT
+    statuses = [wait(pid, deadline) for pid in pids]
+    outputs = [(folder / f"output-{rank}").read_text()[-3000:] for rank in range(world)]
+    return {
+        "how": how,
+        "settings": settings,
+        "pause": pause,
+        "seconds": time.monotonic() - deadline + LIMIT,
+        "statuses": statuses,
+        "outputs": outputs,
+    }
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    pauses = random.Random(0)
+    results = []
+    for how, world, settings, times in TRIALS:
+        for _ in range(times):
+            place = folder / str(len(results))
+            results.append(trial(how, world, settings, place, pauses.uniform(0.0, 0.05)))
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

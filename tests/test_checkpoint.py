@@ -1,0 +1,285 @@
+"""Checkpoint and resume: the same bits as a run that went on, whatever the file is made by."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from ranks import assert_same_on_all_ranks, run_ranks
+from resumable import END, SAVED, Run
+
+import gct
+from gct._regroup import Regroup
+from gct._state_dict import flatten, unflatten
+
+# ---- ways to save, each a function (state, folder) -> a function that loads
+
+Load = Callable[[gct.GCTState], None]
+
+
+def by_torch_save(state: gct.GCTState, folder: Path) -> Load:
+    path = folder / f"gct-{dist.get_rank()}.pt"
+    torch.save(state.state_dict(), path)
+    return lambda state: state.load_state_dict(torch.load(path, weights_only=True))
+
+
+def by_safetensors(state: gct.GCTState, folder: Path) -> Load:
+    path = folder / f"gct-{dist.get_rank()}.safetensors"
+    safetensors.torch.save_file(state.state_dict(flat=True), path)
+    return lambda state: state.load_state_dict(safetensors.torch.load_file(path))
+
+
+def by_distributed_checkpoint(state: gct.GCTState, folder: Path) -> Load:
+    import torch.distributed.checkpoint as dcp  # some of its parts warn that they are deprecated
+
+    name = f"gct-{dist.get_rank()}"  # residuals are each rank's own
+    dcp.save({name: state}, checkpoint_id=folder)
+    return lambda state: dcp.load({name: state}, checkpoint_id=folder)
+
+
+def by_pickle(state: gct.GCTState, folder: Path) -> Load:
+    pickled = pickle.dumps(state)
+
+    def load(state: gct.GCTState) -> None:
+        state.__dict__.update(pickle.loads(pickled).__dict__)
+
+    return load
+
+
+def resumed(rank: int, world: int, folder: str, way: str, settings: dict[str, Any]) -> None:
+    save = globals()[way]
+    first = Run(**settings)
+    first.steps(0, SAVED)
+    load, rest = save(first.state, Path(folder)), first.rest()
+    first.steps(SAVED, END)
+    assert_same_on_all_ranks(first.result(), world)
+
+    second = Run(**settings)
+    second.load_rest(rest)
+    load(second.state)
+    assert second.state.step == SAVED
+    second.steps(SAVED, SAVED + 1)
+    # Once more, before DDP has its final buckets.
+    again, rest = second.state.state_dict(), second.rest()
+    second.steps(SAVED + 1, END)
+    assert torch.equal(second.result(), first.result())
+
+    third = Run(**settings)
+    third.load_rest(rest)
+    third.state.load_state_dict(again)
+    third.steps(SAVED + 1, END)
+    assert torch.equal(third.result(), first.result())
+
+
+@pytest.mark.parametrize(
+    ("world", "way", "settings"),
+    [
+        (2, "by_torch_save", {}),
+        (3, "by_torch_save", {"named": False, "algorithm": "two_shot"}),
+        (4, "by_torch_save", {"hierarchy": 2}),
+        (2, "by_torch_save", {"start_step": 100}),
+        (2, "by_safetensors", {}),
+        (2, "by_distributed_checkpoint", {"rate_weight": 0.0}),
+        (2, "by_distributed_checkpoint", {"rate_weight": 0.0, "error_feedback": False}),
+        (2, "by_pickle", {"named": False}),
+    ],
+)
+def test_a_resumed_run_has_the_same_bits(
+    world: int, way: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    run_ranks(world, resumed, str(tmp_path), way, settings)
+
+
+def what_matters(rank: int, world: int) -> None:
+    """Each part of a checkpoint, left out, would show in the result."""
+    first = Run()
+    first.steps(0, SAVED)
+    saved, rest = first.state.state_dict(), first.rest()
+    first.steps(SAVED, END)
+    for without in ({"step": SAVED + 1}, {"residuals": {}}, {"rate_term": {}}, {"buckets": []}):
+        second = Run()
+        second.load_rest(rest)
+        second.state.load_state_dict({**saved, **without})
+        second.steps(SAVED, END)
+        assert not torch.equal(second.result(), first.result()), without
+
+
+def test_the_parts_of_a_checkpoint_matter() -> None:
+    run_ranks(2, what_matters)
+
+
+def in_one_process(rank: int, world: int) -> None:
+    """Back to an earlier step without a new DDP."""
+    run = Run()
+    run.steps(0, SAVED)
+    saved, rest = run.state.state_dict(), run.rest()
+    run.steps(SAVED, END)
+    result = run.result()
+    run.load_rest(rest)
+    run.state.load_state_dict(saved)
+    run.steps(SAVED, END)
+    assert torch.equal(run.result(), result)
+
+
+def test_back_to_an_earlier_step() -> None:
+    run_ranks(2, in_one_process)
+
+
+def lost_at_the_resume(rank: int, world: int) -> str:
+    first = Run()
+    first.steps(0, SAVED)
+    second = Run()
+    second.load_rest(first.rest())
+    second.state.load_state_dict(first.state.state_dict())
+    if rank == 1:  # while buckets wait to be regrouped
+        second.state._reduce_held = lambda: os._exit(1)
+    with pytest.raises(RuntimeError) as caught:
+        second.steps(SAVED, SAVED + 1)
+    return str(caught.value)
+
+
+def test_a_rank_that_is_lost_at_the_resume_is_an_exception() -> None:
+    error, _ = run_ranks(2, lost_at_the_resume, group_timeout=5.0, lost={1})
+    assert f"bucket 0 of step {SAVED} failed on rank 0 of 2" in error
+
+
+# ---- another place
+
+
+def logged(body: Callable[[], object]) -> str:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    logging.getLogger("gct").addHandler(handler)
+    body()
+    logging.getLogger("gct").removeHandler(handler)
+    return stream.getvalue()
+
+
+def save_some(rank: int, world: int, folder: str) -> None:
+    run = Run()
+    run.steps(0, SAVED)
+    torch.save([run.state.state_dict(), run.rest()], Path(folder, f"{rank}.pt"))
+
+
+def load_from(rank: int, world: int, folder: str, whose: int) -> str:
+    """What is said, and the residuals before the next step."""
+    saved, rest = torch.load(Path(folder, f"{whose}.pt"), weights_only=False)
+    run = Run()
+    run.load_rest(rest)
+    text = logged(lambda: run.state.load_state_dict(saved))
+    assert not any(r.any() for r in run.state.state_dict()["residuals"].values())
+    run.steps(SAVED, END)
+    assert_same_on_all_ranks(run.result(), world)
+    return text
+
+
+def test_another_number_of_ranks_drops_residuals_and_says_so(tmp_path: Path) -> None:
+    run_ranks(3, save_some, str(tmp_path))
+    first, second = run_ranks(2, load_from, str(tmp_path), 0)
+    assert first == "gct: residuals of rank 0 of 3 are dropped on rank 0 of 2\n"
+    assert second == "gct: residuals of rank 0 of 3 are dropped on rank 1 of 2\n"
+
+
+def before_the_group(rank: int, world: int, folder: str) -> str:
+    """A checkpoint of rank 0, loaded where nobody knows yet who this is going to be."""
+    default = dist.distributed_c10d._get_default_group()
+    dist.distributed_c10d.GroupMember.WORLD = None
+    assert not dist.is_initialized()
+    state = pickle.loads(Path(folder, "state.pkl").read_bytes())
+    dist.distributed_c10d.GroupMember.WORLD = default
+    assert any(r.any() for r in state.state_dict()["residuals"].values())
+    run = Run(named=False)
+    run.state.__dict__.update(state.__dict__)
+    return logged(lambda: run.steps(SAVED, SAVED + 1))
+
+
+def save_pickle(rank: int, world: int, folder: str) -> None:
+    run = Run(named=False)
+    run.steps(0, SAVED)
+    if rank == 0:
+        Path(folder, "state.pkl").write_bytes(pickle.dumps(run.state))
+
+
+def test_a_pickle_of_another_rank_keeps_its_residuals_to_that_rank(tmp_path: Path) -> None:
+    run_ranks(2, save_pickle, str(tmp_path))
+    first, second = run_ranks(2, before_the_group, str(tmp_path))
+    assert "dropped" not in first
+    assert "residuals of rank 0 of 2 are dropped on rank 1 of 2" in second
+
+
+def different_checkpoints(rank: int, world: int) -> None:
+    """A rank that forgot to load would reduce other buckets with another codec."""
+    first = Run()
+    first.steps(0, SAVED)
+    second = Run()
+    if rank == 0:
+        second.state.load_state_dict(first.state.state_dict())
+    with pytest.raises(RuntimeError, match=r"at step 5 .* on rank 0 and at step 0 .* on rank 1"):
+        second.steps(SAVED, SAVED + 1)
+
+
+def test_ranks_must_resume_at_the_same_step() -> None:
+    run_ranks(2, different_checkpoints)
+
+
+# ---- without processes
+
+
+def test_flat_form() -> None:
+    nested = {
+        "a": {"x.y": torch.arange(3), "z": [torch.ones(2), {"w": torch.zeros(())}]},
+        "n": 1,
+        "none": None,
+        "list": [[1, "two"], []],
+        "empty": {},
+    }
+    flat = flatten(nested)
+    assert set(flat) == {"a/x.y", "a/z/0", "a/z/1/w", "gct"}
+    back = unflatten(flat)
+    assert torch.equal(back["a"].pop("x.y"), torch.arange(3))
+    assert torch.equal(back["a"]["z"][0], torch.ones(2))
+    assert back["a"]["z"][1]["w"].shape == ()
+    assert {key: back[key] for key in ("n", "none", "list", "empty")} == {
+        key: nested[key] for key in ("n", "none", "list", "empty")
+    }
+
+
+def held(buckets: list[list[str]], came: list[list[str]]) -> list[list[str]]:
+    """In which groups buckets are reduced, those before that passed first."""
+    parameters = {key: torch.full((2,), float(ord(key))) for key in "abcdef"}
+    regroup = Regroup(buckets)
+    groups = []
+    for index, keys in enumerate(came):
+        buffer = torch.cat([parameters[key] for key in keys])
+        if regroup.passes(keys, buffer):
+            groups.append(keys)
+        else:
+            regroup.hold(index, keys, [parameters[key] for key in keys], buffer)
+    return groups + [[chr(int(g[0])) for g in group.gradients] for group in regroup.groups()]
+
+
+@pytest.mark.parametrize(
+    ("buckets", "came", "expected"),
+    [
+        (["ab", "cd"], ["ab", "cd"], ["ab", "cd"]),
+        (["ab", "cd"], ["a", "bc", "d"], ["ab", "cd"]),
+        (["a", "bcd"], ["a", "dc", "b"], ["a", "bcd"]),
+        (["ab", "cd"], ["ab", "dc"], ["ab", "cd"]),
+        (["ab"], ["ab", "c"], ["ab", "c"]),
+        (["ab", "cd"], ["ba", "ce"], ["ba", "ce"]),  # another model: as they come
+    ],
+)
+def test_buckets_are_those_of_the_saved_run(
+    buckets: list[str], came: list[str], expected: list[str]
+) -> None:
+    groups = held([list(bucket) for bucket in buckets], [list(bucket) for bucket in came])
+    assert ["".join(group) for group in groups] == expected

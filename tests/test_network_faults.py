@@ -1,0 +1,37 @@
+"""A link that gets slow, and one that is cut, between hosts of the laboratory."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from laboratory import needs_hosts, netlab
+from netlab_faults import NUMEL, TIMEOUT, UNLUCKY
+
+HOSTS = 3
+
+
+@needs_hosts
+def test_slowed_and_cut_links(tmp_path: Path) -> None:
+    script = str(Path(__file__).with_name("netlab_faults.py"))
+    hosts = [f"--name=gct-fault-{os.getpid()}", f"--hosts={HOSTS}", "--rate=200mbit"]
+    began = time.monotonic()
+    result = netlab("run", *hosts, "--no-probe", "--", sys.executable, script, str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    for rank in range(HOSTS):
+        seen = json.loads((tmp_path / f"{rank}.json").read_text())
+        # At 2 Mbit/s; the segments are two thirds of the gradient each way, and a little more.
+        assert seen["slow_seconds"] > 2 * NUMEL * 2 / 3 / 2e6 > 3 * seen["fast_seconds"]
+        assert seen["same"], "slower, and nothing else"
+        first, second = seen["errors"]
+        assert second == first
+        assert f"failed on rank {rank} of {HOSTS} while" in first
+        # Those who can reach the store, which rank 0 holds, know who is missing.
+        if rank != UNLUCKY:
+            assert f"Dead, stuck or still waiting: rank {UNLUCKY}." in first
+        # A job under way ends with the timeout, and the roll call takes up to 4 s.
+        assert seen["error_seconds"] < TIMEOUT + 4.0 + 5.0
+    assert time.monotonic() - began < 60, "and all of them come to their end"
