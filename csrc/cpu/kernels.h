@@ -42,6 +42,15 @@ struct BlockMoments {
   float sum_square;
 };
 
+// Codebook of kind fixed, in units of mean |x|.
+struct Codebook {
+  int bits;
+  float thresholds[128];     // midpoints between levels, infinity behind the last
+  float signed_levels[256];  // by code
+
+  Codebook(int shape, int bits);
+};
+
 // A block with one table on its way from words to values.
 struct BlockDecode {
   uint32_t* states = nullptr;
@@ -89,6 +98,15 @@ struct Kernels {
   void (*decode_values)(BlockDecode* block, bool accumulate);
   // The same for two blocks of kBlock elements, which may belong to different pieces.
   void (*decode_pair)(BlockDecode* blocks, bool accumulate);
+
+  // Codes of kind fixed, a byte each: sign and the number of thresholds that |x| * inverse reaches.
+  void (*fixed_codes)(const float* x, int n, float inverse, const Codebook& book, uint8_t* codes);
+  // out[i] = or += scale * signed_levels[code]
+  void (*fixed_values)(const uint8_t* codes, int n, float scale, const Codebook& book,
+                       bool accumulate, float* out);
+  // Codes to and from `bits` each, least significant first; whole bytes are written.
+  void (*pack)(const uint8_t* codes, int n, int bits, uint8_t* out);
+  void (*unpack)(const uint8_t* data, int n, int bits, uint8_t* codes);
 
   // Products with narrow matrices (cpu/matrix.h). x is rows x columns with `stride` elements from
   // one row to the next; v and z are columns x kLowRankWidth, y is rows x kLowRankWidth.

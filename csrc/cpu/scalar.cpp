@@ -1,4 +1,5 @@
 // The scalar reference: the definition of what every other implementation must return.
+#include "cpu/codes.h"
 #include "cpu/kernels.h"
 #include "cpu/matrix.h"
 
@@ -96,12 +97,31 @@ void decode_pair(BlockDecode* blocks, bool accumulate) {
   decode_values(&blocks[1], accumulate);
 }
 
+void fixed_codes(const float* x, int n, float inverse, const Codebook& book, uint8_t* codes) {
+  for (int i = 0; i < n; ++i) {
+    const float magnitude = bits_float(float_bits(x[i]) & 0x7fffffffu) * inverse;
+    uint32_t index = 0;
+    for (uint32_t half = 1u << (book.bits - 1) >> 1; half > 0; half /= 2)
+      index += magnitude >= book.thresholds[index + half - 1] ? half : 0;
+    codes[i] = static_cast<uint8_t>((float_bits(x[i]) >> 31) << (book.bits - 1) | index);
+  }
+}
+
+void fixed_values(const uint8_t* codes, int n, float scale, const Codebook& book, bool accumulate,
+                  float* out) {
+  for (int i = 0; i < n; ++i) {
+    const float value = scale * book.signed_levels[codes[i]];
+    out[i] = accumulate ? out[i] + value : value;
+  }
+}
+
 }  // namespace
 
 const Kernels* scalar_kernels() {
-  static const Kernels k = {"scalar",      moments, quantize,   encode,
-                            encode_values, decode,  dequantize, decode_values,
-                            decode_pair,   project, add_outer,  row_product};
+  static const Kernels k = {"scalar",      moments,     quantize,     encode,
+                            encode_values, decode,      dequantize,   decode_values,
+                            decode_pair,   fixed_codes, fixed_values, pack,
+                            unpack,        project,     add_outer,    row_product};
   return &k;
 }
 

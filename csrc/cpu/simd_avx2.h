@@ -89,6 +89,10 @@ struct Simd {
   }
   static Float gather(const float* base, Int index) { return _mm256_i32gather_ps(base, index, 4); }
 
+  static Mask reached(Float a, Float b) {
+    return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_GE_OQ));
+  }
+
   // A table of kSize numbers that is looked up by an index below kSize.
   template <int kSize>
   class Table {
@@ -96,21 +100,20 @@ struct Simd {
     explicit Table(const uint32_t* p) : base_(p) {}
     Int operator[](Int i) const {
       if (kSize > 16) return gather(base_, i);
-      const Int low = _mm256_permutevar8x32_epi32(load(base_), i);
-      const Int high = _mm256_permutevar8x32_epi32(load(base_ + kWidth), i);
-      // By bit 3 of the index, which moves to the sign.
-      return _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(low),
-                                                  _mm256_castsi256_ps(high),
-                                                  _mm256_castsi256_ps(shift_left<28>(i))));
+      return _mm256_castps_si256(look_up<16>(reinterpret_cast<const float*>(base_), i));
     }
 
    private:
     const uint32_t* base_;
   };
-  // A level by the low bits of its symbol, among kSize; 128 of them are all that there are.
+  // A number by the low bits of an index, among kSize.
   template <int kSize>
-  static Float levels(const float* level, Int symbol) {
-    return gather(level, both(symbol, set(kSize - 1u)));
+  static Float look_up(const float* numbers, Int index) {
+    if (kSize > 16) return gather(numbers, both(index, set(kSize - 1u)));
+    const Float low = _mm256_permutevar8x32_ps(load(numbers), index);
+    const Float high = _mm256_permutevar8x32_ps(load(numbers + kWidth), index);
+    // By bit 3 of the index, which moves to the sign.
+    return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(shift_left<28>(index)));
   }
 
   // Chosen lanes without their low 16 bits.

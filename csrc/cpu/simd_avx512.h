@@ -85,6 +85,8 @@ struct Simd {
   }
   static Float gather(const float* base, Int index) { return _mm512_i32gather_ps(index, base, 4); }
 
+  static Mask reached(Float a, Float b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+
   // A table of kSize numbers that is looked up by the low bits of an index.
   template <int kSize>
   class Table {
@@ -105,15 +107,16 @@ struct Simd {
     static_assert(kVectors == 1 || kVectors == 2 || kVectors == 4, "look-ups are for these sizes");
     Int values_[kVectors];
   };
-  // A level by the low bits of its symbol, among kSize; 128 of them are all that there are.
+  // A number by the low bits of an index, among kSize.
   template <int kSize>
-  static Float levels(const float* level, Int symbol) {
-    if (kSize == 128) return gather(level, both(symbol, set(127u)));
-    const Float low = _mm512_permutex2var_ps(load(level), symbol, load(level + kWidth));
+  static Float look_up(const float* numbers, Int index) {
+    if (kSize > 64) return gather(numbers, both(index, set(kSize - 1u)));
+    if (kSize == 16) return _mm512_permutexvar_ps(index, load(numbers));
+    const Float low = _mm512_permutex2var_ps(load(numbers), index, load(numbers + kWidth));
     if (kSize == 32) return low;
     const Float high =
-        _mm512_permutex2var_ps(load(level + 2 * kWidth), symbol, load(level + 3 * kWidth));
-    return _mm512_mask_mov_ps(low, _mm512_test_epi32_mask(symbol, set(32u)), high);
+        _mm512_permutex2var_ps(load(numbers + 2 * kWidth), index, load(numbers + 3 * kWidth));
+    return _mm512_mask_mov_ps(low, _mm512_test_epi32_mask(index, set(32u)), high);
   }
 
   // Chosen lanes without their low 16 bits.

@@ -100,6 +100,8 @@ struct Simd {
     return vld1q_lane_f32(base + vgetq_lane_u32(index, 3), result, 3);
   }
 
+  static Mask reached(Float a, Float b) { return {vcgeq_f32(a, b)}; }
+
   // A table of kSize numbers that is looked up by an index below kSize.
   template <int kSize>
   class Table {
@@ -110,10 +112,10 @@ struct Simd {
    private:
     const uint32_t* base_;
   };
-  // A level by the low bits of its symbol, among kSize; 128 of them are all that there are.
+  // A number by the low bits of an index, among kSize.
   template <int kSize>
-  static Float levels(const float* level, Int symbol) {
-    return gather(level, both(symbol, set(kSize - 1u)));
+  static Float look_up(const float* numbers, Int index) {
+    return gather(numbers, both(index, set(kSize - 1u)));
   }
 
   // Chosen lanes without their low 16 bits.

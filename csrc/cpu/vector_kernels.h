@@ -9,6 +9,7 @@
 
 #include <cstddef>
 
+#include "cpu/codes.h"
 #include "cpu/kernels.h"
 #include "cpu/matrix.h"
 
@@ -256,7 +257,7 @@ void decode_rows(BlockDecode* blocks, int n) {
         escaped[b] |= Simd::bits(Simd::negative(entry)) << (v * kWidth);
         const Int symbol = Simd::shift_right<kEntrySymbolShift>(entry);
         float* out = local[b].out + i + v * kWidth;
-        Float value = Simd::multiply(step[b], Simd::levels<kSize>(local[b].levels->level, symbol));
+        Float value = Simd::multiply(step[b], Simd::look_up<kSize>(local[b].levels->level, symbol));
         if (accumulate) value = Simd::add(Simd::load(out), value);
         Simd::store(out, value);
       }
@@ -301,9 +302,62 @@ void decode_pair(BlockDecode* blocks, bool accumulate) {
   }
 }
 
+template <int kBits>
+void fixed_code_vectors(const float* x, int n, float inverse, const Codebook& book,
+                        uint8_t* codes) {
+  constexpr int kSize = kBits <= 5 ? 16 : 1 << (kBits - 1);  // levels of one sign, rounded up
+  const Float factor = Simd::set(inverse);
+  const Int sign_bit = Simd::set(1u << (kBits - 1));
+  for (int i = 0; i < n; i += kWidth) {
+    const Float value = Simd::load(x + i);
+    const Float magnitude = Simd::multiply(Simd::abs(value), factor);
+    Int index = Simd::set(0u);
+    for (uint32_t half = 1u << (kBits - 1) >> 1; half > 0; half /= 2) {
+      const Float threshold =
+          Simd::look_up<kSize>(book.thresholds, Simd::add(index, Simd::set(half - 1)));
+      index = Simd::add_where(Simd::reached(magnitude, threshold), index, Simd::set(half));
+    }
+    Simd::store_bytes(codes + i, Simd::add_where(Simd::negative(value), index, sign_bit));
+  }
+}
+
+void fixed_codes(const float* x, int n, float inverse, const Codebook& book, uint8_t* codes) {
+  static constexpr void (*widths[])(const float*, int, float, const Codebook&, uint8_t*) = {
+      fixed_code_vectors<1>, fixed_code_vectors<2>, fixed_code_vectors<3>, fixed_code_vectors<4>,
+      fixed_code_vectors<5>, fixed_code_vectors<6>, fixed_code_vectors<7>, fixed_code_vectors<8>};
+  const int full = n / kWidth * kWidth;
+  widths[book.bits - 1](x, full, inverse, book, codes);
+  if (full < n) scalar_kernels()->fixed_codes(x + full, n - full, inverse, book, codes + full);
+}
+
+template <int kSize>
+void fixed_value_vectors(const uint8_t* codes, int n, float scale, const Codebook& book,
+                         bool accumulate, float* out) {
+  const Float factor = Simd::set(scale);
+  for (int i = 0; i < n; i += kWidth) {
+    const Float level = Simd::look_up<kSize>(book.signed_levels, Simd::load_bytes(codes + i));
+    Float value = Simd::multiply(factor, level);
+    if (accumulate) value = Simd::add(Simd::load(out + i), value);
+    Simd::store(out + i, value);
+  }
+}
+
+void fixed_values(const uint8_t* codes, int n, float scale, const Codebook& book, bool accumulate,
+                  float* out) {
+  const int full = n / kWidth * kWidth;
+  const auto vectors = book.bits <= 4   ? fixed_value_vectors<16>
+                       : book.bits <= 5 ? fixed_value_vectors<32>
+                       : book.bits <= 6 ? fixed_value_vectors<64>
+                                        : fixed_value_vectors<256>;
+  vectors(codes, full, scale, book, accumulate, out);
+  if (full < n)
+    scalar_kernels()->fixed_values(codes + full, n - full, scale, book, accumulate, out + full);
+}
+
 constexpr Kernels vector_kernels(const char* name) {
-  return {name,       moments,       quantize,    encode,  encode_values, decode,
-          dequantize, decode_values, decode_pair, project, add_outer,     row_product};
+  return {name,       moments,       quantize,    encode,      encode_values, decode,
+          dequantize, decode_values, decode_pair, fixed_codes, fixed_values,  pack,
+          unpack,     project,       add_outer,   row_product};
 }
 
 }  // namespace
