@@ -41,11 +41,13 @@ const Kernels* first_choice() {
 
 const Kernels* const* usable_kernels(int* count) {
   struct List {
-    const Kernels* entries[2];
+    const Kernels* entries[4];
     int count = 0;
     List() {
-      if (avx512_kernels() != nullptr) entries[count++] = avx512_kernels();
-      entries[count++] = scalar_kernels();
+      for (const Kernels* k :
+           {avx512_kernels(), avx2_kernels(), neon_kernels(), scalar_kernels()}) {
+        if (k != nullptr) entries[count++] = k;
+      }
     }
   };
   static const List list;
@@ -118,12 +120,14 @@ std::vector<PieceOutput>& Workspace::outputs() {
 
 size_t Workspace::capacity_bytes() const {
   size_t total = classes.capacity() * sizeof(int16_t) + block_mean.capacity() * sizeof(float) +
-                 run_stats.capacity() * sizeof(RunStats) + profiles.capacity() +
-                 residuals.capacity() * sizeof(float);
+                 block_square.capacity() * sizeof(float) + run_stats.capacity() * sizeof(RunStats) +
+                 profiles.capacity() + residuals.capacity() * sizeof(float);
   if (outputs_ == nullptr) return total;
   for (const PieceOutput& p : *outputs_)
     total += p.words.capacity() * 2 + p.extra.capacity() + p.symbols.capacity() +
-             p.tables.capacity() + sizeof(PieceOutput);
+             p.tables.capacity() + p.blocks.capacity() * sizeof(CodedBlock) +
+             p.coders.capacity() * sizeof(ClassCoder) + p.escapes.capacity() * 4 +
+             sizeof(PieceOutput);
   return total;
 }
 

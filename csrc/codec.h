@@ -101,8 +101,9 @@ class Workspace {
   // For the codec: by block of the coded runs, and pieces under way.
   std::vector<int16_t> classes;
   std::vector<float> block_mean;
-  std::vector<int8_t> profiles;  // column offsets, run after run, each extended by a block
-  std::vector<float> residuals;  // of runs with low-rank parts, one after the other
+  std::vector<float> block_square;  // sums of squares
+  std::vector<int8_t> profiles;     // column offsets, run after run, each extended by a block
+  std::vector<float> residuals;     // of runs with low-rank parts, one after the other
   std::vector<PieceOutput>& outputs();
 
  private:
@@ -141,7 +142,8 @@ Status decode(const uint8_t* wire, size_t size, float* out, int64_t numel, bool 
 // One sentence for a user: what was expected, what to do.
 const char* status_message(Status status);
 
-// Implementations usable on this machine, best first ("avx512", "scalar"); the one in use, chosen
+// Implementations usable on this machine, best first ("avx512", "avx2", "scalar"
+// or "neon", "scalar"); the one in use, chosen
 // at first use or by GCT_FORCE_IMPL. set_implementation() is for tests and benchmarks; false if the
 // name isn't usable here.
 std::vector<std::string> implementations();

@@ -50,6 +50,8 @@ inline int dtype_bytes(DType dtype) {
 GCT_HD constexpr int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 GCT_HD constexpr int64_t round_up(int64_t a, int64_t b) { return div_up(a, b) * b; }
 
+constexpr bool kLittleEndian = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
+
 // The wire is little-endian whatever the host is; compilers turn these loops into one move.
 template <typename T>
 GCT_HD inline T load_le(const uint8_t* p) {

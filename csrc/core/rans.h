@@ -41,14 +41,32 @@ inline void rans_put(uint32_t* state, const EncodeEntry& e, uint16_t** words) {
   *state = x + ((e.packed >> 12) & 0x1fffu) + quotient * (kProbTotal - freq);
 }
 
-// Entry of a decoding table, one a slot: symbol 7 bits, freq 12 bits, slot - cum 12 bits.
+// Entry of a decoding table, one a slot: slot - cum 12 bits, freq 12 bits, symbol 7 bits, and the
+// highest bit for the escape.
+constexpr int kEntrySymbolShift = 24;
+
 inline uint32_t make_decode_entry(uint32_t symbol, uint32_t freq, uint32_t offset) {
-  return symbol | (freq << 7) | (offset << 19);
+  return offset | (freq << 12) | (symbol << kEntrySymbolShift) |
+         (symbol == kEscapeSymbol ? 1u << 31 : 0);
 }
+
+inline uint32_t entry_symbol(uint32_t entry) { return (entry >> kEntrySymbolShift) & 0x7fu; }
 
 // The step of the decoder before renormalization.
 inline uint32_t rans_advance(uint32_t x, uint32_t entry) {
-  return ((entry >> 7) & 0xfffu) * (x >> kProbBits) + (entry >> 19);
+  return ((entry >> 12) & 0xfffu) * (x >> kProbBits) + (entry & 0xfffu);
+}
+
+// One symbol; a word is taken where the state runs low.
+inline uint32_t rans_get(uint32_t* state, const uint32_t* slots, const uint8_t** words) {
+  const uint32_t entry = slots[*state & (kProbTotal - 1)];
+  uint32_t x = rans_advance(*state, entry);
+  if (x < kRansLow) {
+    x = (x << 16) | load_le<uint16_t>(*words);
+    *words += 2;
+  }
+  *state = x;
+  return entry_symbol(entry);
 }
 
 }  // namespace gct

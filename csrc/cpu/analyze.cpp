@@ -2,15 +2,29 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "core/convert.h"
 #include "cpu/columns.h"
+#include "cpu/thread_pool.h"
 
 namespace gct {
 
+namespace {
+
+// 2^n for normal results.
+double power_of_two(int n) {
+  const uint64_t bits = static_cast<uint64_t>(n + 1023) << 52;
+  double result;
+  memcpy(&result, &bits, sizeof result);
+  return result;
+}
+
+}  // namespace
+
 void ShapeMoments::add(int n, int scale_class, double sum_abs, double sum_square) {
   const double half = (scale_class & 1) != 0 ? 0.70710678118654752 : 1.0;
-  const double inverse = std::ldexp(half, -(scale_class >> 1));
+  const double inverse = half * power_of_two(-(scale_class >> 1));
   numel += n;
   abs += sum_abs * inverse;
   square += sum_square * (inverse * inverse);
@@ -34,9 +48,8 @@ bool mean_of_large(const float* x, int n, float* mean) {
   return std::isfinite(sum);
 }
 
-// Sum of squares, again where float32 overflowed or lost its small terms.
-double sum_of_squares(const float* x, int n, float plain) {
-  if (plain >= 1e-30f && plain <= 1e37f) return plain;
+// Sum of squares where float32 overflowed or lost its small terms.
+double sum_of_squares(const float* x, int n) {
   double sum = 0;
   for (int i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
   return sum;
@@ -49,28 +62,30 @@ class RunAnalyzer {
   RunAnalyzer(const EncodeInput& input, Workspace& ws) : input_(input), ws_(ws) {}
 
   void operator()(const Run& run, RunPlan* plan) {
+    measure_blocks(run, *plan);
     ShapeMoments shape;
     double sum_abs = 0, class_sum = 0, square = 0;
     int64_t live_blocks = 0;
     RunHeader& h = plan->header;
     for (int64_t b = 0; b < num_blocks(h.numel); ++b) {
       const int n = static_cast<int>(std::min<int64_t>(kBlock, h.numel - b * kBlock));
-      const float* x = load_floats(run, input_.dtype, b * kBlock, n, scratch_);
-      const BlockMoments m = kernels().moments(x, n);
-      float mean = m.sum_abs / static_cast<float>(n);
-      if (!std::isfinite(mean) && !mean_of_large(x, n, &mean)) mean = 3.4e38f;
+      const size_t at = static_cast<size_t>(plan->first_block + b);
+      float& mean = ws_.block_mean[at];
+      if (!std::isfinite(mean) &&
+          !mean_of_large(load_floats(run, input_.dtype, b * kBlock, n, scratch_), n, &mean))
+        mean = 3.4e38f;
       const int c = scale_class(mean);
       if (c > kMaxClass) {
         h.mode = RunMode::kNonFinite;
         return;
       }
-      const size_t at = static_cast<size_t>(plan->first_block + b);
-      ws_.block_mean[at] = mean;
       if (c < kMinClass) continue;
       ++live_blocks;
       class_sum += c;
       const double block_abs = static_cast<double>(mean) * n;
-      const double block_square = sum_of_squares(x, n, m.sum_square);
+      double block_square = static_cast<double>(ws_.block_square[at]);
+      if (!(block_square >= 1e-30f && block_square <= 1e37f))
+        block_square = sum_of_squares(load_floats(run, input_.dtype, b * kBlock, n, scratch_), n);
       sum_abs += block_abs;
       square += block_square;
       shape.add(n, c, block_abs, block_square);
@@ -89,6 +104,31 @@ class RunAnalyzer {
   float mean_abs() const { return mean_abs_; }
 
  private:
+  // The pass over the values: by threads where there are some, in any order.
+  void measure_blocks(const Run& run, const RunPlan& plan) {
+    const int64_t blocks = num_blocks(run.numel);
+    const auto body = [&](int64_t stretch, int) {
+      const int64_t end = std::min((stretch + 1) * kStretch, blocks);
+      for (int64_t b = stretch * kStretch; b < end; ++b) {
+        float scratch[kBlock];
+        const int n = static_cast<int>(std::min<int64_t>(kBlock, run.numel - b * kBlock));
+        const BlockMoments m =
+            kernels().moments(load_floats(run, input_.dtype, b * kBlock, n, scratch), n);
+        ws_.block_mean[static_cast<size_t>(plan.first_block + b)] =
+            m.sum_abs / static_cast<float>(n);
+        ws_.block_square[static_cast<size_t>(plan.first_block + b)] = m.sum_square;
+      }
+    };
+    const int64_t stretches = div_up(blocks, kStretch);
+    if (ws_.pool != nullptr && stretches > 1) {
+      ws_.pool->parallel_for(stretches, body);
+    } else {
+      for (int64_t i = 0; i < stretches; ++i) body(i, 0);
+    }
+  }
+
+  static constexpr int64_t kStretch = int64_t{1} << kPieceBlocksLog2;  // blocks
+
   const EncodeInput& input_;
   Workspace& ws_;
   float mean_abs_ = 0;
@@ -134,6 +174,7 @@ void analyze(const CodecParams& params, const EncodeInput& input, Workspace& ws,
     const size_t needed = static_cast<size_t>(p.first_block + num_blocks(run.numel));
     if (ws.block_mean.size() < needed) {
       ws.block_mean.resize(needed);
+      ws.block_square.resize(needed);
     }
     analyzer(run, &p);
     p.header.code.allocation8 = static_cast<uint8_t>(params.allocation8);

@@ -13,6 +13,18 @@ inline void put_escape(BitWriter* extra, bool negative, int32_t excess, int tabl
   put_golomb(extra, static_cast<uint32_t>(excess), escape_order(table));
 }
 
+// Extra bits of the elements whose bit is set in escapes[0, rows), in a block with one table.
+inline void put_escapes(const float* x, const uint32_t* escapes, int rows, const Quantizer& q,
+                        int table, BitWriter* extra) {
+  for (int row = 0; row < rows; ++row) {
+    for (uint32_t left = escapes[row]; left != 0; left &= left - 1) {
+      const int i = row * kLanes + __builtin_ctz(left);
+      const int32_t excess = quantize_magnitude(x[i], q, i) - q.magnitudes - 1;
+      put_escape(extra, float_bits(x[i]) >> 31, excess, table);
+    }
+  }
+}
+
 // A block far above the table grid: k = (high << shift) + low - half; high goes through the table,
 // low aside.
 inline void quantize_shifted(const float* x, int n, const BlockSetup& setup, uint8_t* symbols,

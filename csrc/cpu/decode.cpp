@@ -87,17 +87,27 @@ Status decode_pieces(const SegmentLayout& layout, const std::vector<RunPlace>& r
                      const std::vector<PieceInput>& pieces, bool accumulate, ThreadPool* pool) {
   std::atomic<int32_t> failure{static_cast<int32_t>(Status::kOk)};
   const bool stochastic = layout.header.stochastic();
+  const int64_t count = static_cast<int64_t>(pieces.size());
+  const int64_t workers = pool != nullptr ? pool->size() : 1;
+  // By twos, unless a thread would have nothing to do then.
+  const int64_t stride = layout.header.kind == WireKind::kGG && count >= 2 * workers ? 2 : 1;
   const auto body = [&](int64_t i, int) {
-    const PieceInput& piece = pieces[static_cast<size_t>(i)];
-    const Status status = layout.header.kind == WireKind::kGG
-                              ? decode_piece_gg(runs, piece, stochastic, accumulate)
-                              : decode_piece_eg(runs, piece, stochastic, accumulate);
+    const PieceInput* piece = &pieces[static_cast<size_t>(i * stride)];
+    Status status;
+    if (layout.header.kind == WireKind::kEG) {
+      status = decode_piece_eg(runs, *piece, stochastic, accumulate);
+    } else if (stride == 2 && 2 * i + 1 < count) {
+      status = decode_two_pieces_gg(runs, piece, stochastic, accumulate);
+    } else {
+      status = decode_piece_gg(runs, *piece, stochastic, accumulate);
+    }
     if (status != Status::kOk) failure = static_cast<int32_t>(status);
   };
-  if (pool != nullptr && pieces.size() > 1) {
-    pool->parallel_for(static_cast<int64_t>(pieces.size()), body);
+  const int64_t tasks = div_up(count, stride);
+  if (pool != nullptr && tasks > 1) {
+    pool->parallel_for(tasks, body);
   } else {
-    for (size_t i = 0; i < pieces.size(); ++i) body(static_cast<int64_t>(i), 0);
+    for (int64_t i = 0; i < tasks; ++i) body(i, 0);
   }
   return static_cast<Status>(failure.load());
 }

@@ -81,33 +81,6 @@ void store_zeros(const DecodedBlock& block, bool accumulate) {
   if (!accumulate) std::fill(block.out, block.out + block.n, 0.0f);
 }
 
-struct RansState {
-  uint32_t lanes[kLanes];
-  const uint16_t* words;
-  const uint16_t* words_end;
-};
-
-Status decode_classes(RansState* s, std::vector<DecodedBlock>* blocks, BitReader* extra) {
-  ClassRestorer restorer;
-  for (size_t b = 0; b < blocks->size(); ++b) {
-    DecodedBlock& block = (*blocks)[b];
-    uint8_t symbol;
-    // A table serves one lane at a time here: neighbours may belong to runs with other models.
-    s->words =
-        scalar_kernels()->decode(&s->lanes[b % kLanes], &class_decode_table(block.run->model),
-                                 nullptr, 1, s->words, s->words_end, &symbol);
-    if (s->words == nullptr) return Status::kCorrupt;
-    int delta = symbol - kFirstDelta - tables::kClassDeltaMax;
-    uint32_t escaped = 0;
-    if (symbol == kClassEscape) {
-      if (!get_golomb(extra, 3, &escaped) || escaped > 2048) return Status::kCorrupt;
-      delta = unzigzag(escaped);
-    }
-    if (!restorer.next(&block, symbol == kZeroBlock, delta)) return Status::kCorrupt;
-  }
-  return Status::kOk;
-}
-
 // Magnitude of an escape; false if the bits end or it is out of range.
 bool get_escape(BitReader* extra, int table, bool* negative, int32_t* magnitude) {
   uint32_t excess;
@@ -119,14 +92,17 @@ bool get_escape(BitReader* extra, int table, bool* negative, int32_t* magnitude)
 
 // Adds what the alphabet couldn't hold to a block of values that were decoded with level 0 there.
 Status restore_escapes(const DecodedBlock& block, const ElementTables& tables,
-                       const uint8_t* symbols, bool stochastic, bool accumulate, BitReader* extra) {
-  for (int i = 0; i < block.n; ++i) {
-    if (symbols[i] != kEscapeSymbol) continue;
-    bool negative;
-    int32_t k;
-    if (!get_escape(extra, tables[i], &negative, &k)) return Status::kCorrupt;
-    const float value = block.code.step * level(tables[i], k, stochastic);
-    store(negative ? -value : value, accumulate, &block.out[i]);
+                       const uint32_t* escapes, bool stochastic, bool accumulate,
+                       BitReader* extra) {
+  for (int row = 0; row * kLanes < block.n; ++row) {
+    for (uint32_t left = escapes[row]; left != 0; left &= left - 1) {
+      const int i = row * kLanes + __builtin_ctz(left);
+      bool negative;
+      int32_t k;
+      if (!get_escape(extra, tables[i], &negative, &k)) return Status::kCorrupt;
+      const float value = block.code.step * level(tables[i], k, stochastic);
+      store(negative ? -value : value, accumulate, &block.out[i]);
+    }
   }
   return Status::kOk;
 }
@@ -147,54 +123,197 @@ Status restore_shifted(const DecodedBlock& block, const ElementTables& tables,
   return Status::kOk;
 }
 
-Status decode_block(const DecodedBlock& block, RansState* s, bool stochastic, bool accumulate,
-                    BitReader* extra) {
-  uint8_t symbols[kBlock];
-  const ElementTables tables(block);
-  const int shape = block.run->code.shape;
-  s->words = kernels().decode(s->lanes, decode_tables(shape) + tables.base(), tables.choice(),
-                              block.n, s->words, s->words_end, symbols);
-  if (s->words == nullptr) return Status::kCorrupt;
-  if (block.code.shift > 0) return restore_shifted(block, tables, symbols, accumulate, extra);
-  kernels().dequantize(symbols, block.n, level_tables(shape, stochastic) + tables.base(),
-                       tables.choice(), block.code.step, accumulate, block.out);
-  if (memchr(symbols, kEscapeSymbol, static_cast<size_t>(block.n)) == nullptr) return Status::kOk;
-  return restore_escapes(block, tables, symbols, stochastic, accumulate, extra);
+// One piece of kind gg on its way: its blocks are decoded in order, one by one or side by side with
+// another piece's.
+class PieceDecoder {
+ public:
+  PieceDecoder(bool stochastic, bool accumulate)
+      : stochastic_(stochastic), accumulate_(accumulate) {}
+
+  // Lanes and classes. The other members may be called after kOk alone.
+  Status begin(const std::vector<RunPlace>& runs, const PieceInput& piece) {
+    blocks_.clear();
+    blocks_.reserve(static_cast<size_t>(piece.end - piece.begin));
+    list_blocks(runs, piece, &blocks_);
+    next_ = 0;
+    words_ = piece.data + kLaneBytes;
+    words_end_ = words_ + 2 * size_t{piece.num_words};
+    for (int i = 0; i < kLanes; ++i) {
+      lanes_[i] = load_le<uint32_t>(piece.data + 4 * i);
+      if (lanes_[i] < kRansLow || lanes_[i] >> 31 != 0) return Status::kCorrupt;
+    }
+    extra_ = BitReader(words_end_, piece.extra_bytes);
+    return decode_classes();
+  }
+
+  // Passes zero blocks; false if there is no block left.
+  bool more() {
+    for (; next_ < blocks_.size() && blocks_[next_].zero; ++next_)
+      store_zeros(blocks_[next_], accumulate_);
+    return next_ < blocks_.size();
+  }
+
+  // The present block's way through decode_values(), and what comes after it.
+  bool whole() const { return blocks_[next_].n == kBlock && one_table(); }
+  BlockDecode present(uint32_t* escapes) {
+    const DecodedBlock& block = blocks_[next_];
+    choose_tables_of(block);
+    pad_words();
+    BlockDecode result;
+    result.states = lanes_;
+    result.words = words_;
+    result.table = tables_ + block.code.t - tables::kTableMin;
+    result.levels = levels_ + block.code.t - tables::kTableMin;
+    result.magnitudes = table_magnitudes(block.code.table);
+    result.step = block.code.step;
+    result.n = block.n;
+    result.out = block.out;
+    result.escapes = escapes;
+    return result;
+  }
+  Status finish(const BlockDecode& done) {
+    words_ = done.words;
+    if (words_ > words_end_) return Status::kCorrupt;
+    const DecodedBlock& block = blocks_[next_++];
+    uint32_t any = 0;
+    for (int row = 0; row * kLanes < block.n; ++row) any |= done.escapes[row];
+    if (any == 0) return Status::kOk;
+    return restore_escapes(block, ElementTables(block), done.escapes, stochastic_, accumulate_,
+                           &extra_);
+  }
+
+  // The present block alone.
+  Status step() {
+    uint32_t escapes[kBlock / kLanes];
+    if (!one_table()) return step_by_symbols(escapes);
+    BlockDecode block = present(escapes);
+    kernels().decode_values(&block, accumulate_);
+    return finish(block);
+  }
+
+  // What must hold after the last block.
+  bool ended() const {
+    return std::all_of(lanes_, lanes_ + kLanes, [](uint32_t x) { return x == kRansLow; }) &&
+           words_ == words_end_ && !extra_.overrun() && extra_.exhausted();
+  }
+
+ private:
+  bool one_table() const {
+    return blocks_[next_].offsets == nullptr && blocks_[next_].code.shift == 0;
+  }
+
+  Status decode_classes() {
+    ClassRestorer restorer;
+    const RunHeader* run = nullptr;
+    const DecodeTable* table = nullptr;
+    for (size_t b = 0; b < blocks_.size(); ++b) {
+      if (b % kBlock == 0) pad_words();  // a word a block at most
+      DecodedBlock& block = blocks_[b];
+      if (block.run != run) table = &class_decode_table(block.run->model);
+      run = block.run;
+      const int symbol = static_cast<int>(rans_get(&lanes_[b % kLanes], table->slot, &words_));
+      if (words_ > words_end_) return Status::kCorrupt;
+      int delta = symbol - kFirstDelta - tables::kClassDeltaMax;
+      uint32_t escaped = 0;
+      if (symbol == kClassEscape) {
+        if (!get_golomb(&extra_, 3, &escaped) || escaped > 2048) return Status::kCorrupt;
+        delta = unzigzag(escaped);
+      }
+      if (!restorer.next(&block, symbol == kZeroBlock, delta)) return Status::kCorrupt;
+    }
+    return Status::kOk;
+  }
+
+  // A block may use a word an element, and kernels read some more: the last words move to memory
+  // that has zeros behind them.
+  void pad_words() {
+    const size_t left = static_cast<size_t>(words_end_ - words_);
+    if (padded_ || left >= kReadable) return;
+    memcpy(padding_, words_, left);
+    memset(padding_ + left, 0, kReadable);
+    words_ = padding_;
+    words_end_ = padding_ + left;
+    padded_ = true;
+  }
+
+  void choose_tables_of(const DecodedBlock& block) {
+    if (block.run == run_) return;
+    run_ = block.run;
+    tables_ = decode_tables(run_->code.shape);
+    levels_ = level_tables(run_->code.shape, stochastic_);
+  }
+
+  Status step_by_symbols(uint32_t* escapes) {
+    uint8_t symbols[kBlock];
+    const DecodedBlock& block = blocks_[next_++];
+    choose_tables_of(block);
+    pad_words();
+    const ElementTables tables(block);
+    words_ = kernels().decode(lanes_, tables_ + tables.base(), tables.choice(), block.n, words_,
+                              symbols);
+    if (words_ > words_end_) return Status::kCorrupt;
+    if (block.code.shift > 0) return restore_shifted(block, tables, symbols, accumulate_, &extra_);
+    kernels().dequantize(symbols, block.n, levels_ + tables.base(), tables.choice(),
+                         block.code.step, accumulate_, block.out);
+    if (memchr(symbols, kEscapeSymbol, static_cast<size_t>(block.n)) == nullptr) return Status::kOk;
+    for (int row = 0; row * kLanes < block.n; ++row) {
+      escapes[row] = 0;
+      for (int i = row * kLanes; i < std::min(block.n, (row + 1) * kLanes); ++i)
+        escapes[row] |= uint32_t{symbols[i] == kEscapeSymbol} << (i % kLanes);
+    }
+    return restore_escapes(block, tables, escapes, stochastic_, accumulate_, &extra_);
+  }
+
+  static constexpr size_t kReadable = 2 * (kBlock + kLanes);  // bytes that a block's step may read
+
+  const bool stochastic_, accumulate_;
+  std::vector<DecodedBlock> blocks_;
+  size_t next_ = 0;
+  uint32_t lanes_[kLanes];
+  const uint8_t* words_ = nullptr;
+  const uint8_t* words_end_ = nullptr;
+  BitReader extra_{nullptr, 0};
+  const RunHeader* run_ = nullptr;  // whose tables these are
+  const DecodeTable* tables_ = nullptr;
+  const LevelTable* levels_ = nullptr;
+  bool padded_ = false;
+  uint8_t padding_[2 * kReadable];
+};
+
+Status decode_rest(PieceDecoder* piece) {
+  Status status = Status::kOk;
+  while (status == Status::kOk && piece->more()) status = piece->step();
+  if (status != Status::kOk) return status;
+  return piece->ended() ? Status::kOk : Status::kCorrupt;
 }
 
 }  // namespace
 
 Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,
                        bool accumulate) {
-  std::vector<DecodedBlock> blocks;
-  blocks.reserve(static_cast<size_t>(piece.end - piece.begin));
-  list_blocks(runs, piece, &blocks);
-  // A copy: aligned, in host order, and padded so that a vector load at the last word stays inside.
-  std::vector<uint16_t> words(size_t{piece.num_words} + kLanes);
-  for (size_t i = 0; i < piece.num_words; ++i)
-    words[i] = load_le<uint16_t>(piece.data + kLaneBytes + 2 * i);
-  RansState s;
-  s.words = words.data();
-  s.words_end = words.data() + piece.num_words;
-  for (int i = 0; i < kLanes; ++i) {
-    s.lanes[i] = load_le<uint32_t>(piece.data + 4 * i);
-    if (s.lanes[i] < kRansLow || s.lanes[i] >> 31 != 0) return Status::kCorrupt;
-  }
-  BitReader extra(piece.data + kLaneBytes + 2 * size_t{piece.num_words}, piece.extra_bytes);
-  Status status = decode_classes(&s, &blocks, &extra);
-  for (size_t b = 0; b < blocks.size() && status == Status::kOk; ++b) {
-    if (blocks[b].zero) {
-      store_zeros(blocks[b], accumulate);
-    } else {
-      status = decode_block(blocks[b], &s, stochastic, accumulate, &extra);
+  PieceDecoder decoder(stochastic, accumulate);
+  const Status status = decoder.begin(runs, piece);
+  return status == Status::kOk ? decode_rest(&decoder) : status;
+}
+
+Status decode_two_pieces_gg(const std::vector<RunPlace>& runs, const PieceInput* pieces,
+                            bool stochastic, bool accumulate) {
+  PieceDecoder a(stochastic, accumulate), b(stochastic, accumulate);
+  Status status = a.begin(runs, pieces[0]);
+  if (status == Status::kOk) status = b.begin(runs, pieces[1]);
+  uint32_t escapes[2][kBlock / kLanes];
+  while (status == Status::kOk && a.more() && b.more()) {
+    if (!a.whole() || !b.whole()) {
+      status = (a.whole() ? b : a).step();
+      continue;
     }
+    BlockDecode blocks[2] = {a.present(escapes[0]), b.present(escapes[1])};
+    kernels().decode_pair(blocks, accumulate);
+    status = a.finish(blocks[0]);
+    if (status == Status::kOk) status = b.finish(blocks[1]);
   }
-  if (status != Status::kOk) return status;
-  const bool ended =
-      std::all_of(s.lanes, s.lanes + kLanes, [](uint32_t x) { return x == kRansLow; });
-  return ended && s.words == s.words_end && !extra.overrun() && extra.exhausted()
-             ? Status::kOk
-             : Status::kCorrupt;
+  if (status == Status::kOk) status = decode_rest(&a);
+  return status == Status::kOk ? decode_rest(&b) : status;
 }
 
 Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,

@@ -1,6 +1,7 @@
 // From values to a segment: analyze, choose a step, write headers, pieces and raw data.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "codec.h"
 #include "core/convert.h"
@@ -25,6 +26,15 @@ constexpr int kMaxAttempts = 6;
 // Share of a slot's payload that factors of low-rank parts may take: column profiles may have 4 %.
 constexpr double kMostForFactors = 0.9;
 constexpr double kCloseEnough = 0.98;  // 0.1 dB
+
+void store_words(const uint16_t* words, size_t count, uint8_t* p) {
+  if (kLittleEndian) {
+    std::memcpy(p, words, 2 * count);
+  } else {
+    for (size_t i = 0; i < count; ++i) store_le<uint16_t>(p + 2 * i, words[i]);
+  }
+}
+
 // Copies elements [0, numel) of a run as the raw type.
 void write_raw(const Run& run, DType dtype, uint8_t* out) {
   if (dtype == DType::kBFloat16 || dtype == DType::kFloat16) {
@@ -368,8 +378,8 @@ class SegmentEncoder {
       for (int i = 0; i < kLanes; ++i) store_le<uint32_t>(p + 4 * i, piece.states[i]);
       p += kLaneBytes;
     }
-    for (size_t i = piece.first_word; i < piece.words.size(); ++i, p += 2)
-      store_le<uint16_t>(p, piece.words[i]);
+    store_words(&piece.words[0] + piece.first_word, piece.num_words(), p);
+    p += 2 * size_t{piece.num_words()};
     std::copy(piece.extra.begin(), piece.extra.end(), p);
   }
 

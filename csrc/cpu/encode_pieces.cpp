@@ -105,51 +105,130 @@ double choose_class_models(EncodePlan* plan) {
   return static_cast<double>(cost) / 4096;
 }
 
-// A block of the piece being encoded, kept for the backward pass.
-struct CodedBlock {
-  int n;
-  int table;    // its own, or the first of its shape's if choice is set; -1: zero block, no symbols
-  bool choice;  // its elements' tables stand in PieceOutput::tables
-  uint8_t class_symbol;
-  uint8_t model;
-};
-
-void forward_classes(const EncodePlan& plan, int64_t begin, int64_t end,
-                     std::vector<CodedBlock>* blocks, BitWriter* extra) {
+void forward_classes(const EncodePlan& plan, int64_t begin, int64_t end, PieceOutput* out,
+                     BitWriter* extra) {
+  out->blocks.clear();
   ClassPredictor predictor(plan);
-  for_each_block(plan, begin, end, [&](size_t r, int64_t, int n, int64_t b) {
+  for_each_block(plan, begin, end, [&](size_t r, int64_t local, int n, int64_t b) {
     predictor.next(r, plan.ws->classes[static_cast<size_t>(b)], [&](int symbol, int delta) {
-      blocks->push_back({n, -1, false, static_cast<uint8_t>(symbol), plan.runs[r].header.model});
+      CodedBlock block;
+      block.run = r;
+      block.local = local;
+      block.n = n;
+      block.class_symbol = static_cast<uint8_t>(symbol);
+      block.model = plan.runs[r].header.model;
+      out->blocks.push_back(block);
       if (symbol == kClassEscape) put_golomb(extra, zigzag(delta), 3);
     });
   });
 }
 
-void forward_symbols(const EncodePlan& plan, int64_t begin, int64_t end,
-                     std::vector<CodedBlock>* blocks, PieceOutput* out, BitWriter* extra) {
-  float scratch[kBlock];
-  BlockSetup setup;
-  for_each_block(plan, begin, end, [&](size_t r, int64_t local, int n, int64_t b) {
-    const int c = plan.ws->classes[static_cast<size_t>(b)];
-    if (!setup.prepare(plan, {r, local, n, c}, plan.runs[r].header.code, plan.log2_step)) return;
-    const size_t at = static_cast<size_t>(b - begin) * kBlock;
-    CodedBlock& block = (*blocks)[static_cast<size_t>(b - begin)];
-    block.choice = setup.choice != nullptr;
-    block.table = block.choice ? setup.table(0) - setup.choice[0] : setup.code.table;
-    if (block.choice) {
-      out->tables.resize(out->symbols.size());
-      std::copy(setup.choice, setup.choice + n, &out->tables[at]);
-    }
-    const float* x =
-        load_floats(plan.input->runs[r], plan.input->dtype, local * kBlock, n, scratch);
-    make_symbols(x, n, setup, &out->symbols[at], extra);
-  });
+const float* block_floats(const EncodePlan& plan, const CodedBlock& block, float* scratch) {
+  const Run& run = plan.input->runs[block.run];
+  return load_floats(run, plan.input->dtype, block.local * kBlock, block.n, scratch);
 }
 
-double ideal_bits(const std::vector<CodedBlock>& blocks, const PieceOutput& out) {
+// Sets the blocks' coders; false if one of them has several tables, or low bits beside symbols.
+// Coders follow from run and class, so they are worked out once for each.
+bool find_coders(const EncodePlan& plan, int64_t begin, PieceOutput* out) {
+  if (plan.params->rounding == Rounding::kStochastic) return false;
+  out->coders.assign(kMaxClass - kMinClass + 1, ClassCoder());
+  BlockSetup setup;
+  for (size_t b = 0; b < out->blocks.size(); ++b) {
+    CodedBlock& block = out->blocks[b];
+    const int c = plan.ws->classes[static_cast<size_t>(begin) + b];
+    if (c == kZeroClass) continue;
+    ClassCoder& coder = out->coders[static_cast<size_t>(c - kMinClass)];
+    if (coder.run != static_cast<int64_t>(block.run)) {
+      const RunHeader& run = plan.runs[block.run].header;
+      if (run.columns > 0) return false;
+      const BlockPlace place = {block.run, block.local, block.n, c};
+      if (!setup.prepare(plan, place, run.code, plan.log2_step)) return false;
+      if (setup.code.shift > 0) return false;
+      coder.run = static_cast<int64_t>(block.run);
+      coder.inverse_step = setup.quantizer.inverse_step;
+      coder.bias = setup.quantizer.bias;
+      coder.table = setup.code.table;
+    }
+    block.inverse_step = coder.inverse_step;
+    block.bias = coder.bias;
+    block.table = coder.table;
+  }
+  return true;
+}
+
+Quantizer quantizer_of(const CodedBlock& block) {
+  Quantizer q;
+  q.inverse_step = block.inverse_step;
+  q.bias = block.bias;
+  q.magnitudes = table_magnitudes(block.table);
+  return q;
+}
+
+// Values to words in one pass; then, for their bits stand in the order of the elements, the
+// escapes.
+uint16_t* encode_by_values(const EncodePlan& plan, PieceOutput* out, BitWriter* extra,
+                           uint16_t* word) {
+  constexpr size_t kRows = kBlock / kLanes;
+  float scratch[kBlock];
+  out->escapes.resize(std::max(out->escapes.size(), out->blocks.size() * kRows));
+  for (size_t b = out->blocks.size(); b-- > 0;) {
+    const CodedBlock& block = out->blocks[b];
+    if (block.table < 0) continue;
+    const float* x = block_floats(plan, block, scratch);
+    word = kernels().encode_values(out->states, x, block.n, quantizer_of(block),
+                                   magnitude_table(block.table), word, &out->escapes[b * kRows]);
+  }
+  for (size_t b = 0; b < out->blocks.size(); ++b) {
+    const CodedBlock& block = out->blocks[b];
+    const uint32_t* escapes = &out->escapes[b * kRows];
+    const size_t rows = static_cast<size_t>(div_up(block.n, kLanes));
+    if (block.table < 0 || std::all_of(escapes, escapes + rows, [](uint32_t e) { return e == 0; }))
+      continue;
+    const float* x = block_floats(plan, block, scratch);
+    put_escapes(x, escapes, static_cast<int>(rows), quantizer_of(block), block.table, extra);
+  }
+  return word;
+}
+
+void forward_symbols(const EncodePlan& plan, int64_t begin, PieceOutput* out, BitWriter* extra) {
+  float scratch[kBlock];
+  BlockSetup setup;
+  out->symbols.resize(out->blocks.size() * kBlock);
+  for (size_t b = 0; b < out->blocks.size(); ++b) {
+    CodedBlock& block = out->blocks[b];
+    const int c = plan.ws->classes[static_cast<size_t>(begin) + b];
+    const RunCode& run = plan.runs[block.run].header.code;
+    if (!setup.prepare(plan, {block.run, block.local, block.n, c}, run, plan.log2_step)) continue;
+    block.choice = setup.choice != nullptr;
+    block.table = setup.first_table();
+    if (block.choice) {
+      out->tables.resize(out->symbols.size());
+      std::copy(setup.choice, setup.choice + block.n, &out->tables[b * kBlock]);
+    }
+    make_symbols(block_floats(plan, block, scratch), block.n, setup, &out->symbols[b * kBlock],
+                 extra);
+  }
+}
+
+uint16_t* encode_by_symbols(const EncodePlan& plan, int64_t begin, PieceOutput* out,
+                            BitWriter* extra, uint16_t* word) {
+  forward_symbols(plan, begin, out, extra);
+  for (size_t b = out->blocks.size(); b-- > 0;) {
+    const CodedBlock& block = out->blocks[b];
+    if (block.table < 0) continue;
+    const uint8_t* choice = block.choice ? &out->tables[b * kBlock] : nullptr;
+    word = kernels().encode(out->states, &out->symbols[b * kBlock], block.n,
+                            &encode_table(block.table), choice, word);
+  }
+  return word;
+}
+
+// After encode_by_symbols().
+double ideal_bits(const PieceOutput& out) {
   int64_t sum = 0;
-  for (size_t b = 0; b < blocks.size(); ++b) {
-    const CodedBlock& block = blocks[b];
+  for (size_t b = 0; b < out.blocks.size(); ++b) {
+    const CodedBlock& block = out.blocks[b];
     sum += class_encode_table(block.model).cost[block.class_symbol];
     for (int i = 0; i < block.n && block.table >= 0; ++i) {
       const size_t at = b * kBlock + static_cast<size_t>(i);
@@ -174,30 +253,24 @@ void encode_piece_gg(const EncodePlan& plan, int64_t begin, int64_t end, bool wa
   const size_t count = static_cast<size_t>(end - begin);
   out->model_bits = 0;
   out->extra.clear();
-  out->symbols.resize(count * kBlock);
-  out->words.resize(count * (kBlock + 1));  // at most one word a symbol
+  // At most one word a symbol; kernels may write below the first.
+  out->words.resize(std::max(out->words.size(), count * (kBlock + 1) + kLanes));
   BitWriter extra(&out->extra);
-  std::vector<CodedBlock> blocks;
-  blocks.reserve(count);
-  forward_classes(plan, begin, end, &blocks, &extra);
-  forward_symbols(plan, begin, end, &blocks, out, &extra);
-  extra.finish();
-
+  forward_classes(plan, begin, end, out, &extra);
   std::fill(out->states, out->states + kLanes, kRansLow);
   uint16_t* word = out->words.data() + out->words.size();
+  word = !want_model_bits && find_coders(plan, begin, out)
+             ? encode_by_values(plan, out, &extra, word)
+             : encode_by_symbols(plan, begin, out, &extra, word);
+  extra.finish();
   for (size_t b = count; b-- > 0;) {
-    if (blocks[b].table < 0) continue;
-    const uint8_t* choice = blocks[b].choice ? &out->tables[b * kBlock] : nullptr;
-    word = kernels().encode(out->states, &out->symbols[b * kBlock], blocks[b].n,
-                            &encode_table(blocks[b].table), choice, word);
-  }
-  for (size_t b = count; b-- > 0;) {
-    rans_put(&out->states[b % kLanes],
-             class_encode_table(blocks[b].model).entry[blocks[b].class_symbol], &word);
+    const CodedBlock& block = out->blocks[b];
+    rans_put(&out->states[b % kLanes], class_encode_table(block.model).entry[block.class_symbol],
+             &word);
   }
   out->first_word = static_cast<size_t>(word - out->words.data());
-  if (!want_model_bits) return;
-  out->model_bits = ideal_bits(blocks, *out) + 8.0 * static_cast<double>(out->extra.size());
+  if (want_model_bits)
+    out->model_bits = ideal_bits(*out) + 8.0 * static_cast<double>(out->extra.size());
 }
 
 void encode_piece_eg(const EncodePlan& plan, int64_t begin, int64_t end, PieceOutput* out) {

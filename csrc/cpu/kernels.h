@@ -18,6 +18,17 @@ struct EncodeTable {
   uint16_t cost[kMaxSymbols];  // code length in 1/4096 bit
 };
 
+// The same entries by magnitude, with 0 for the zero symbol and one past the alphabet's largest for
+// the escape; for a whole block of magnitudes at once. A negative value's bias is larger by freq.
+struct MagnitudeTable {
+  static constexpr int kSize = 64;
+  uint32_t freq[kSize];
+  uint32_t bias[kSize];
+  uint32_t reciprocal[kSize];
+  uint32_t shift[kSize];
+};
+static_assert(tables::kMaxMagnitude + 2 <= MagnitudeTable::kSize, "magnitudes have their places");
+
 struct DecodeTable {
   uint32_t slot[kProbTotal];
 };
@@ -31,6 +42,28 @@ struct BlockMoments {
   float sum_square;
 };
 
+// Codebook of kind fixed, in units of mean |x|.
+struct Codebook {
+  int bits;
+  float thresholds[128];     // midpoints between levels, infinity behind the last
+  float signed_levels[256];  // by code
+
+  Codebook(int shape, int bits);
+};
+
+// A block with one table on its way from words to values.
+struct BlockDecode {
+  uint32_t* states = nullptr;
+  const uint8_t* words = nullptr;  // moves on
+  const DecodeTable* table = nullptr;
+  const LevelTable* levels = nullptr;
+  int magnitudes = 0;  // of the table
+  float step = 0;
+  int n = 0;
+  float* out = nullptr;
+  uint32_t* escapes = nullptr;  // as in encode_values
+};
+
 struct Kernels {
   const char* name;
 
@@ -39,22 +72,41 @@ struct Kernels {
   // Symbols of a block; true if one of them is an escape.
   bool (*quantize)(const float* x, int n, const Quantizer& q, uint8_t* symbols);
 
-  // The next three take the block's one table and `choice` = nullptr, or all tables of a shape and
+  // Several kernels take the block's one table and `choice` = nullptr, or all tables of a shape and
   // in `choice` the index of each element's.
 
   // Encodes symbols backwards, words from `end` towards lower addresses; returns the new first
-  // word.
+  // word. There is room for n + kLanes words, and what lies below the first word may change.
   uint16_t* (*encode)(uint32_t* states, const uint8_t* symbols, int n, const EncodeTable* table,
                       const uint8_t* choice, uint16_t* end);
 
-  // Decodes n symbols; returns the first word not used, or nullptr if words ran out.
-  const uint16_t* (*decode)(uint32_t* states, const DecodeTable* table, const uint8_t* choice,
-                            int n, const uint16_t* words, const uint16_t* words_end,
-                            uint8_t* symbols);
+  // The two above at once, for blocks with one table and without stochastic rounding. An element's
+  // bit in escapes (bit i % kLanes of number i / kLanes) says whether its symbol is the escape.
+  uint16_t* (*encode_values)(uint32_t* states, const float* x, int n, const Quantizer& q,
+                             const MagnitudeTable& table, uint16_t* end, uint32_t* escapes);
+
+  // Decodes n symbols; returns where the first word not used is. At least n + kLanes words are
+  // readable: whether they belonged to the piece is the caller's question.
+  const uint8_t* (*decode)(uint32_t* states, const DecodeTable* table, const uint8_t* choice, int n,
+                           const uint8_t* words, uint8_t* symbols);
 
   // out[i] = or += step * level[symbol]
   void (*dequantize)(const uint8_t* symbols, int n, const LevelTable* levels, const uint8_t* choice,
                      float step, bool accumulate, float* out);
+
+  // The two above at once, for blocks with one table.
+  void (*decode_values)(BlockDecode* block, bool accumulate);
+  // The same for two blocks of kBlock elements, which may belong to different pieces.
+  void (*decode_pair)(BlockDecode* blocks, bool accumulate);
+
+  // Codes of kind fixed, a byte each: sign and the number of thresholds that |x| * inverse reaches.
+  void (*fixed_codes)(const float* x, int n, float inverse, const Codebook& book, uint8_t* codes);
+  // out[i] = or += scale * signed_levels[code]
+  void (*fixed_values)(const uint8_t* codes, int n, float scale, const Codebook& book,
+                       bool accumulate, float* out);
+  // Codes to and from `bits` each, least significant first; whole bytes are written.
+  void (*pack)(const uint8_t* codes, int n, int bits, uint8_t* out);
+  void (*unpack)(const uint8_t* data, int n, int bits, uint8_t* codes);
 
   // Products with narrow matrices (cpu/matrix.h). x is rows x columns with `stride` elements from
   // one row to the next; v and z are columns x kLowRankWidth, y is rows x kLowRankWidth.
@@ -74,16 +126,23 @@ const Kernels* const* usable_kernels(int* count);
 const Kernels& kernels();  // the one in use
 
 const Kernels* scalar_kernels();
-const Kernels* avx512_kernels();  // nullptr where not compiled or not supported by this processor
+// nullptr where not compiled or not supported by this processor
+const Kernels* avx512_kernels();
+const Kernels* avx2_kernels();
+const Kernels* neon_kernels();
 
 // Run-time forms of the generated tables, built at first use, thread-safe, never freed.
 // The first of the kTablesPerShape tables of a shape.
 const EncodeTable* encode_tables(int shape);
+const MagnitudeTable* magnitude_tables(int shape);
 const DecodeTable* decode_tables(int shape);
 const LevelTable* level_tables(int shape, bool stochastic);
 // One of them, by its index among all.
 inline const EncodeTable& encode_table(int table) {
   return encode_tables(table / tables::kTablesPerShape)[table % tables::kTablesPerShape];
+}
+inline const MagnitudeTable& magnitude_table(int table) {
+  return magnitude_tables(table / tables::kTablesPerShape)[table % tables::kTablesPerShape];
 }
 
 // Of the classes, by model.

@@ -8,12 +8,35 @@
 
 namespace gct {
 
+// A block of the piece being encoded.
+struct CodedBlock {
+  size_t run = 0;
+  int64_t local = 0;  // in its run
+  int n = 0;
+  int table = -1;  // its own, or the first of its shape's if choice is set; -1: no symbols
+  float inverse_step = 0, bias = 0;  // for the way by values
+  bool choice = false;               // its elements' tables stand in PieceOutput::tables
+  uint8_t class_symbol = 0;
+  uint8_t model = 0;
+};
+
+// What the blocks of one class in a run have in common.
+struct ClassCoder {
+  int64_t run = -1;
+  float inverse_step = 0, bias = 0;
+  int table = -1;
+};
+
 // One encoded piece: extra bits and, for gg, lane states followed by words.
 struct PieceOutput {
   std::vector<uint16_t> words;  // filled from the end
   size_t first_word = 0;
   uint32_t states[kLanes];
   std::vector<uint8_t> extra;
+  // Scratch of the way there: symbols and tables only where elements have tables of their own.
+  std::vector<CodedBlock> blocks;
+  std::vector<ClassCoder> coders;  // by class
+  std::vector<uint32_t> escapes;   // kBlock / kLanes a block
   std::vector<uint8_t> symbols;
   std::vector<uint8_t> tables;  // of each element of blocks in runs with a column profile
   double model_bits = 0;
@@ -49,6 +72,9 @@ struct RunPlace {
 
 Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,
                        bool accumulate);
+// Two pieces at once, block by block: one's look-ups run while the other's wait.
+Status decode_two_pieces_gg(const std::vector<RunPlace>& runs, const PieceInput* pieces,
+                            bool stochastic, bool accumulate);
 Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,
                        bool accumulate);
 

@@ -38,12 +38,14 @@ class RateControl {
   void group_blocks();
   void add_groups(size_t run, int scale_class, double numel, std::vector<Group>* groups) const;
   void merge_groups();
-  void choose_sample(int64_t count);
+  void choose_sample(int64_t count, std::vector<BlockPlace>* sample,
+                     std::vector<Group>* groups) const;
   double model(Quantity what, const std::vector<Group>& groups, double log2_step) const;
   double sampled_bits(double log2_step);
   double sampled_error(double log2_step);
-  void add_block_bits(const BlockPlace& block, double log2_step, const RunCode* codes,
+  void add_block_bits(const BlockPlace& block, double log2_step, const RunCode* codes, size_t count,
                       double* bits);
+  double refined(double log2_step, double target);
   double solve(Quantity what, double target) const;
   double solve_corrected(Quantity what, double target);
 

@@ -1,4 +1,5 @@
 // The scalar reference: the definition of what every other implementation must return.
+#include "cpu/codes.h"
 #include "cpu/kernels.h"
 #include "cpu/matrix.h"
 
@@ -44,17 +45,30 @@ uint16_t* encode(uint32_t* states, const uint8_t* symbols, int n, const EncodeTa
   return end;
 }
 
-const uint16_t* decode(uint32_t* states, const DecodeTable* table, const uint8_t* choice, int n,
-                       const uint16_t* words, const uint16_t* words_end, uint8_t* symbols) {
-  for (int i = 0; i < n; ++i) {
-    uint32_t& x = states[i % kLanes];
-    const uint32_t entry = table[choice ? choice[i] : 0].slot[x & (kProbTotal - 1)];
-    symbols[i] = static_cast<uint8_t>(entry & 0x7fu);
-    x = rans_advance(x, entry);
-    if (x < kRansLow) {
-      if (words == words_end) return nullptr;
-      x = (x << 16) | *words++;
+uint16_t* encode_values(uint32_t* states, const float* x, int n, const Quantizer& q,
+                        const MagnitudeTable& table, uint16_t* end, uint32_t* escapes) {
+  for (int row = (n - 1) / kLanes; row >= 0; --row) {
+    escapes[row] = 0;
+    const int begin = row * kLanes;
+    for (int i = (n < begin + kLanes ? n : begin + kLanes) - 1; i >= begin; --i) {
+      const int32_t magnitude = quantize_magnitude(x[i], q, i);
+      const bool escape = magnitude > q.magnitudes;
+      const int k = escape ? q.magnitudes + 1 : magnitude;
+      const bool minus = k > 0 && !escape && (float_bits(x[i]) >> 31) != 0;
+      const uint32_t freq = table.freq[k], bias = table.bias[k] + (minus ? freq : 0);
+      rans_put(&states[i % kLanes],
+               {table.reciprocal[k], freq | (bias << 12) | (table.shift[k] << 25)}, &end);
+      if (escape) escapes[row] |= 1u << (i - begin);
     }
+  }
+  return end;
+}
+
+const uint8_t* decode(uint32_t* states, const DecodeTable* table, const uint8_t* choice, int n,
+                      const uint8_t* words, uint8_t* symbols) {
+  for (int i = 0; i < n; ++i) {
+    const uint32_t* slots = table[choice ? choice[i] : 0].slot;
+    symbols[i] = static_cast<uint8_t>(rans_get(&states[i % kLanes], slots, &words));
   }
   return words;
 }
@@ -67,11 +81,47 @@ void dequantize(const uint8_t* symbols, int n, const LevelTable* levels, const u
   }
 }
 
+void decode_values(BlockDecode* block, bool accumulate) {
+  for (int i = 0; i < block->n; ++i) {
+    const uint32_t symbol = rans_get(&block->states[i % kLanes], block->table->slot, &block->words);
+    const float value = block->step * block->levels->level[symbol];
+    block->out[i] = accumulate ? block->out[i] + value : value;
+    const uint32_t bit = 1u << (i % kLanes);
+    uint32_t& escapes = block->escapes[i / kLanes];
+    escapes = (i % kLanes == 0 ? 0 : escapes) | (symbol == kEscapeSymbol ? bit : 0);
+  }
+}
+
+void decode_pair(BlockDecode* blocks, bool accumulate) {
+  decode_values(&blocks[0], accumulate);
+  decode_values(&blocks[1], accumulate);
+}
+
+void fixed_codes(const float* x, int n, float inverse, const Codebook& book, uint8_t* codes) {
+  for (int i = 0; i < n; ++i) {
+    const float magnitude = bits_float(float_bits(x[i]) & 0x7fffffffu) * inverse;
+    uint32_t index = 0;
+    for (uint32_t half = 1u << (book.bits - 1) >> 1; half > 0; half /= 2)
+      index += magnitude >= book.thresholds[index + half - 1] ? half : 0;
+    codes[i] = static_cast<uint8_t>((float_bits(x[i]) >> 31) << (book.bits - 1) | index);
+  }
+}
+
+void fixed_values(const uint8_t* codes, int n, float scale, const Codebook& book, bool accumulate,
+                  float* out) {
+  for (int i = 0; i < n; ++i) {
+    const float value = scale * book.signed_levels[codes[i]];
+    out[i] = accumulate ? out[i] + value : value;
+  }
+}
+
 }  // namespace
 
 const Kernels* scalar_kernels() {
-  static const Kernels k = {"scalar",   moments, quantize,  encode,     decode,
-                            dequantize, project, add_outer, row_product};
+  static const Kernels k = {"scalar",      moments,     quantize,     encode,
+                            encode_values, decode,      dequantize,   decode_values,
+                            decode_pair,   fixed_codes, fixed_values, pack,
+                            unpack,        project,     add_outer,    row_product};
   return &k;
 }
 

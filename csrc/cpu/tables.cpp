@@ -62,6 +62,19 @@ void fill_encode(const std::vector<SymbolFreq>& freqs, EncodeTable* table) {
   }
 }
 
+void fill_magnitudes(int table, MagnitudeTable* result) {
+  const EncodeTable& by_symbol = encode_table(table);
+  const int magnitudes = table_magnitudes(table);
+  for (int k = 0; k <= magnitudes + 1; ++k) {
+    const int symbol = k == 0 ? 0 : k <= magnitudes ? 2 * k - 1 : kEscapeSymbol;
+    const EncodeEntry& e = by_symbol.entry[symbol];
+    result->freq[k] = e.packed & 0xfffu;
+    result->bias[k] = (e.packed >> 12) & 0x1fffu;
+    result->reciprocal[k] = e.reciprocal;
+    result->shift[k] = e.packed >> 25;
+  }
+}
+
 void fill_decode(const std::vector<SymbolFreq>& freqs, DecodeTable* table) {
   uint32_t slot = 0;
   for (const SymbolFreq& s : freqs) {
@@ -93,6 +106,17 @@ const EncodeTable* encode_tables(int shape) {
            [shape](ShapeTables<EncodeTable>* all) {
              for (int i = 0; i < tables::kTablesPerShape; ++i)
                fill_encode(symbol_freqs(first_table(shape) + i), &all->table[i]);
+           })
+      .table;
+}
+
+const MagnitudeTable* magnitude_tables(int shape) {
+  static LazyTables<ShapeTables<MagnitudeTable>, tables::kNumShapes> cache;
+  return cache
+      .get(shape,
+           [shape](ShapeTables<MagnitudeTable>* all) {
+             for (int i = 0; i < tables::kTablesPerShape; ++i)
+               fill_magnitudes(first_table(shape) + i, &all->table[i]);
            })
       .table;
 }

@@ -307,6 +307,77 @@ void test_kernels_agree_on_mixed_tables() {
   }
 }
 
+// Least significant bit first, by the definition of docs/wire-format.md.
+std::vector<uint8_t> packed(const std::vector<uint8_t>& codes, int bits) {
+  std::vector<uint8_t> out((codes.size() * static_cast<size_t>(bits) + 7) / 8);
+  for (size_t i = 0; i < codes.size() * static_cast<size_t>(bits); ++i) {
+    const int bit = codes[i / static_cast<size_t>(bits)] >> (i % static_cast<size_t>(bits)) & 1;
+    out[i / 8] = static_cast<uint8_t>(out[i / 8] | bit << (i % 8));
+  }
+  return out;
+}
+
+void check_fixed_kernels(const Kernels& k, const Codebook& book, const std::vector<float>& x,
+                         float inverse) {
+  const Kernels& ref = *scalar_kernels();
+  const int n = static_cast<int>(x.size());
+  std::vector<uint8_t> codes(x.size() + 1, 0xee), expected(x.size() + 1, 0xee);
+  k.fixed_codes(x.data(), n, inverse, book, codes.data());
+  ref.fixed_codes(x.data(), n, inverse, book, expected.data());
+  CHECK(codes == expected, n, book.bits);
+  codes.pop_back();
+  const std::vector<uint8_t> wire = packed(codes, book.bits);
+  std::vector<uint8_t> bytes(wire.size() + 1, 0xee), back(x.size() + 1, 0xee);
+  k.pack(codes.data(), n, book.bits, bytes.data());
+  CHECK(bytes.back() == 0xee, n, book.bits);
+  bytes.pop_back();
+  CHECK(bytes == wire, n, book.bits);
+  k.unpack(wire.data(), n, book.bits, back.data());
+  CHECK(back.back() == 0xee, n, book.bits);
+  back.pop_back();
+  CHECK(back == codes, n, book.bits);
+  for (bool accumulate : {false, true}) {
+    std::vector<float> out(x), expected_out(x);
+    out.push_back(7), expected_out.push_back(7);
+    k.fixed_values(codes.data(), n, 0.37f, book, accumulate, out.data());
+    ref.fixed_values(codes.data(), n, 0.37f, book, accumulate, expected_out.data());
+    CHECK(same_bits(out.data(), expected_out.data(), n + 1), n, book.bits, accumulate);
+  }
+}
+
+// The scalar codes by their definition: no level is nearer. Values on a threshold take the upper
+// one.
+void check_nearest_level(const Codebook& book, const std::vector<float>& x) {
+  const int n = static_cast<int>(x.size()), count = 1 << (book.bits - 1);
+  std::vector<uint8_t> codes(x.size());
+  scalar_kernels()->fixed_codes(x.data(), n, 1.0f, book, codes.data());
+  for (size_t i = 0; i < x.size(); ++i) {
+    const int index = codes[i] & (count - 1);
+    const float magnitude = std::fabs(x[i]);
+    CHECK((codes[i] >= count) == std::signbit(x[i]), i, book.bits);
+    CHECK(index == 0 || magnitude >= book.thresholds[index - 1], i, book.bits);
+    CHECK(index == count - 1 || magnitude < book.thresholds[index], i, book.bits);
+  }
+}
+
+void test_fixed_kernels() {
+  Random random(6);
+  int count;
+  const Kernels* const* all = usable_kernels(&count);
+  for (int bits = 1; bits <= 8; ++bits) {
+    for (int n : {1, 7, 8, 9, 15, 16, 17, 31, 100, 255, 256}) {
+      const Codebook book(n % tables::kNumShapes, bits);
+      std::vector<float> x = block_values(n, &random);
+      if (bits > 1) x[0] = book.thresholds[random.below((1u << (bits - 1)) - 1)];
+      check_nearest_level(book, x);
+      for (int i = 0; i < count; ++i) {
+        check_fixed_kernels(*all[i], book, x, 1.0f);
+        check_fixed_kernels(*all[i], book, x, 0.0f);
+      }
+    }
+  }
+}
+
 // docs/wire-format.md: the element's t is its block's plus two quarter octaves an offset, clamped.
 void test_element_table() {
   for (int t = tables::kTableMin; t <= tables::kTableMax; ++t) {
@@ -331,5 +402,6 @@ int main() {
   gct::test_kernels_agree();
   gct::test_kernels_agree_on_mixed_tables();
   gct::test_element_table();
+  gct::test_fixed_kernels();
   return gct::test::result();
 }

@@ -146,34 +146,31 @@ struct Encoded {
 
 Encoded encode_all(const Kernels& k, const EncodeTable* table, const uint8_t* choice,
                    const std::vector<uint8_t>& symbols) {
-  Encoded e = {std::vector<uint32_t>(kLanes, kRansLow), std::vector<uint16_t>(symbols.size() + 1)};
-  e.words[0] = 0xabcd;  // guard: a symbol gives at most one word
+  // A symbol gives at most one word, and below the first one kernels may write.
+  Encoded e = {std::vector<uint32_t>(kLanes, kRansLow),
+               std::vector<uint16_t>(1 + kLanes + symbols.size())};
+  e.words[0] = 0xabcd;  // guard
   uint16_t* end = e.words.data() + e.words.size();
   const uint16_t* begin = k.encode(e.lanes.data(), symbols.data(), static_cast<int>(symbols.size()),
                                    table, choice, end);
-  CHECK(e.words[0] == 0xabcd && begin > e.words.data(), symbols.size());
+  CHECK(e.words[0] == 0xabcd && begin > e.words.data() + kLanes, symbols.size());
   e.words.erase(e.words.begin(), e.words.begin() + (begin - e.words.data()));
   return e;
 }
 
 void check_decode(const Kernels& k, const DecodeTable* table, const uint8_t* choice,
                   const std::vector<uint8_t>& symbols, Encoded e) {
-  const size_t count = e.words.size();
-  e.words.resize(count + kLanes);  // as the decoder pads a piece's words
-  std::vector<uint8_t> decoded(symbols.size() + 1, 0xee);
-  const uint16_t* end = e.words.data() + count;
-  const int n = static_cast<int>(symbols.size());
-  std::vector<uint32_t> lanes = e.lanes;
-  CHECK(k.decode(lanes.data(), table, choice, n, e.words.data(), end, decoded.data()) == end);
+  const size_t n = symbols.size();
+  std::vector<uint8_t> wire(2 * (n + kLanes), 0);  // what a step may read
+  for (size_t i = 0; i < e.words.size(); ++i) store_le<uint16_t>(&wire[2 * i], e.words[i]);
+  std::vector<uint8_t> decoded(n + 1, 0xee);
+  CHECK(k.decode(e.lanes.data(), table, choice, static_cast<int>(n), wire.data(), decoded.data()) ==
+            wire.data() + 2 * e.words.size(),
+        n);
   CHECK(decoded.back() == 0xee);
   decoded.pop_back();
   CHECK(decoded == symbols, symbols.size());
-  CHECK(lanes == std::vector<uint32_t>(kLanes, kRansLow));
-  if (count > 0) {  // one word short: refused, and nothing behind the end is used
-    lanes = e.lanes;
-    CHECK(k.decode(lanes.data(), table, choice, n, e.words.data(), end - 1, decoded.data()) ==
-          nullptr);
-  }
+  CHECK(e.lanes == std::vector<uint32_t>(kLanes, kRansLow));
 }
 
 const DecodeTable& one_decode_table(int table) {
@@ -238,6 +235,128 @@ void test_mixed_tables() {
   }
 }
 
+bool escape_bit(const uint32_t* escapes, size_t i) {
+  return (escapes[i / kLanes] >> (i % kLanes) & 1) != 0;
+}
+
+struct ValueBlock {
+  std::vector<float> x;
+  std::vector<uint8_t> symbols;
+  Encoded encoded;
+};
+
+// Values through encode_values(): the words of quantize() and encode(), and escapes where these
+// have them.
+void check_encode_values(const Kernels& k, int table, const Quantizer& q, const ValueBlock& block) {
+  const int n = static_cast<int>(block.x.size());
+  Encoded e = {std::vector<uint32_t>(kLanes, kRansLow),
+               std::vector<uint16_t>(1 + kLanes + block.x.size())};
+  e.words[0] = 0xabcd;
+  uint32_t escapes[kBlock / kLanes + 1];
+  std::fill(std::begin(escapes), std::end(escapes), 0xeeeeeeeeu);
+  const uint16_t* begin =
+      k.encode_values(e.lanes.data(), block.x.data(), n, q, magnitude_table(table),
+                      e.words.data() + e.words.size(), escapes);
+  CHECK(e.words[0] == 0xabcd && begin > e.words.data() + kLanes, n);
+  e.words.erase(e.words.begin(), e.words.begin() + (begin - e.words.data()));
+  CHECK(e == block.encoded, table, n);
+  CHECK(escapes[div_up(n, kLanes)] == 0xeeeeeeeeu, n);
+  for (size_t i = 0; i < block.x.size(); ++i)
+    CHECK(escape_bit(escapes, i) == (block.symbols[i] == kEscapeSymbol), table, n, i);
+}
+
+struct Decoded {
+  std::vector<uint32_t> lanes;
+  std::vector<uint8_t> wire;
+  std::vector<float> out;
+  uint32_t escapes[kBlock / kLanes];
+};
+
+BlockDecode start_decode(int table, const ValueBlock& block, Decoded* d) {
+  const size_t n = block.x.size();
+  d->lanes = block.encoded.lanes;
+  d->wire.assign(2 * (n + kLanes), 0);
+  for (size_t i = 0; i < block.encoded.words.size(); ++i)
+    store_le<uint16_t>(&d->wire[2 * i], block.encoded.words[i]);
+  d->out.assign(n + 1, 5.0f);
+  std::fill(std::begin(d->escapes), std::end(d->escapes), 0xeeeeeeeeu);
+  const int shape = table / tables::kTablesPerShape, at = table % tables::kTablesPerShape;
+  BlockDecode result;
+  result.states = d->lanes.data();
+  result.words = d->wire.data();
+  result.table = decode_tables(shape) + at;
+  result.levels = level_tables(shape, false) + at;
+  result.magnitudes = table_magnitudes(table);
+  result.step = 0.37f;
+  result.n = static_cast<int>(n);
+  result.out = d->out.data();
+  result.escapes = d->escapes;
+  return result;
+}
+
+void check_values(int table, const ValueBlock& block, bool accumulate, const Decoded& d,
+                  const uint8_t* words) {
+  CHECK(words == d.wire.data() + 2 * block.encoded.words.size(), table);
+  CHECK(d.lanes == std::vector<uint32_t>(kLanes, kRansLow), table);
+  CHECK(d.out.back() == 5.0f, table);
+  for (size_t i = 0; i < block.x.size(); ++i) {
+    const bool escape = block.symbols[i] == kEscapeSymbol;
+    const int k = escape ? 0 : symbol_magnitude(block.symbols[i]);
+    const float magnitude = 0.37f * level(table, k, false);
+    const float value = symbol_negative(block.symbols[i]) ? -magnitude : magnitude;
+    CHECK(escape_bit(d.escapes, i) == escape, table, i);
+    CHECK(float_bits(d.out[i]) == float_bits(accumulate ? 5.0f + value : value), table, i);
+  }
+}
+
+ValueBlock draw_block(int table, const Quantizer& q, size_t n, Random* random) {
+  ValueBlock block = {std::vector<float>(n), std::vector<uint8_t>(n), {}};
+  for (float& v : block.x) {  // zero to escape, both signs, both zeros
+    v = static_cast<float>(random->unit() * (q.magnitudes + 2.5));
+    if (random->below(2) == 0) v = static_cast<float>(random->unit());
+    if (random->below(2) == 0) v = -v;
+    if (random->below(20) == 0) v = random->below(2) == 0 ? -0.0f : 1e30f;
+  }
+  scalar_kernels()->quantize(block.x.data(), static_cast<int>(n), q, block.symbols.data());
+  block.encoded = encode_all(*scalar_kernels(), &encode_table(table), nullptr, block.symbols);
+  return block;
+}
+
+// The kernels that go from values to words and back, alone and two blocks at once, against the
+// ones that go by symbols.
+void test_values() {
+  Random random(5);
+  int count;
+  const Kernels* const* all = usable_kernels(&count);
+  for (int table = 0; table < kNumTables; ++table) {
+    Quantizer q;
+    q.inverse_step = 1.0f;
+    q.bias = 0.375f;
+    q.magnitudes = table_magnitudes(table);
+    const int other = (7 * table + 3) % kNumTables;  // of the pair
+    Quantizer other_q = q;
+    other_q.magnitudes = table_magnitudes(other);
+    const ValueBlock pair[2] = {draw_block(table, q, kBlock, &random),
+                                draw_block(other, other_q, kBlock, &random)};
+    for (size_t n : {size_t{kBlock}, size_t{1} + random.below(kBlock)}) {
+      const ValueBlock block = n == kBlock ? pair[0] : draw_block(table, q, n, &random);
+      for (int i = 0; i < count; ++i) {
+        check_encode_values(*all[i], table, q, block);
+        for (bool accumulate : {false, true}) {
+          Decoded d, e;
+          BlockDecode one = start_decode(table, block, &d);
+          all[i]->decode_values(&one, accumulate);
+          check_values(table, block, accumulate, d, one.words);
+          BlockDecode two[2] = {start_decode(table, pair[0], &d), start_decode(other, pair[1], &e)};
+          all[i]->decode_pair(two, accumulate);
+          check_values(table, pair[0], accumulate, d, two[0].words);
+          check_values(other, pair[1], accumulate, e, two[1].words);
+        }
+      }
+    }
+  }
+}
+
 // The decoder's refusal must depend on the words alone: broken lanes are some state, never a crash.
 void test_wrong_lane_is_noticed() {
   Random random(3);
@@ -256,6 +375,7 @@ int main() {
   gct::test_literal_sequence();
   gct::test_round_trips();
   gct::test_mixed_tables();
+  gct::test_values();
   gct::test_wrong_lane_is_noticed();
   return gct::test::result();
 }

@@ -115,7 +115,8 @@ void check_runtime_forms(const EncodeTable& encode, const DecodeTable& decode,
     const size_t s = i + 1 == freqs.size() ? last : i;
     for (uint32_t j = 0; j < freqs[i]; ++j, ++slot) {
       const uint32_t entry = decode.slot[slot];
-      CHECK(entry == (s | freqs[i] << 7 | j << 19), s, slot, entry);
+      CHECK(entry == (j | freqs[i] << 12 | s << 24 | (s == kEscapeSymbol ? 1u << 31 : 0)), s, slot,
+            entry);
     }
     CHECK((encode.entry[s].packed & 0xfffu) == freqs[i], s);
     // Half a unit of 1/4096 bit from rounding.

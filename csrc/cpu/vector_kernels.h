@@ -1,0 +1,364 @@
+// The kernels once for all vector instruction sets, in terms of a `Simd` (simd_*.h) of kWidth
+// lanes: kLanes / kWidth vectors hold the interleaved states. A source file for each set includes
+// its Simd and this, and is alone compiled for these instructions: everything here is in an
+// anonymous namespace, so that no other file can end up with code from it.
+//
+// Rows of kLanes elements are vectorized; what is left of a block goes through the scalar
+// reference.
+#pragma once
+
+#include <cstddef>
+
+#include "cpu/codes.h"
+#include "cpu/kernels.h"
+#include "cpu/matrix.h"
+
+namespace gct {
+namespace {
+
+using Float = Simd::Float;
+using Int = Simd::Int;
+using Mask = Simd::Mask;
+
+constexpr int kWidth = Simd::kWidth;
+constexpr int kVectors = kLanes / kWidth;
+static_assert(kVectors * kWidth == kLanes, "whole vectors hold the lanes");
+
+// Lanes to one sum, pairwise and halving as the reference does.
+float sum_lanes(const Float* lanes) {
+  Float sums[kVectors];
+  for (int v = 0; v < kVectors; ++v) sums[v] = lanes[v];
+  for (int width = kVectors / 2; width > 0; width /= 2) {
+    for (int v = 0; v < width; ++v) sums[v] = Simd::add(sums[v], sums[v + width]);
+  }
+  return Simd::sum(sums[0]);
+}
+
+BlockMoments moments(const float* x, int n) {
+  if (n % kLanes != 0) return scalar_kernels()->moments(x, n);
+  Float abs[kVectors], square[kVectors];
+  for (int v = 0; v < kVectors; ++v) abs[v] = square[v] = Simd::set(0.0f);
+  for (int i = 0; i < n; i += kLanes) {
+    for (int v = 0; v < kVectors; ++v) {
+      const Float magnitude = Simd::abs(Simd::load(x + i + v * kWidth));
+      abs[v] = Simd::add(abs[v], magnitude);
+      square[v] = Simd::add(square[v], Simd::multiply(magnitude, magnitude));
+    }
+  }
+  return {sum_lanes(abs), sum_lanes(square)};
+}
+
+// Magnitudes of kWidth values, up to `past`, which stands for all that the alphabet doesn't hold.
+Int quantize_vector(Float x, Float inverse_step, Float bias, Float past) {
+  const Float scaled = Simd::add(Simd::multiply(Simd::abs(x), inverse_step), bias);
+  return Simd::truncate(Simd::min(scaled, past));
+}
+
+bool quantize(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
+  const int full = q.stochastic ? 0 : n / kWidth * kWidth;
+  const Int one = Simd::set(1u), none = Simd::set(0u);
+  const Int escape = Simd::set(uint32_t{kEscapeSymbol});
+  const Float inverse = Simd::set(q.inverse_step);
+  Float bias = Simd::set(q.bias);
+  Int magnitudes = Simd::set(static_cast<uint32_t>(q.magnitudes));
+  uint32_t escaped = 0;
+  for (int i = 0; i < full; i += kWidth) {
+    if (q.tables != nullptr) {
+      const Int table = Simd::load_bytes(q.tables + i);
+      bias = Simd::gather(q.biases, table);
+      magnitudes = Simd::gather(reinterpret_cast<const uint32_t*>(q.limits), table);
+    }
+    const Int past = Simd::add(magnitudes, one);
+    const Float v = Simd::load(x + i);
+    const Int k = quantize_vector(v, inverse, bias, Simd::to_float(past));
+    // 2 k - 1 for positive values, 2 k for negative ones, 0 for k = 0.
+    const Int positive = Simd::select(Simd::negative(v), none, one);
+    const Int code = Simd::subtract(Simd::add(k, k), positive);
+    const Mask over = Simd::equal(k, past);
+    const Int symbol = Simd::select(Simd::equal(k, none), none, code);
+    escaped |= Simd::bits(over);
+    Simd::store_bytes(symbols + i, Simd::select(over, escape, symbol));
+  }
+  if (full == n) return escaped != 0;
+  Quantizer rest = q;
+  rest.position += static_cast<uint64_t>(full);
+  if (q.tables != nullptr) rest.tables += full;
+  return scalar_kernels()->quantize(x + full, n - full, rest, symbols + full) || escaped != 0;
+}
+
+// What a lane has to know of its symbol; see EncodeEntry.
+struct Symbol {
+  Int freq, bias, reciprocal, shift;
+};
+
+// One symbol on each lane of a vector; see rans_put().
+Int put(Int state, const Symbol& s, uint16_t** words) {
+  const Mask full = Simd::reached(state, Simd::shift_left<19>(s.freq));
+  *words = Simd::push(state, full, *words);
+  state = Simd::drop_word(full, state);
+  const Int quotient = Simd::shift_right(Simd::multiply_high(state, s.reciprocal), s.shift);
+  const Int factor = Simd::subtract(Simd::set(kProbTotal), s.freq);
+  return Simd::add(Simd::add(state, s.bias), Simd::multiply(quotient, factor));
+}
+
+void load_lanes(const uint32_t* states, Int* lanes) {
+  for (int v = 0; v < kVectors; ++v) lanes[v] = Simd::load(states + v * kWidth);
+}
+
+void store_lanes(const Int* lanes, uint32_t* states) {
+  for (int v = 0; v < kVectors; ++v) Simd::store(states + v * kWidth, lanes[v]);
+}
+
+// Where each element's table begins, in units of 4 bytes; its tables lie `stride` bytes apart.
+template <uint32_t stride>
+Int table_base(const uint8_t* choice) {
+  static_assert(stride % 4 == 0, "gathers count in 4 bytes");
+  return Simd::multiply(Simd::load_bytes(choice), Simd::set(stride / 4));
+}
+
+Symbol gather_symbol(const uint8_t* symbols, const EncodeTable* table, const uint8_t* choice) {
+  static_assert(offsetof(EncodeTable, entry) == 0 && sizeof(EncodeEntry) == 8, "gathered");
+  const uint32_t* entries = reinterpret_cast<const uint32_t*>(table);
+  Int index = Simd::shift_left<1>(Simd::load_bytes(symbols));
+  if (choice != nullptr) index = Simd::add(index, table_base<sizeof(EncodeTable)>(choice));
+  const Int packed = Simd::gather(entries + 1, index);
+  return {Simd::both(packed, Simd::set(0xfffu)),
+          Simd::both(Simd::shift_right<12>(packed), Simd::set(0x1fffu)),
+          Simd::gather(entries, index), Simd::shift_right<25>(packed)};
+}
+
+uint16_t* encode(uint32_t* states, const uint8_t* symbols, int n, const EncodeTable* table,
+                 const uint8_t* choice, uint16_t* end) {
+  const int full = n / kLanes * kLanes;
+  if (n > full) {
+    const uint8_t* rest = choice != nullptr ? choice + full : nullptr;
+    end = scalar_kernels()->encode(states, symbols + full, n - full, table, rest, end);
+  }
+  Int lanes[kVectors];
+  load_lanes(states, lanes);
+  for (int i = full - kLanes; i >= 0; i -= kLanes) {
+    for (int v = kVectors - 1; v >= 0; --v) {
+      const int at = i + v * kWidth;
+      const uint8_t* own = choice != nullptr ? choice + at : nullptr;
+      lanes[v] = put(lanes[v], gather_symbol(symbols + at, table, own), &end);
+    }
+  }
+  store_lanes(lanes, states);
+  return end;
+}
+
+// kSize: numbers of a MagnitudeTable that are in use, rounded up.
+template <int kSize>
+uint16_t* encode_rows(uint32_t* states, const float* x, int n, const Quantizer& q,
+                      const MagnitudeTable& table, uint16_t* end, uint32_t* escapes) {
+  const Simd::Table<kSize> freq(table.freq), bias(table.bias), reciprocal(table.reciprocal),
+      shift(table.shift);
+  const Float inverse = Simd::set(q.inverse_step), deadzone_bias = Simd::set(q.bias);
+  const Int one = Simd::set(1u), magnitudes = Simd::set(static_cast<uint32_t>(q.magnitudes));
+  const Int past = Simd::add(magnitudes, one);
+  const Float past_float = Simd::to_float(past);
+  Int lanes[kVectors];
+  load_lanes(states, lanes);
+  for (int i = n - kLanes; i >= 0; i -= kLanes) {
+    uint32_t over = 0;
+    for (int v = kVectors - 1; v >= 0; --v) {
+      const Float value = Simd::load(x + i + v * kWidth);
+      const Int k = quantize_vector(value, inverse, deadzone_bias, past_float);
+      over |= Simd::bits(Simd::equal(k, past)) << (v * kWidth);
+      // Zero and the escape have one symbol each; the others a second one for negative values.
+      const Mask signed_one = Simd::below(Simd::subtract(k, one), magnitudes);
+      const Int f = freq[k];
+      const Mask minus = Simd::both(Simd::negative(value), signed_one);
+      lanes[v] =
+          put(lanes[v], {f, Simd::add_where(minus, bias[k], f), reciprocal[k], shift[k]}, &end);
+    }
+    escapes[i / kLanes] = over;
+  }
+  store_lanes(lanes, states);
+  return end;
+}
+
+uint16_t* encode_values(uint32_t* states, const float* x, int n, const Quantizer& q,
+                        const MagnitudeTable& table, uint16_t* end, uint32_t* escapes) {
+  const int full = n / kLanes * kLanes;
+  if (n > full)
+    end = scalar_kernels()->encode_values(states, x + full, n - full, q, table, end,
+                                          escapes + full / kLanes);
+  const int used = q.magnitudes + 2;
+  const auto rows = used <= 16 ? encode_rows<16> : used <= 32 ? encode_rows<32> : encode_rows<64>;
+  return rows(states, x, full, q, table, end, escapes);
+}
+
+// A decoding step of one vector: entries of the present symbols, and the lanes after them.
+Int get(Int* lanes, const DecodeTable* table, const uint8_t* choice, const uint8_t** words) {
+  Int slot = Simd::both(*lanes, Simd::set(kProbTotal - 1));
+  if (choice != nullptr) slot = Simd::add(slot, table_base<sizeof(DecodeTable)>(choice));
+  const Int entry = Simd::gather(table->slot, slot);
+  const Int freq = Simd::both(Simd::shift_right<12>(entry), Simd::set(0xfffu));
+  const Int offset = Simd::both(entry, Simd::set(0xfffu));
+  const Int state = Simd::add(Simd::multiply(freq, Simd::shift_right<kProbBits>(*lanes)), offset);
+  *lanes = Simd::pull(state, Simd::below(state, Simd::set(kRansLow)), words);
+  return entry;
+}
+
+const uint8_t* decode(uint32_t* states, const DecodeTable* table, const uint8_t* choice, int n,
+                      const uint8_t* words, uint8_t* symbols) {
+  const int full = n / kLanes * kLanes;
+  Int lanes[kVectors];
+  load_lanes(states, lanes);
+  for (int i = 0; i < full; i += kLanes) {
+    for (int v = 0; v < kVectors; ++v) {
+      const int at = i + v * kWidth;
+      const Int entry = get(&lanes[v], table, choice != nullptr ? choice + at : nullptr, &words);
+      Simd::store_bytes(symbols + at,
+                        Simd::both(Simd::shift_right<kEntrySymbolShift>(entry), Simd::set(0x7fu)));
+    }
+  }
+  store_lanes(lanes, states);
+  if (full == n) return words;
+  return scalar_kernels()->decode(states, table, choice != nullptr ? choice + full : nullptr,
+                                  n - full, words, symbols + full);
+}
+
+void dequantize(const uint8_t* symbols, int n, const LevelTable* levels, const uint8_t* choice,
+                float step, bool accumulate, float* out) {
+  const Float scale = Simd::set(step);
+  int i = 0;
+  for (; i + kWidth <= n; i += kWidth) {
+    Int index = Simd::load_bytes(symbols + i);
+    if (choice != nullptr) index = Simd::add(index, table_base<sizeof(LevelTable)>(choice + i));
+    Float value = Simd::multiply(scale, Simd::gather(levels->level, index));
+    if (accumulate) value = Simd::add(Simd::load(out + i), value);
+    Simd::store(out + i, value);
+  }
+  if (i == n) return;
+  scalar_kernels()->dequantize(symbols + i, n - i, levels, choice != nullptr ? choice + i : nullptr,
+                               step, accumulate, out + i);
+}
+
+// kSize: numbers of a LevelTable that are in use, rounded up; the escape's low bits point at a zero
+// among them.
+template <int kBlocks, int kSize, bool accumulate>
+void decode_rows(BlockDecode* blocks, int n) {
+  // Copies: what is stored in the loop could change *blocks, as far as the compiler knows.
+  BlockDecode local[kBlocks];
+  Int lanes[kBlocks][kVectors];
+  Float step[kBlocks];
+  for (int b = 0; b < kBlocks; ++b) {
+    local[b] = blocks[b];
+    load_lanes(local[b].states, lanes[b]);
+    step[b] = Simd::set(local[b].step);
+  }
+  for (int i = 0; i < n; i += kLanes) {
+    uint32_t escaped[kBlocks] = {};
+    for (int v = 0; v < kVectors; ++v) {
+      for (int b = 0; b < kBlocks; ++b) {
+        const Int entry = get(&lanes[b][v], local[b].table, nullptr, &local[b].words);
+        escaped[b] |= Simd::bits(Simd::negative(entry)) << (v * kWidth);
+        const Int symbol = Simd::shift_right<kEntrySymbolShift>(entry);
+        float* out = local[b].out + i + v * kWidth;
+        Float value = Simd::multiply(step[b], Simd::look_up<kSize>(local[b].levels->level, symbol));
+        if (accumulate) value = Simd::add(Simd::load(out), value);
+        Simd::store(out, value);
+      }
+    }
+    for (int b = 0; b < kBlocks; ++b) local[b].escapes[i / kLanes] = escaped[b];
+  }
+  for (int b = 0; b < kBlocks; ++b) {
+    store_lanes(lanes[b], blocks[b].states);
+    blocks[b].words = local[b].words;
+  }
+}
+
+template <int kBlocks, bool accumulate>
+void decode_rows_of(BlockDecode* blocks, int n) {
+  int magnitudes = 0;
+  for (int b = 0; b < kBlocks; ++b)
+    magnitudes = blocks[b].magnitudes > magnitudes ? blocks[b].magnitudes : magnitudes;
+  const auto rows = magnitudes <= 15   ? decode_rows<kBlocks, 32, accumulate>
+                    : magnitudes <= 31 ? decode_rows<kBlocks, 64, accumulate>
+                                       : decode_rows<kBlocks, 128, accumulate>;
+  rows(blocks, n);
+}
+
+void decode_values(BlockDecode* block, bool accumulate) {
+  const int full = block->n / kLanes * kLanes;
+  (accumulate ? decode_rows_of<1, true> : decode_rows_of<1, false>)(block, full);
+  if (full == block->n) return;
+  BlockDecode rest = *block;
+  rest.n -= full;
+  rest.out += full;
+  rest.escapes += full / kLanes;
+  scalar_kernels()->decode_values(&rest, accumulate);
+  block->words = rest.words;
+}
+
+void decode_pair(BlockDecode* blocks, bool accumulate) {
+  if (Simd::kPairs) {
+    (accumulate ? decode_rows_of<2, true> : decode_rows_of<2, false>)(blocks, kBlock);
+  } else {
+    decode_values(&blocks[0], accumulate);
+    decode_values(&blocks[1], accumulate);
+  }
+}
+
+template <int kBits>
+void fixed_code_vectors(const float* x, int n, float inverse, const Codebook& book,
+                        uint8_t* codes) {
+  constexpr int kSize = kBits <= 5 ? 16 : 1 << (kBits - 1);  // levels of one sign, rounded up
+  const Float factor = Simd::set(inverse);
+  const Int sign_bit = Simd::set(1u << (kBits - 1));
+  for (int i = 0; i < n; i += kWidth) {
+    const Float value = Simd::load(x + i);
+    const Float magnitude = Simd::multiply(Simd::abs(value), factor);
+    Int index = Simd::set(0u);
+    for (uint32_t half = 1u << (kBits - 1) >> 1; half > 0; half /= 2) {
+      const Float threshold =
+          Simd::look_up<kSize>(book.thresholds, Simd::add(index, Simd::set(half - 1)));
+      index = Simd::add_where(Simd::reached(magnitude, threshold), index, Simd::set(half));
+    }
+    Simd::store_bytes(codes + i, Simd::add_where(Simd::negative(value), index, sign_bit));
+  }
+}
+
+void fixed_codes(const float* x, int n, float inverse, const Codebook& book, uint8_t* codes) {
+  static constexpr void (*widths[])(const float*, int, float, const Codebook&, uint8_t*) = {
+      fixed_code_vectors<1>, fixed_code_vectors<2>, fixed_code_vectors<3>, fixed_code_vectors<4>,
+      fixed_code_vectors<5>, fixed_code_vectors<6>, fixed_code_vectors<7>, fixed_code_vectors<8>};
+  const int full = n / kWidth * kWidth;
+  widths[book.bits - 1](x, full, inverse, book, codes);
+  if (full < n) scalar_kernels()->fixed_codes(x + full, n - full, inverse, book, codes + full);
+}
+
+template <int kSize>
+void fixed_value_vectors(const uint8_t* codes, int n, float scale, const Codebook& book,
+                         bool accumulate, float* out) {
+  const Float factor = Simd::set(scale);
+  for (int i = 0; i < n; i += kWidth) {
+    const Float level = Simd::look_up<kSize>(book.signed_levels, Simd::load_bytes(codes + i));
+    Float value = Simd::multiply(factor, level);
+    if (accumulate) value = Simd::add(Simd::load(out + i), value);
+    Simd::store(out + i, value);
+  }
+}
+
+void fixed_values(const uint8_t* codes, int n, float scale, const Codebook& book, bool accumulate,
+                  float* out) {
+  const int full = n / kWidth * kWidth;
+  const auto vectors = book.bits <= 4   ? fixed_value_vectors<16>
+                       : book.bits <= 5 ? fixed_value_vectors<32>
+                       : book.bits <= 6 ? fixed_value_vectors<64>
+                                        : fixed_value_vectors<256>;
+  vectors(codes, full, scale, book, accumulate, out);
+  if (full < n)
+    scalar_kernels()->fixed_values(codes + full, n - full, scale, book, accumulate, out + full);
+}
+
+constexpr Kernels vector_kernels(const char* name) {
+  return {name,       moments,       quantize,    encode,      encode_values, decode,
+          dequantize, decode_values, decode_pair, fixed_codes, fixed_values,  pack,
+          unpack,     project,       add_outer,   row_product};
+}
+
+}  // namespace
+}  // namespace gct
