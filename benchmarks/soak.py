@@ -13,6 +13,7 @@ Started by whatever sets torch's variables (netlab.py, torchrun). Status 1 if an
 from __future__ import annotations
 
 import argparse
+import ctypes
 import hashlib
 import json
 import os
@@ -44,17 +45,22 @@ LATE_ONCE_IN = 10  # steps
 WARM_UP = 0.2  # of the steps: buffers have grown to their largest
 GROWTH = 0.01  # of the resident memory, allowed
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_libc = ctypes.CDLL(None)
 
 
 @dataclass
 class Usage:
-    """What this process holds, step by step."""
+    """What this process holds, step by step.
+
+    Without what malloc keeps for later: that goes up and down by some percent with random sizes.
+    """
 
     resident: list[int] = field(default_factory=list)  # bytes
     files: list[int] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
 
     def note(self) -> None:
+        _libc.malloc_trim(0)
         self.resident.append(_PAGE * int(Path("/proc/self/statm").read_text().split()[1]))
         self.files.append(len(os.listdir("/proc/self/fd")))
         self.threads.append(len(os.listdir("/proc/self/task")))

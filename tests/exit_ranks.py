@@ -1,6 +1,6 @@
 """Ends of programs, in every way that a user may end one; see test_threads.py.
 
-    python tests/exit_ranks.py FOLDER
+    python tests/exit_ranks.py FOLDER [--all]
 
 Forks the ranks of each trial, so that torch is imported once and yet each ends as a program does,
 by the interpreter's own shutdown. Writes FOLDER/results.json: how each rank of each trial ended.
@@ -28,14 +28,20 @@ import gct
 
 LIMIT = 20.0  # seconds for a rank to end; the process group's timeout is 5
 # How the ranks end, their number, settings of the state, how many times.
-TRIALS: list[tuple[str, int, dict[str, Any], int]] = [
-    ("interrupt all", 2, {}, 4),
-    ("interrupt all", 2, {"checksum": True, "error_feedback": True}, 2),
-    ("interrupt all", 4, {"hierarchy": 2}, 2),
+Trial = tuple[str, int, dict[str, Any], int]
+FEW: list[Trial] = [
+    ("interrupt all", 2, {"checksum": True}, 2),
+    ("interrupt one", 2, {}, 1),
+    ("leave", 2, {"checksum": True}, 1),
+]
+ALL: list[Trial] = [
+    *FEW,
+    ("interrupt all", 2, {}, 5),
+    ("interrupt all", 2, {"checksum": True, "error_feedback": True}, 5),
+    ("interrupt all", 4, {"hierarchy": 2}, 3),
     ("interrupt one", 2, {}, 3),
     ("leave", 2, {}, 2),
-    ("leave", 2, {"checksum": True}, 1),
-    ("leave", 4, {"hierarchy": 2}, 1),
+    ("leave", 4, {"hierarchy": 2}, 2),
 ]
 
 
@@ -123,7 +129,7 @@ def main() -> None:
     torch.set_num_threads(1)
     pauses = random.Random(0)
     results = []
-    for how, world, settings, times in TRIALS:
+    for how, world, settings, times in ALL if sys.argv[2:] == ["--all"] else FEW:
         for _ in range(times):
             place = folder / str(len(results))
             results.append(trial(how, world, settings, place, pauses.uniform(0.0, 0.05)))

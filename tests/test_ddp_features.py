@@ -407,7 +407,13 @@ def compare_named(rank: int, world: int, name: str) -> None:
     compare(rank, world, SCENARIOS[name])
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+# Torch's distributed optimizers take seconds to import, in each rank.
+SLOW = {"zero_redundancy"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.long if n in SLOW else ()) for n in SCENARIOS]
+)
 def test_as_without_the_hook(name: str) -> None:
     run_ranks(2, compare_named, name)
 
@@ -438,13 +444,21 @@ def post_local_sgd(rank: int, world: int, ways: Ways) -> Tensor:
     return descend(ddp, rank, optimizer, steps=5)
 
 
-def compare_groups(rank: int, world: int) -> None:
+def compare_in_pairs(rank: int, world: int) -> None:
     compare(rank, world, in_pairs, group="pairs")
+
+
+def test_pairs_as_without_the_hook() -> None:
+    run_ranks(4, compare_in_pairs)
+
+
+def compare_post_local_sgd(rank: int, world: int) -> None:
     compare(rank, world, post_local_sgd, group="pairs")
 
 
-def test_groups_as_without_the_hook() -> None:
-    run_ranks(4, compare_groups)
+@pytest.mark.long
+def test_post_local_sgd_as_without_the_hook() -> None:
+    run_ranks(4, compare_post_local_sgd)
 
 
 # ---- compiled
@@ -477,6 +491,7 @@ def compare_compiled(rank: int, world: int) -> None:
         compare(rank, world, scenario)
 
 
+@pytest.mark.long
 def test_compiled_as_without_the_hook() -> None:
     run_ranks(2, compare_compiled, timeout=120.0)
 

@@ -110,7 +110,9 @@ def with_workers(rank: int, world: int, context: str, workers: int) -> None:
     assert torch.equal(train(num_workers=workers, multiprocessing_context=context), alone)
 
 
-@pytest.mark.parametrize(("context", "workers"), [("fork", 2), ("spawn", 1)])
+@pytest.mark.parametrize(
+    ("context", "workers"), [("fork", 2), pytest.param("spawn", 1, marks=pytest.mark.long)]
+)
 def test_workers_of_a_data_loader(context: str, workers: int) -> None:
     run_ranks(2, with_workers, context, workers, timeout=120.0)
 
@@ -137,12 +139,17 @@ def test_forks_while_a_bucket_is_on_its_way() -> None:
 # ---- the end
 
 
-@pytest.fixture(scope="module")
-def ends(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+@pytest.fixture(
+    scope="module", params=[[], pytest.param(["--all"], marks=pytest.mark.long)], ids=["few", "all"]
+)
+def ends(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ends")
     script = str(Path(__file__).with_name("exit_ranks.py"))
     environ = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, script, str(folder)], env=environ, check=True, timeout=200)
+    command = [sys.executable, script, str(folder), *request.param]
+    subprocess.run(command, env=environ, check=True, timeout=300)
     results: list[dict[str, Any]] = json.loads((folder / "results.json").read_text())
     return results
 

@@ -7,6 +7,7 @@
 
 #include "codec.h"
 #include "core/wire.h"
+#include "cpu/crc32c.h"
 #include "torch/ops.h"
 #include "torch/python.h"
 
@@ -65,6 +66,12 @@ py::dict inspect_wire(const at::Tensor& wire) {
   return result;
 }
 
+uint32_t crc32c_of(const at::Tensor& wire) {
+  TORCH_CHECK_VALUE(wire.scalar_type() == at::kByte && wire.is_contiguous() && wire.is_cpu(),
+                    "gct: the wire must be contiguous uint8 on the CPU");
+  return crc32c(wire.data_ptr<uint8_t>(), static_cast<size_t>(wire.numel()));
+}
+
 std::string wire_format() {
   char text[64];
   snprintf(text, sizeof text, "wire format %d, tables %08x", kWireVersion, tables::kTableId);
@@ -106,6 +113,9 @@ void register_codec(py::module_& m) {
   m.def("inspect", &inspect_wire, py::arg("wire"), "What a segment's headers say.");
 
   m.def("wire_format", &wire_format, "What two ranks need in common to read each other's bytes.");
+
+  m.def("crc32c", &crc32c_of, py::arg("wire"), py::call_guard<py::gil_scoped_release>(),
+        "The checksum of a 1-D uint8 tensor, as it stands behind a segment.");
 
   m.def("implementations", &implementations, "Implementations usable here, best first.");
   m.def("implementation", &implementation, "The implementation in use.");
