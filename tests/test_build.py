@@ -216,7 +216,7 @@ def violations(floor: str, source: str) -> list[str]:
     own = {
         "core": r'"core/',
         "cpu": r'"(core/|cpu/|codec\.h")',
-        "cuda": r'"(core/|cuda/|codec\.h")',
+        "cuda": r'"(core/|cpu/|cuda/|codec\.h")',
         "codec": r'"(core/|cpu/|codec\.h")',
     }[floor]
     allowed = [STANDARD, re.compile(own)] + ([] if floor in ("core", "codec") else [SYSTEM])

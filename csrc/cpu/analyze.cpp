@@ -4,25 +4,19 @@
 #include <cmath>
 
 #include "core/convert.h"
+#include "core/statistics.h"
 #include "cpu/columns.h"
 
 namespace gct {
 
 void ShapeMoments::add(int n, int scale_class, double sum_abs, double sum_square) {
-  const double half = (scale_class & 1) != 0 ? 0.70710678118654752 : 1.0;
-  const double inverse = std::ldexp(half, -(scale_class >> 1));
+  const double inverse = inverse_scale(scale_class);
   numel += n;
   abs += sum_abs * inverse;
   square += sum_square * (inverse * inverse);
 }
 
-uint8_t ShapeMoments::shape_index() const {
-  if (numel == 0) return tables::kNumShapes - 1;
-  const double rho = square * numel / (abs * abs);
-  int i = 0;
-  while (i < tables::kNumShapes - 1 && rho < static_cast<double>(tables::kRhoLimits[i])) ++i;
-  return static_cast<uint8_t>(i);
-}
+uint8_t ShapeMoments::shape_index() const { return shape_of_moments(numel, abs, square); }
 
 namespace {
 

@@ -5,26 +5,13 @@
 // halving the number of lanes each time.
 #pragma once
 
+#include "core/coding_tables.h"
 #include "core/quantize.h"
-#include "core/rans.h"
 
 namespace gct {
 
 // Columns of the narrow matrices that the products below work with.
 constexpr int kLowRankWidth = 16;
-
-struct EncodeTable {
-  EncodeEntry entry[kMaxSymbols];
-  uint16_t cost[kMaxSymbols];  // code length in 1/4096 bit
-};
-
-struct DecodeTable {
-  uint32_t slot[kProbTotal];
-};
-
-struct LevelTable {
-  float level[128];  // by symbol, signed; 0 for the escape
-};
 
 struct BlockMoments {
   float sum_abs;
