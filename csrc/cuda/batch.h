@@ -130,6 +130,8 @@ constexpr double kCandidateOctaves = 0.125;
 constexpr int kSample = 96;
 constexpr int kTableOffsets = 4;  // as in csrc/cpu/rate.cpp
 
+constexpr int kStatistics = 3;
+
 struct EncodeBatch {
   CodecParams params;
   double log2_value;  // of params.value, by the host's library
@@ -142,6 +144,7 @@ struct EncodeBatch {
   const void* data;
   uint8_t* out;
   int64_t out_bytes;
+  float* statistics;  // [run][kStatistics]: scale, shape, whether it wasn't finite; or null
 
   // Scratch. What is counted up lies together, to be zeroed at once.
   uint8_t* counters;
@@ -195,6 +198,7 @@ struct DecodeBatch {
   const uint8_t* wire;
   float* out;
   bool accumulate;
+  int32_t* statuses;  // [segment]: Status; or null
 
   WireRun* runs;
   WireState* states;

@@ -481,14 +481,18 @@ struct DecodePieces {
 };
 
 // Task: a tile of a segment's values. After an error nothing in them is to be trusted: NaN is loud.
+// The first one tells the status.
 struct PoisonTile {
   template <typename Warp>
   GCT_DEVICE static void run(Warp& warp, const DecodeBatch& d, int64_t task) {
     const int64_t i = last_at_most(d.segments, d.num_segments, task,
                                    [](const WireSegment& s) { return s.first_tile; });
     const WireSegment& segment = d.segments[i];
-    const WireState& state = d.states[i];
-    if (parsed(state) && state.piece_status == static_cast<int32_t>(Status::kOk)) return;
+    const int32_t status = parsed(d.states[i]) ? d.states[i].piece_status : d.states[i].status;
+    warp.leader([&] {
+      if (d.statuses != nullptr && task == segment.first_tile) d.statuses[i] = status;
+    });
+    if (status == static_cast<int32_t>(Status::kOk)) return;
     const int64_t begin = (task - segment.first_tile) * kTileNumel;
     warp.each([&](int lane) {
       for (int64_t j = begin + lane; j < begin + kTileNumel && j < segment.numel; j += kLanes)

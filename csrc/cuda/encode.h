@@ -199,7 +199,7 @@ struct EncodePiece {
 };
 
 // Encodings that are launched, whether or not the first one fits; all but that are usually empty.
-constexpr int kAttempts = 4;
+constexpr int kAttempts = 6;
 
 // Task: a segment. Places the pieces, and ends the attempts or chooses another step, as
 // SegmentEncoder in csrc/cpu/encode.cpp does. The last attempt is at the best step known to fit, or
@@ -229,10 +229,10 @@ struct JudgeSize {
     const Trial trial = {true, log2_step, static_cast<double>(size) - overhead};
     const Trial fine = fits ? s.fine : trial, coarse = fits ? trial : s.coarse;
     const double factor = s.aim / (trial.size > 1 ? trial.size : 1);
-    const bool enough =
-        fits && (static_cast<double>(size) >=
-                     (kAcceptFrom - kPatience * attempt) * static_cast<double>(segment.slot) ||
-                 factor > 4);
+    const double least = (kAcceptFrom - kPatience * attempt) * static_cast<double>(segment.slot);
+    // Data that no step makes large enough (one magnitude, a few values) stay under their target.
+    const bool hopeless = factor > 4 && !fine.known;
+    const bool enough = fits && (static_cast<double>(size) >= least || hopeless);
     if (enough || attempt + 1 == kAttempts) return end(warp, e, i, fits, size);
     const double next = attempt + 2 == kAttempts
                             ? (coarse.known ? coarse.log2_step : s.coarsest)
@@ -279,9 +279,12 @@ struct JudgeSize {
       return fine.log2_step + share * (coarse.log2_step - fine.log2_step);
     }
     const double now = model_bits(warp, e, i, s.log2_step);
-    double change = solve_bits(warp, e, i, factor * now) - s.log2_step;
-    if (!fits && s.attempt > 0 && change < 1) change = 1;  // the model doesn't get under the slot
-    return s.log2_step + change;
+    const double change = solve_bits(warp, e, i, factor * now) - s.log2_step;
+    // Where the model doesn't get under the slot, a quarter of an octave does, or 1, or 4.
+    double least = -1e3;
+    for (int attempt = 0; attempt < s.attempt && !fits; ++attempt)
+      least = attempt == 0 ? 0.25 : 4 * least;
+    return s.log2_step + (change > least ? change : least);
   }
 
   // The last attempt always fits as far as we know. If it doesn't: a NaN is loud, zeros wouldn't

@@ -84,7 +84,9 @@ class HostLauncher {
       Body::run(warp, batch, task(i, tasks));
     }
   }
-  void zero(void* memory, size_t bytes) { std::memset(memory, 0, bytes); }
+  void zero(void* memory, size_t bytes) {
+    if (bytes > 0) std::memset(memory, 0, bytes);
+  }
 
  private:
   int64_t task(int64_t i, int64_t tasks) const {

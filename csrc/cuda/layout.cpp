@@ -9,6 +9,8 @@
 namespace gct::gpu {
 namespace {
 
+constexpr int64_t kAlignment = 256;
+
 // Hands out aligned parts of a workspace; of none, to learn how large it has to be.
 class Carver {
  public:
@@ -17,7 +19,7 @@ class Carver {
   template <typename T>
   void take(T** part, int64_t count) {
     if (base_ != nullptr) *part = reinterpret_cast<T*>(base_ + at_);
-    at_ = round_up(at_ + count * static_cast<int64_t>(sizeof(T)), 256);
+    at_ = round_up(at_ + count * static_cast<int64_t>(sizeof(T)), kAlignment);
   }
   int64_t size() const { return at_; }
 
@@ -28,7 +30,7 @@ class Carver {
 
 template <typename T>
 void append(const std::vector<T>& values, std::vector<uint8_t>* bytes) {
-  bytes->resize(static_cast<size_t>(round_up(static_cast<int64_t>(bytes->size()), 256)));
+  bytes->resize(static_cast<size_t>(round_up(static_cast<int64_t>(bytes->size()), kAlignment)));
   const auto* begin = reinterpret_cast<const uint8_t*>(values.data());
   bytes->insert(bytes->end(), begin, begin + values.size() * sizeof(T));
 }
@@ -100,16 +102,10 @@ EncodeLayout::EncodeLayout(const CodecParams& params, DType dtype,
   append(batch, &descriptors_);
 }
 
-int64_t EncodeLayout::carve(uint8_t* workspace, EncodeBatch* e) const {
+int64_t EncodeLayout::carve(uint8_t* scratch, EncodeBatch* e) const {
   const bool gg = sizes_.params.kind == Kind::kGG;
   const int64_t runs = sizes_.num_runs, segments = sizes_.num_segments, pieces = sizes_.num_pieces;
-  BatchRun* own_runs = nullptr;
-  BatchSegment* own_segments = nullptr;
-  Carver carver(workspace);
-  carver.take(&own_runs, runs);
-  carver.take(&own_segments, segments);
-  e->runs = own_runs;
-  e->segments = own_segments;
+  Carver carver(scratch);
   carver.take(&e->tiles, sizes_.num_tiles);
   carver.take(&e->run_states, runs);
   carver.take(&e->states, segments);
@@ -127,19 +123,24 @@ int64_t EncodeLayout::carve(uint8_t* workspace, EncodeBatch* e) const {
   carver.take(&e->class_counts, runs * kClassSymbols);
   carver.take(&e->sample_bits, runs * kCandidates * kTableOffsets);
   carver.take(&e->sample_model, segments * kCandidates);
-  e->counters = workspace + begin;
+  if (scratch != nullptr) e->counters = scratch + begin;
   e->counters_bytes = carver.size() - begin;
   return carver.size();
 }
 
-int64_t EncodeLayout::workspace_bytes() const {
+int64_t EncodeLayout::scratch_bytes() const {
   EncodeBatch unused = sizes_;
   return carve(nullptr, &unused);
 }
 
-EncodeBatch EncodeLayout::bind(uint8_t* workspace, const CodingTables& tables) const {
+EncodeBatch EncodeLayout::bind(const uint8_t* descriptors, uint8_t* scratch,
+                               const CodingTables& tables) const {
   EncodeBatch e = sizes_;
-  carve(workspace, &e);
+  carve(scratch, &e);
+  const int64_t runs_bytes = e.num_runs * static_cast<int64_t>(sizeof(BatchRun));
+  e.runs = reinterpret_cast<const BatchRun*>(descriptors);
+  e.segments =
+      reinterpret_cast<const BatchSegment*>(descriptors + round_up(runs_bytes, kAlignment));
   e.tables = tables;
   return e;
 }
@@ -158,7 +159,7 @@ DecodeLayout::DecodeLayout(const std::vector<ExpectedSegment>& segments) {
     s.first_block = blocks_;
     s.max_blocks = source.numel / kBlock + source.max_runs;
     s.first_tile = d.num_tiles;
-    s.max_tiles = div_up(source.numel, kTileNumel) + source.max_runs;
+    s.max_tiles = std::max<int64_t>(1, div_up(source.numel, kTileNumel) + source.max_runs);
     s.first_task = d.num_tasks;
     s.num_tasks = std::max<int64_t>(1, div_up(s.max_blocks, kPieceBlocks));
     runs_ += s.max_runs;
@@ -171,11 +172,8 @@ DecodeLayout::DecodeLayout(const std::vector<ExpectedSegment>& segments) {
   append(batch, &descriptors_);
 }
 
-int64_t DecodeLayout::carve(uint8_t* workspace, DecodeBatch* d) const {
-  WireSegment* own_segments = nullptr;
-  Carver carver(workspace);
-  carver.take(&own_segments, sizes_.num_segments);
-  d->segments = own_segments;
+int64_t DecodeLayout::carve(uint8_t* scratch, DecodeBatch* d) const {
+  Carver carver(scratch);
   carver.take(&d->states, sizes_.num_segments);
   carver.take(&d->runs, runs_);
   carver.take(&d->pieces, blocks_);
@@ -183,14 +181,16 @@ int64_t DecodeLayout::carve(uint8_t* workspace, DecodeBatch* d) const {
   return carver.size();
 }
 
-int64_t DecodeLayout::workspace_bytes() const {
+int64_t DecodeLayout::scratch_bytes() const {
   DecodeBatch unused = sizes_;
   return carve(nullptr, &unused);
 }
 
-DecodeBatch DecodeLayout::bind(uint8_t* workspace, const CodingTables& tables) const {
+DecodeBatch DecodeLayout::bind(const uint8_t* descriptors, uint8_t* scratch,
+                               const CodingTables& tables) const {
   DecodeBatch d = sizes_;
-  carve(workspace, &d);
+  carve(scratch, &d);
+  d.segments = reinterpret_cast<const WireSegment*>(descriptors);
   d.tables = tables;
   return d;
 }

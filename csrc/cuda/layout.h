@@ -21,15 +21,19 @@ class EncodeLayout {
   EncodeLayout(const CodecParams& params, DType dtype, const std::vector<SegmentRuns>& segments);
 
   int64_t out_bytes() const { return out_bytes_; }
-  // Device memory to reserve: a copy of descriptors(), then scratch.
-  int64_t workspace_bytes() const;
+  // What has to be in device memory as long as the layout is used.
   const std::vector<uint8_t>& descriptors() const { return descriptors_; }
+  // Device memory that a batch needs while it is encoded; layouts may share it.
+  int64_t scratch_bytes() const;
 
-  // A batch whose pointers lie in `workspace`, which holds descriptors(); data and out stay to set.
-  EncodeBatch bind(uint8_t* workspace, const CodingTables& tables) const;
+  // A batch with the device's copy of descriptors() and its scratch, both aligned to 256 bytes;
+  // seed, data and out stay to be set.
+  EncodeBatch bind(const uint8_t* descriptors, uint8_t* scratch, const CodingTables& tables) const;
+  int64_t num_segments() const { return sizes_.num_segments; }
+  int64_t num_runs() const { return sizes_.num_runs; }
 
  private:
-  int64_t carve(uint8_t* workspace, EncodeBatch* batch) const;
+  int64_t carve(uint8_t* scratch, EncodeBatch* batch) const;
 
   EncodeBatch sizes_ = {};
   std::vector<uint8_t> descriptors_;  // runs, then segments
@@ -48,12 +52,13 @@ class DecodeLayout {
   explicit DecodeLayout(const std::vector<ExpectedSegment>& segments);
 
   int64_t num_segments() const { return sizes_.num_segments; }
-  int64_t workspace_bytes() const;
+  // As of EncodeLayout.
   const std::vector<uint8_t>& descriptors() const { return descriptors_; }
-  DecodeBatch bind(uint8_t* workspace, const CodingTables& tables) const;
+  int64_t scratch_bytes() const;
+  DecodeBatch bind(const uint8_t* descriptors, uint8_t* scratch, const CodingTables& tables) const;
 
  private:
-  int64_t carve(uint8_t* workspace, DecodeBatch* batch) const;
+  int64_t carve(uint8_t* scratch, DecodeBatch* batch) const;
 
   DecodeBatch sizes_ = {};
   int64_t runs_ = 0, blocks_ = 0;

@@ -181,10 +181,20 @@ struct SettleRun {
         s.header.code.allocation8 = static_cast<uint8_t>(e.params.allocation8);
       settle(e, sum_tiles(warp, e, run), &s);
     }
-    warp.leader([&] { e.run_states[r] = s; });
+    warp.leader([&] {
+      e.run_states[r] = s;
+      if (e.statistics != nullptr) report(s, e.statistics + r * kStatistics);
+    });
   }
 
  private:
+  GCT_DEVICE static void report(const RunState& s, float* out) {
+    const bool coded = s.header.mode == RunMode::kCoded;
+    out[0] = s.mean_abs;
+    out[1] = coded ? model_tables::kShapes[s.header.code.shape] : 0.0f;
+    out[2] = s.header.mode == RunMode::kNonFinite ? 1.0f : 0.0f;
+  }
+
   template <typename Warp>
   GCT_DEVICE static TileSums sum_tiles(Warp& warp, const EncodeBatch& e, const BatchRun& run) {
     const int64_t count = div_up(run.numel, kTileNumel);
