@@ -118,10 +118,10 @@ struct PieceState {
   int32_t unused;
 };
 
-// A piece's room: a word for each symbol and class, and as much again for extra bits. Values that
-// need more are many octaves apart inside one block.
+// A piece's room: a word for each symbol and class, and for extra bits the most low bits and six
+// more an element. Values that need more are many octaves apart inside one block.
 constexpr int64_t kPieceWords = int64_t{kPieceBlocks} * (kBlock + 1);
-constexpr int64_t kPieceExtra = 2 * kPieceWords;
+constexpr int64_t kPieceExtra = int64_t{kPieceBlocks} * kBlock * (kMaxShift + 6) / 8;
 constexpr int64_t kPieceSymbols = int64_t{kPieceBlocks} * kBlock;
 
 // Steps that are tried on a sample of blocks, an eighth of an octave apart, and the blocks.

@@ -280,10 +280,9 @@ struct JudgeSize {
     }
     const double now = model_bits(warp, e, i, s.log2_step);
     const double change = solve_bits(warp, e, i, factor * now) - s.log2_step;
-    // Where the model doesn't get under the slot, a quarter of an octave does, or 1, or 4.
-    double least = -1e3;
-    for (int attempt = 0; attempt < s.attempt && !fits; ++attempt)
-      least = attempt == 0 ? 0.25 : 4 * least;
+    // Where the model doesn't get under the slot, more of it does, or ever larger steps.
+    const double stuck[] = {-1e3, 2 * change + 0.02, 0.125, 0.5, 2};
+    const double least = fits ? -1e3 : stuck[s.attempt < 4 ? s.attempt : 4];
     return s.log2_step + (change > least ? change : least);
   }
 

@@ -252,6 +252,8 @@ GCT_DEVICE void apply_step(Warp& warp, const EncodeBatch& e, int64_t i, double l
   const SegmentState& s = e.states[i];
   int64_t nearest = round_half_away((log2_step - s.center) / kCandidateOctaves) + kCandidates / 2;
   nearest = nearest < 0 ? 0 : nearest >= kCandidates ? kCandidates - 1 : nearest;
+  const double candidate = candidate_step(s, static_cast<int>(nearest));
+  const double distance = log2_step - candidate;
   warp.each([&](int lane) {
     for (int64_t r = lane; r < segment.num_runs; r += kLanes) {
       RunHeader& h = e.run_states[segment.first_run + r].header;
@@ -262,6 +264,9 @@ GCT_DEVICE void apply_step(Warp& warp, const EncodeBatch& e, int64_t i, double l
       for (int offset = 1; offset < kTableOffsets; ++offset)
         if (bits[offset] < bits[best]) best = offset;
       h.code = run_code(e, log2_step, table_offset(best), h.code);
+      // Within the grid the very tables: an offset to those of log2_step could be others.
+      if (distance <= kCandidateOctaves / 2 && distance >= -kCandidateOctaves / 2)
+        h.code.log2_ratio = run_code(e, candidate, table_offset(best), h.code).log2_ratio;
     }
   });
   warp.sync();  // all lanes have read what changes now

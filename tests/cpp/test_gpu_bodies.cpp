@@ -298,8 +298,9 @@ void test_batches() {
 }
 
 // Sizes: never over the slot (encode_batch checks it), and close to it where a step can do that.
-// 3 % is what the rate control promises and 2 % is for these inputs being short. The rate of evenly
-// distributed values jumps with the step, from a third of a bit to almost one: 6 % there.
+// 3 % is what the rate control promises and 2 % is for these inputs being short. Evenly distributed
+// values are here for the fallback: between two steps a thirtieth of an octave apart their rate
+// falls from 1.3 to 0.4 bits, which six attempts may not resolve at 1 bit.
 void test_rates() {
   const std::set<std::string> regular = {"normal", "laplace", "uniform", "scales"};
   for (const auto& kind : value_kinds()) {
@@ -310,7 +311,7 @@ void test_rates() {
         const Input input(make_values(kind, DType::kFloat32, 150000, 5), {50000, 100000});
         const Encoded e = encode_batch(p, input.values, one_segment(input));
         const double share = static_cast<double>(e.wires[0].size()) / (bits * 150000 / 8);
-        const double least = std::string(kind.name) == "uniform" ? 0.94 : 0.95;
+        const double least = std::string(kind.name) == "uniform" && bits == 1 ? 0.4 : 0.95;
         CHECK_IN(kind.name, share > least && share <= 1, share, bits, allocation8);
       }
     }
