@@ -66,7 +66,7 @@ class Channel:
         self.size = len(self.members)
         # Results are compared over the second one.
         count = 0 if self.size == 1 else 2 if os.environ.get("GCT_DEBUG") else shots
-        self._groups = [_private_group(group, self.members, shot) for shot in range(1, count + 1)]
+        self._groups = [private_group(group, self.members, shot) for shot in range(1, count + 1)]
         self.roll_call = roll_call or (self._groups[0] if self._groups else None)
         names = [str(private.group_name) for private in self._groups] or [""]
         self._engine = _C.Engine(names[0], names[-1], num_threads())
@@ -220,8 +220,15 @@ def close_all() -> None:
         channel.close()
 
 
-def check_backend(group: dist.ProcessGroup) -> None:
-    """Raise ValueError unless ``group`` reduces CPU tensors with Gloo."""
+def check_backend(group: dist.ProcessGroup, devices: bool = False) -> None:
+    """Raise ValueError unless ``group`` reduces CPU tensors with Gloo.
+
+    Args:
+        group: to look at.
+        devices: or GPU tensors with NCCL.
+    """
+    if devices and _has_nccl(group):
+        return
     try:
         backend = group._get_backend(torch.device("cpu")).name()
     except RuntimeError:
@@ -231,6 +238,13 @@ def check_backend(group: dist.ProcessGroup) -> None:
             "this version of gct works on CPU tensors over the gloo backend, got a process group "
             f'of {backend}: use init_process_group("gloo"), or "cpu:gloo,cuda:nccl"'
         )
+
+
+def _has_nccl(group: dist.ProcessGroup) -> bool:
+    try:
+        return str(group._get_backend(torch.device("cuda")).name()).lower() == "nccl"
+    except RuntimeError:
+        return False
 
 
 def resolve_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
@@ -255,17 +269,19 @@ def num_threads() -> int:
     return min(max(1, cores // (local_size() or 1)), _MAX_DEFAULT_THREADS)
 
 
-def _private_group(
-    group: dist.ProcessGroup, members: Sequence[int], shot: int
+def private_group(
+    group: dist.ProcessGroup, members: Sequence[int], shot: int, backend: str = "gloo"
 ) -> dist.ProcessGroup:
+    """A group of some ranks of ``group`` for one purpose, with its timeout."""
+    place = torch.device("cuda" if backend == "nccl" else "cpu")
     ranks = dist.get_process_group_ranks(group)
     options: dict[str, Any] = {}
     if "sort_ranks" in inspect.signature(dist.new_group).parameters:
         options["sort_ranks"] = False  # the group's own order; older versions always sort
     private = dist.new_group(
         [ranks[member] for member in members],
-        timeout=group._get_backend(torch.device("cpu")).options._timeout,
-        backend="gloo",
+        timeout=group._get_backend(place).options._timeout,
+        backend=backend,
         use_local_synchronization=True,
         group_desc=f"gct shot {shot}",
         **options,

@@ -11,6 +11,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
 
+# The new name (torch 2.13) warns where the old one is used.
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+
 
 class Timeline:
     """A stream beside the caller's, and what orders the two.
@@ -42,13 +45,17 @@ class Timeline:
             self._stream.wait_stream(torch.cuda.current_stream(self.device))
             tensor.record_stream(self._stream)
 
-    def lead_caller(self) -> None:
-        """What the caller enqueues next waits for what has been enqueued here."""
-        if self._stream is not None:
-            torch.cuda.current_stream(self.device).wait_stream(self._stream)
+    def follow(self, mark: torch.cuda.Event | None, tensor: Tensor | None = None) -> None:
+        """What comes next waits for another timeline's mark; ``tensor`` lives that long."""
+        if self._stream is None:
+            return
+        if mark is not None:
+            self._stream.wait_event(mark)
+        if tensor is not None:
+            tensor.record_stream(self._stream)
 
     def mark(self) -> torch.cuda.Event | None:
-        """A point that :meth:`reached` and :meth:`wait` refer to."""
+        """A point that others wait for."""
         return None if self._stream is None else self._stream.record_event()
 
     @staticmethod
@@ -84,12 +91,20 @@ class Exchange(NamedTuple):
         return self.recv.numel() - self.send.numel()
 
 
-def exchange(step: Exchange, group: dist.ProcessGroup) -> None:
-    """Carry out ``step``: NCCL makes the current stream wait, Gloo this thread."""
+def begin(step: Exchange, group: dist.ProcessGroup) -> dist.Work:
+    """Start ``step`` once the current stream has come here.
+
+    What is returned has a wait(): with NCCL the stream that is current then waits, with Gloo the
+    thread does.
+    """
     if step.send_bytes is None:
-        dist.all_gather_into_tensor(step.recv, step.send, group=group)
+        work = _all_gather(step.recv, step.send, group=group, async_op=True)
     else:
-        dist.all_to_all_single(step.recv, step.send, step.recv_bytes, step.send_bytes, group=group)
+        work = dist.all_to_all_single(
+            step.recv, step.send, step.recv_bytes, step.send_bytes, group=group, async_op=True
+        )
+    assert work is not None
+    return work
 
 
 class Staging:
