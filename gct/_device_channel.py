@@ -43,13 +43,18 @@ class DeviceChannel:
         group: of NCCL, or of Gloo.
         device: a GPU with its index; the CPU is for tests of this class.
         staged: send from host memory; None: unless the group's backend for the device is NCCL.
+        alone: code and exchange in a world of one too, for tests; else nothing happens there.
 
     Raises:
         ValueError: a group of another backend, or kernels that can't run on the device.
     """
 
     def __init__(
-        self, group: dist.ProcessGroup, device: torch.device, staged: bool | None = None
+        self,
+        group: dist.ProcessGroup,
+        device: torch.device,
+        staged: bool | None = None,
+        alone: bool = False,
     ) -> None:
         if device.type == "cuda" and (problem := _C.cuda_problem()):
             raise ValueError(f"gct has no way to reduce tensors on {device}: {problem}")
@@ -57,6 +62,7 @@ class DeviceChannel:
         staged = backend != "nccl" if staged is None else staged
         self.rank, self.size = group.rank(), group.size()
         self.device = device
+        self._idle = self.size == 1 and not alone
         self.raw_bytes = self.wire_bytes = self.encoded_numel = self.encoded_bytes = self.jobs = 0
         members = list(range(self.size))
         kind = "gloo" if staged else backend
@@ -112,7 +118,7 @@ class DeviceChannel:
         _check_tensor(tensor, self.device)
         self.jobs += 1
         flat = tensor.detach().view(-1)
-        if self.size == 1 or flat.numel() == 0:
+        if self._idle or flat.numel() == 0:
             done: Future[Tensor] = self._back.timeline.future()
             done.set_result(tensor)
             return done, None

@@ -195,6 +195,30 @@ def test_memory_of_encoding() -> None:
     assert scratch.capacity_bytes() < 6.1 * numel + 4096
 
 
+def test_a_world_of_one_on_request() -> None:
+    """What tests/gpu does with NCCL, which takes one rank of a GPU only."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    try:
+        codec = gct.Codec(bits=3.0)
+        for staged in (False, True):
+            channel = DeviceChannel(dist.group.WORLD, CPU, staged=staged, alone=True)
+            for algorithm in ("one_shot", "two_shot"):
+                x = laplace(5000, 1)
+                future, _ = channel.all_reduce(
+                    x.clone(), codec._params, name="x", settings="s", algorithm=algorithm
+                )
+                assert torch.equal(future.wait(), recode(x, codec))
+            channel.close()
+        idle = DeviceChannel(dist.group.WORLD, CPU)
+        x = laplace(5000, 1)
+        future, _ = idle.all_reduce(x.clone(), codec._params, name="x", settings="s")
+        assert torch.equal(future.wait(), x)
+    finally:
+        dist.destroy_process_group()
+
+
 def one_step_again(rank: int, world: int) -> None:
     """A plan's buffers serve the next step too, with raw runs and stochastic rounding."""
     import torch.distributed as dist

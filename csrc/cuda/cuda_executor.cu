@@ -58,11 +58,6 @@ class CudaExecutor : public Executor {
     run_decode(launcher, batch);
     check(launcher.error(), "decoding");
   }
-  void copy(void* to, const void* from, int64_t bytes) override {
-    select();
-    check(cudaMemcpy(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice),
-          "copying a layout");
-  }
   const CodingTables& tables() const override { return tables_; }
 
  private:

@@ -12,12 +12,10 @@ class Executor {
  public:
   virtual ~Executor() = default;
 
-  // `stream` is a cudaStream_t. All but copy() return before the device is done; they throw
+  // `stream` is a cudaStream_t. They return before the device is done, and throw
   // std::runtime_error for what CUDA reports.
   virtual void encode(const EncodeBatch& batch, void* stream) = 0;
   virtual void decode(const DecodeBatch& batch, void* stream) = 0;
-  // From host to device memory, done when it returns.
-  virtual void copy(void* to, const void* from, int64_t bytes) = 0;
   virtual const CodingTables& tables() const = 0;
 };
 

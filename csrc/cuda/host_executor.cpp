@@ -1,5 +1,3 @@
-#include <cstring>
-
 #include "cpu/kernels.h"
 #include "cuda/executor.h"
 #include "cuda/host_tables.h"
@@ -54,9 +52,6 @@ class HostExecutor : public Executor {
   void decode(const DecodeBatch& batch, void*) override {
     HostLauncher launcher;
     run_decode(launcher, batch);
-  }
-  void copy(void* to, const void* from, int64_t bytes) override {
-    std::memcpy(to, from, static_cast<size_t>(bytes));
   }
   const CodingTables& tables() const override { return tables_; }
 

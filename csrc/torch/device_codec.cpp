@@ -1,5 +1,6 @@
 #include "torch/device_codec.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <utility>
 
@@ -30,10 +31,12 @@ at::Tensor empty_on(at::Device device, at::IntArrayRef sizes, at::ScalarType typ
   return at::empty(sizes, at::TensorOptions().dtype(type).device(device));
 }
 
-at::Tensor upload(const std::vector<uint8_t>& bytes, at::Device device, gpu::Executor& executor) {
-  at::Tensor copy = empty_on(device, {static_cast<int64_t>(bytes.size())}, at::kByte);
-  if (!bytes.empty()) executor.copy(copy.data_ptr(), bytes.data(), copy.numel());
-  return copy;
+// By torch, in the order of its current stream: what the memory held before may still be in use
+// there. Done when it returns.
+at::Tensor upload(const std::vector<uint8_t>& bytes, at::Device device) {
+  at::Tensor copy = empty_on(at::kCPU, {static_cast<int64_t>(bytes.size())}, at::kByte);
+  std::copy(bytes.begin(), bytes.end(), copy.data_ptr<uint8_t>());
+  return copy.to(device);
 }
 
 void check(const at::Tensor& tensor, const char* what, at::Device device, at::ScalarType type,
@@ -85,7 +88,7 @@ DeviceEncoder::DeviceEncoder(const CodecParams& params, at::ScalarType dtype,
       executor_(&executor_of(device)),
       device_(device),
       dtype_(dtype),
-      descriptors_(upload(layout_.descriptors(), device, *executor_)),
+      descriptors_(upload(layout_.descriptors(), device)),
       statistics_(empty_on(device, {layout_.num_runs(), gpu::kStatistics}, at::kFloat)) {
   for (size_t i = 0; i < runs.size(); ++i) {
     int64_t end = offsets[i];
@@ -114,7 +117,7 @@ DeviceDecoder::DeviceDecoder(const std::vector<gpu::ExpectedSegment>& segments, 
     : layout_(segments),
       executor_(&executor_of(device)),
       device_(device),
-      descriptors_(upload(layout_.descriptors(), device, *executor_)),
+      descriptors_(upload(layout_.descriptors(), device)),
       statuses_(empty_on(device, {layout_.num_segments()}, at::kInt)) {
   for (const gpu::ExpectedSegment& s : segments) {
     require(s.at >= 0 && s.size >= 0 && s.out >= 0 && s.numel >= 0 && s.max_runs >= 0,
