@@ -13,8 +13,10 @@
 
 #if defined(__CUDACC__)
 #define GCT_DEVICE __device__
+#define GCT_UNROLL _Pragma("unroll")  // loads of several steps are then on their way together
 #else
 #define GCT_DEVICE
+#define GCT_UNROLL
 #endif
 
 namespace gct::gpu {
@@ -107,7 +109,8 @@ struct BlockNote {
   int16_t table;  // -1: zero block, no symbols
   uint16_t numel;
   uint8_t class_symbol, model;
-  uint16_t unused;
+  uint8_t extra;  // it has extra bits
+  uint8_t unused;
 };
 
 struct PieceState {

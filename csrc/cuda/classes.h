@@ -36,41 +36,80 @@ GCT_HD inline Quantizer quantizer_at(const EncodeBatch& e, int64_t run, int64_t 
   return q;
 }
 
-// Task: a tile. Classes from means; then zero blocks, found by quantizing where it is likely.
-struct PrepareTile {
+// What becomes of an element: its integer, the symbol that stands for it or for its high part, and
+// how far that is beyond the alphabet.
+struct Element {
+  int32_t value, excess;
+  int symbol;
+};
+
+GCT_HD inline Element quantize_element(float x, const Quantizer& q, int i, int shift) {
+  const int32_t k = quantize_magnitude(x, q, i);
+  const int32_t value = (float_bits(x) >> 31) != 0 ? -k : k;
+  const int32_t half = shift > 0 ? 1 << (shift - 1) : 0;
+  const int32_t high = (value + half) >> shift;
+  const int32_t magnitude = high < 0 ? -high : high;
+  return {value, magnitude - q.magnitudes - 1, magnitude_symbol(magnitude, high < 0, q.magnitudes)};
+}
+
+// Task: a block. Its class from its mean, its symbols; it is a zero block if these are all zero,
+// which is looked at where it is likely.
+struct QuantizeBlock {
   template <typename Warp>
-  GCT_DEVICE static void run(Warp& warp, const EncodeBatch& e, int64_t tile) {
-    const TilePlace place = place_tile(e, tile);
-    const BatchRun& run = e.runs[place.run];
+  GCT_DEVICE static void run(Warp& warp, const EncodeBatch& e, int64_t at) {
+    const int64_t r =
+        last_at_most(e.runs, e.num_runs, at, [](const BatchRun& run) { return run.first_block; });
+    const BatchRun& run = e.runs[r];
+    const RunState& state = e.run_states[r];
     SegmentState& segment = e.states[run.segment];
-    const RunHeader& header = e.run_states[place.run].header;
-    if (segment.done || header.mode != RunMode::kCoded) return;
-    for (int b = 0; b < place.blocks(); ++b) {
-      const int64_t local = place.block + b, at = run.first_block + local;
-      int c = scale_class(e.means[at]);
-      c = c < kMinClass ? kZeroClass : c < kMaxClass ? c : kMaxClass;
-      Quantizer q = quantizer_at(e, place.run, local);
-      BlockCode code;
-      const bool coded = prepare_block(header.code, c, segment.log2_step, &code, &q);
-      if (c != kZeroClass && !coded) warp.leader([&] { segment.uncoded = 1; });
-      if (coded && class_ratio(header.code, c) <= 4 * kSkipBelow &&
-          all_zero(warp, e, run.offset + local * kBlock, place.block_numel(b), q))
-        c = kZeroClass;
-      warp.leader([&] { e.classes[at] = static_cast<int16_t>(c); });
-    }
+    if (segment.done || state.header.mode != RunMode::kCoded) return;
+    const RunCode& run_code = state.header.code;
+    const int64_t local = at - run.first_block, left = run.numel - local * kBlock;
+    const int n = static_cast<int>(left < kBlock ? left : kBlock);
+    int c = scale_class(e.means[at]);
+    c = c < kMinClass ? kZeroClass : c < kMaxClass ? c : kMaxClass;
+    Quantizer q = quantizer_at(e, r, local);
+    BlockCode code;
+    const bool coded = prepare_block(run_code, c, segment.log2_step, &code, &q);
+    if (c != kZeroClass && !coded) warp.leader([&] { segment.uncoded = 1; });
+    const BatchSegment& s = e.segments[run.segment];
+    const int64_t block = state.first_block + local;  // in the segment's sequence
+    Found found = {false, false};
+    if (coded)
+      found = quantize(warp, e, run.offset + local * kBlock, n, q, code.shift,
+                       e.symbols + (s.first_piece + block / kPieceBlocks) * kPieceSymbols +
+                           block % kPieceBlocks * kBlock);
+    if (coded && class_ratio(run_code, c) <= 4 * kSkipBelow && !found.values) c = kZeroClass;
+    warp.leader([&] {
+      e.classes[at] = static_cast<int16_t>(c);
+      BlockNote& note = e.notes[s.first_block + block];
+      note.table = c != kZeroClass && coded ? static_cast<int16_t>(code.table) : int16_t{-1};
+      note.numel = static_cast<uint16_t>(n);
+      note.extra = c != kZeroClass && (found.escapes || code.shift > 0);
+    });
   }
 
  private:
+  struct Found {
+    bool values, escapes;  // one that isn't zero, one beyond the alphabet
+  };
+
   template <typename Warp>
-  GCT_DEVICE static bool all_zero(Warp& warp, const EncodeBatch& e, int64_t offset, int n,
-                                  const Quantizer& q) {
-    typename Warp::template Lanes<bool> found;
+  GCT_DEVICE static Found quantize(Warp& warp, const EncodeBatch& e, int64_t offset, int n,
+                                   const Quantizer& q, int shift, uint8_t* symbols) {
+    typename Warp::template Lanes<bool> values, escapes;
     warp.each([&](int lane) {
-      for (int i = lane; i < n; i += kLanes)
-        if (quantize_magnitude(load_float(e.data, e.dtype, offset + i), q, i) > 0)
-          found[lane] = true;
+      GCT_UNROLL
+      for (int base = 0; base < kBlock; base += kLanes) {
+        const int i = base + lane;
+        if (i >= n) continue;
+        const Element x = quantize_element(load_float(e.data, e.dtype, offset + i), q, i, shift);
+        symbols[i] = static_cast<uint8_t>(x.symbol);
+        values[lane] = values[lane] || x.value != 0;
+        escapes[lane] = escapes[lane] || x.symbol == kEscapeSymbol;
+      }
     });
-    return warp.ballot(found) == 0;
+    return {warp.ballot(values) != 0, warp.ballot(escapes) != 0};
   }
 };
 

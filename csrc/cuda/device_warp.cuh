@@ -63,15 +63,15 @@ class DeviceWarp {
   static __device__ int lane() { return static_cast<int>(threadIdx.x) % kLanes; }
 };
 
-constexpr int kWarpsPerBlock = 4;
-constexpr int64_t kMaxGrid = 1 << 20;  // blocks; more tasks than that go round
+constexpr int kWarpsPerBlock = 4;       // at most
+constexpr int64_t kFewTasks = 1 << 10;  // up to here each task gets a block, and so a processor
+constexpr int64_t kMaxGrid = 1 << 20;   // blocks; more tasks than that go round
 
 template <typename Body, typename Batch>
 __global__ void __launch_bounds__(kWarpsPerBlock* kLanes) run_tasks(Batch batch, int64_t tasks) {
   DeviceWarp warp;
-  const int64_t stride = int64_t{gridDim.x} * kWarpsPerBlock;
-  for (int64_t task = int64_t{blockIdx.x} * kWarpsPerBlock + threadIdx.x / kLanes; task < tasks;
-       task += stride)
+  const int64_t warps = blockDim.x / kLanes, stride = gridDim.x * warps;
+  for (int64_t task = blockIdx.x * warps + threadIdx.x / kLanes; task < tasks; task += stride)
     Body::run(warp, batch, task);
 }
 
@@ -83,10 +83,10 @@ class DeviceLauncher {
   template <typename Body, typename Batch>
   void run(const Batch& batch, int64_t tasks) {
     if (tasks == 0) return;
-    int64_t blocks = div_up(tasks, kWarpsPerBlock);
+    const int warps = tasks <= kFewTasks ? 1 : kWarpsPerBlock;
+    int64_t blocks = div_up(tasks, warps);
     if (blocks > kMaxGrid) blocks = kMaxGrid;
-    run_tasks<Body>
-        <<<static_cast<unsigned>(blocks), kWarpsPerBlock * kLanes, 0, stream_>>>(batch, tasks);
+    run_tasks<Body><<<static_cast<unsigned>(blocks), warps * kLanes, 0, stream_>>>(batch, tasks);
     note(cudaGetLastError());
   }
   void zero(void* memory, size_t bytes) {

@@ -1,5 +1,5 @@
-// Kernels' bodies: quantize and rANS of kind gg, a warp for a piece; whether the sizes fit; and the
-// segment as it goes on the wire.
+// Kernels' bodies: extra bits and rANS of kind gg, a warp for a piece; whether the sizes fit; and
+// the segment as it goes on the wire.
 #pragma once
 
 #include "cuda/rate.h"
@@ -42,7 +42,8 @@ class PieceEncoder {
   GCT_DEVICE void run() {
     note_classes();
     warp_.sync();
-    for (int64_t b = place_.begin; b < place_.end; ++b) make_symbols(b);
+    for (int64_t b = place_.begin; b < place_.end; ++b)
+      if (notes_[b - place_.begin].extra) put_extras(b);
     extra_.finish();
     warp_.sync();
     warp_.each([&](int lane) { states_[lane] = kRansLow; });
@@ -65,10 +66,9 @@ class PieceEncoder {
       warp_.each([&](int lane) {
         escaped[lane] = walk.present[lane] && walk.symbol[lane] == kClassEscape;
         if (!walk.present[lane]) return;
-        const BlockPlace& p = walk.place[lane];
-        notes_[base - place_.begin + lane] = {-1, static_cast<uint16_t>(p.numel),
-                                              static_cast<uint8_t>(walk.symbol[lane]),
-                                              e_.run_states[p.run].header.model, 0};
+        BlockNote& note = notes_[base - place_.begin + lane];
+        note.class_symbol = static_cast<uint8_t>(walk.symbol[lane]);
+        note.model = e_.run_states[walk.place[lane].run].header.model;
       });
       const uint32_t mask = warp_.ballot(escaped);
       for (int lane = 0; lane < kLanes; ++lane)
@@ -77,30 +77,25 @@ class PieceEncoder {
     }
   }
 
-  GCT_DEVICE void make_symbols(int64_t b) {
+  // The extra bits of a block that has some; its elements are quantized once more.
+  GCT_DEVICE void put_extras(int64_t b) {
     const BlockPlace p = place_block(e_, segment_, b);
     Quantizer q = quantizer_at(e_, p.run, p.local);
     BlockCode code;
     const RunCode& run = e_.run_states[p.run].header.code;
     if (!prepare_block(run, class_of(e_, p), state_.log2_step, &code, &q)) return;
-    warp_.leader([&] { notes_[b - place_.begin].table = static_cast<int16_t>(code.table); });
-    uint8_t* symbols = symbols_ + (b - place_.begin) * kBlock;
     const int64_t offset = e_.runs[p.run].offset + p.local * kBlock;
-    const int32_t half = code.shift > 0 ? 1 << (code.shift - 1) : 0;
     for (int base = 0; base < p.numel; base += kLanes) {
       typename Warp::template Lanes<int32_t> value, excess;
       Flags escaped;
       warp_.each([&](int lane) {
-        if (base + lane >= p.numel) return;
-        const float x = load_float(e_.data, e_.dtype, offset + base + lane);
-        const int32_t k = quantize_magnitude(x, q, base + lane);
-        value[lane] = (float_bits(x) >> 31) != 0 ? -k : k;
-        const int32_t high = (value[lane] + half) >> code.shift;
-        const int32_t magnitude = high < 0 ? -high : high;
-        const int symbol = magnitude_symbol(magnitude, high < 0, q.magnitudes);
-        symbols[base + lane] = static_cast<uint8_t>(symbol);
-        escaped[lane] = symbol == kEscapeSymbol;
-        excess[lane] = magnitude - q.magnitudes - 1;
+        const int i = base + lane;
+        if (i >= p.numel) return;
+        const Element x =
+            quantize_element(load_float(e_.data, e_.dtype, offset + i), q, i, code.shift);
+        value[lane] = x.value;
+        excess[lane] = x.excess;
+        escaped[lane] = x.symbol == kEscapeSymbol;
       });
       const uint32_t mask = warp_.ballot(escaped);
       if (mask == 0 && code.shift == 0) continue;
@@ -142,14 +137,21 @@ class PieceEncoder {
     if (note.table < 0) return;
     const EncodeTable& table = e_.tables.encode[note.table];
     const uint8_t* symbols = symbols_ + int64_t{b} * kBlock;
-    for (int base = (note.numel - 1) / kLanes * kLanes; base >= 0; base -= kLanes) {
-      Entries entry;
-      Flags active;
+    constexpr int kSteps = kBlock / kLanes;
+    Entries entry[kSteps];
+    GCT_UNROLL
+    for (int step = 0; step < kSteps; ++step) {
       warp_.each([&](int lane) {
-        active[lane] = base + lane < note.numel;
-        if (active[lane]) entry[lane] = table.entry[symbols[base + lane]];
+        const int i = step * kLanes + lane;
+        if (i < note.numel) entry[step][lane] = table.entry[symbols[i]];
       });
-      put(entry, active);
+    }
+    GCT_UNROLL
+    for (int step = kSteps - 1; step >= 0; --step) {
+      if (step * kLanes >= note.numel) continue;
+      Flags active;
+      warp_.each([&](int lane) { active[lane] = step * kLanes + lane < note.numel; });
+      put(entry[step], active);
     }
   }
 
@@ -278,7 +280,7 @@ struct JudgeSize {
       share = share < 0.1 ? 0.1 : share > 0.9 ? 0.9 : share;
       return fine.log2_step + share * (coarse.log2_step - fine.log2_step);
     }
-    const double now = model_bits(warp, e, i, s.log2_step);
+    const double now = model_bits(e, i, s.log2_step);
     const double change = solve_bits(warp, e, i, factor * now) - s.log2_step;
     // Where the model doesn't get under the slot, more of it does, or ever larger steps.
     const double stuck[] = {-1e3, 2 * change + 0.02, 0.125, 0.5, 2};

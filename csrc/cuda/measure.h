@@ -53,8 +53,10 @@ class TileMeasurer {
     const int n = place_.block_numel(b);
     Values sum_abs, sum_square;
     warp_.each([&](int lane) {
-      for (int i = lane; i < n; i += kLanes) {
-        const float magnitude = bits_float(float_bits(load(b, i)) & 0x7fffffffu);
+      GCT_UNROLL
+      for (int base = 0; base < kBlock; base += kLanes) {
+        if (base + lane >= n) continue;
+        const float magnitude = bits_float(float_bits(load(b, base + lane)) & 0x7fffffffu);
         sum_abs[lane] += magnitude;
         sum_square[lane] += magnitude * magnitude;
       }

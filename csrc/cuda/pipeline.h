@@ -27,7 +27,7 @@ void run_encode(Launcher& launcher, const EncodeBatch& e) {
     choose_step(launcher, e);
     const int attempts = e.params.target == Target::kBits ? kAttempts : 1;
     for (int attempt = 0; attempt < attempts; ++attempt) {
-      launcher.template run<PrepareTile>(e, e.num_tiles);
+      launcher.template run<QuantizeBlock>(e, e.num_blocks);
       launcher.template run<CountClassSymbols>(e, e.num_pieces);
       launcher.template run<ChooseModel>(e, e.num_runs);
       launcher.template run<EncodePiece>(e, e.num_pieces);

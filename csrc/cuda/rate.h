@@ -39,31 +39,29 @@ GCT_HD inline double ratio_at(const EncodeBatch& e, int scale_class, double log2
   return (8 - e.params.allocation8) * scale_class - 16 * log2_step;
 }
 
-// Bits of all symbols of a segment, by the model.
-template <typename Warp>
-GCT_DEVICE double model_bits(Warp& warp, const EncodeBatch& e, int64_t segment, double log2_step) {
+// Bits of all symbols of a segment, by the model; each lane may ask for another step.
+GCT_HD inline double model_bits(const EncodeBatch& e, int64_t segment, double log2_step) {
   const Group* groups = e.groups + segment * e.group_slots;
   const int64_t count = e.states[segment].num_groups;
-  typename Warp::template Lanes<double> sum;
-  warp.each([&](int lane) {
-    for (int64_t i = lane; i < count; i += kLanes)
-      sum[lane] += groups[i].numel *
-                   model_rate(groups[i].shape, ratio_at(e, groups[i].scale_class, log2_step));
-  });
-  return warp.fold(sum, Plus());
+  double sum = 0;
+  for (int64_t i = 0; i < count; ++i)
+    sum += groups[i].numel *
+           model_rate(groups[i].shape, ratio_at(e, groups[i].scale_class, log2_step));
+  return sum;
 }
 
-// The model's bits fall with the step: bisection on log2(step).
+// The model's bits fall with the step: bisection on log2(step), by 33 parts at a time.
 template <typename Warp>
 GCT_DEVICE double solve_bits(Warp& warp, const EncodeBatch& e, int64_t segment, double bits) {
   double lo = e.states[segment].finest, hi = e.states[segment].coarsest;
-  for (int i = 0; i < 24; ++i) {
-    const double middle = (lo + hi) / 2;
-    if (model_bits(warp, e, segment, middle) < bits) {
-      hi = middle;
-    } else {
-      lo = middle;
-    }
+  for (int round = 0; round < 5; ++round) {
+    const double part = (hi - lo) / (kLanes + 1);
+    typename Warp::template Lanes<bool> above;
+    warp.each(
+        [&](int lane) { above[lane] = model_bits(e, segment, lo + part * (lane + 1)) >= bits; });
+    const int under = highest_bit(warp.ballot(above)) + 1;  // the last that has more
+    hi = under < kLanes ? lo + part * (under + 1) : hi;
+    lo = lo + part * under;
   }
   return (lo + hi) / 2;
 }
@@ -138,15 +136,22 @@ struct AimSegment {
   template <typename Warp>
   GCT_DEVICE static void bound(Warp& warp, const EncodeBatch& e, int64_t i) {
     const BatchSegment& segment = e.segments[i];
-    int lowest = kMaxClass, highest = kMinClass;
-    int64_t class_cost = 0;
-    for (int64_t r = segment.first_run; r < segment.first_run + segment.num_runs; ++r) {
-      const RunState& run = e.run_states[r];
-      if (run.header.mode != RunMode::kCoded) continue;
-      lowest = run.lowest < lowest ? run.lowest : lowest;
-      highest = run.highest > highest ? run.highest : highest;
-      class_cost += run.class_cost;
-    }
+    typename Warp::template Lanes<int> low, high;
+    typename Warp::template Lanes<int64_t> cost;
+    warp.each([&](int lane) {
+      low[lane] = kMaxClass;
+      high[lane] = kMinClass;
+      for (int64_t r = lane; r < segment.num_runs; r += kLanes) {
+        const RunState& run = e.run_states[segment.first_run + r];
+        if (run.header.mode != RunMode::kCoded) continue;
+        low[lane] = run.lowest < low[lane] ? run.lowest : low[lane];
+        high[lane] = run.highest > high[lane] ? run.highest : high[lane];
+        cost[lane] += run.class_cost;
+      }
+    });
+    const int lowest = warp.fold(low, [](int a, int b) { return a < b ? a : b; });
+    const int highest = warp.fold(high, [](int a, int b) { return a > b ? a : b; });
+    const int64_t class_cost = warp.fold(cost, Plus());
     const int slope = 8 - e.params.allocation8;
     const double steepness = e.params.allocation8 / 16.0;
     const double fine[] = {slope * highest / 16.0 - 19.0, -124.0 - steepness * lowest};
@@ -224,20 +229,18 @@ struct SampleBlock {
     if (!prepare_block(run, c, log2_step, &code, &q)) return 0;
     const int64_t offset = e.runs[p.run].offset + p.local * kBlock;
     const EncodeTable& table = e.tables.encode[code.table];
-    const int32_t half = code.shift > 0 ? 1 << (code.shift - 1) : 0;
     typename Warp::template Lanes<int64_t> bits;
     warp.each([&](int lane) {
-      for (int i = lane; i < p.numel; i += kLanes) {
-        const float x = load_float(e.data, e.dtype, offset + i);
-        const bool negative = float_bits(x) >> 31;
-        const int32_t k = quantize_magnitude(x, q, i);
-        const int32_t high = ((negative ? -k : k) + half) >> code.shift;
-        const int32_t magnitude = high < 0 ? -high : high;
-        const int symbol = magnitude_symbol(magnitude, high < 0, q.magnitudes);
-        bits[lane] += table.cost[symbol] + 4096 * code.shift;
-        if (symbol == kEscapeSymbol)
-          bits[lane] += 4096 * (1 + golomb_bits(static_cast<uint32_t>(magnitude - q.magnitudes - 1),
-                                                escape_order(code.table)));
+      GCT_UNROLL
+      for (int base = 0; base < kBlock; base += kLanes) {
+        const int i = base + lane;
+        if (i >= p.numel) continue;
+        const Element x =
+            quantize_element(load_float(e.data, e.dtype, offset + i), q, i, code.shift);
+        bits[lane] += table.cost[x.symbol] + 4096 * code.shift;
+        if (x.symbol == kEscapeSymbol)
+          bits[lane] +=
+              4096 * (1 + golomb_bits(static_cast<uint32_t>(x.excess), escape_order(code.table)));
       }
     });
     return warp.fold(bits, Plus());
@@ -289,41 +292,44 @@ struct ChooseStep {
 
  private:
   // The sample's bits over what the model gives for it; 1 where there is nothing to compare.
-  template <typename Warp>
-  GCT_DEVICE static double correction(Warp& warp, const EncodeBatch& e, int64_t i, int candidate) {
+  GCT_DEVICE static double correction(const EncodeBatch& e, int64_t i, int candidate) {
     const BatchSegment& segment = e.segments[i];
-    typename Warp::template Lanes<int64_t> sum;
-    warp.each([&](int lane) {
-      for (int64_t r = lane; r < segment.num_runs; r += kLanes) {
-        const int64_t* bits =
-            e.sample_bits + ((segment.first_run + r) * kCandidates + candidate) * kTableOffsets;
-        int64_t best = bits[0];
-        for (int offset = 1; offset < kTableOffsets; ++offset)
-          if (bits[offset] < best) best = bits[offset];
-        sum[lane] += best;
-      }
-    });
-    const int64_t actual = warp.fold(sum, Plus());
+    int64_t actual = 0;
+    for (int64_t r = segment.first_run; r < segment.first_run + segment.num_runs; ++r) {
+      const int64_t* bits = e.sample_bits + (r * kCandidates + candidate) * kTableOffsets;
+      int64_t best = bits[0];
+      for (int offset = 1; offset < kTableOffsets; ++offset)
+        if (bits[offset] < best) best = bits[offset];
+      actual += best;
+    }
     const int64_t model = e.sample_model[i * kCandidates + candidate];
     return actual > 0 && model > 0 ? static_cast<double>(actual) / static_cast<double>(model) : 1;
   }
 
+  // Each lane looks at a step of the grid; between the first that takes no more than it may and the
+  // one before, the bits are a straight line.
   template <typename Warp>
   GCT_DEVICE static double solve(Warp& warp, const EncodeBatch& e, int64_t i) {
+    static_assert(kCandidates <= kLanes);
     const SegmentState& s = e.states[i];
-    double before = 0, factor = 1;
-    for (int candidate = 0; candidate < kCandidates; ++candidate) {
-      const double step = candidate_step(s, candidate);
-      factor = correction(warp, e, i, candidate);
-      const double bits = factor * model_bits(warp, e, i, step);
-      if (bits <= s.target_bits) {
-        if (candidate == 0) break;  // finer than the grid
-        const double share = (before - s.target_bits) / (before - bits);
-        return clamp(s, step - kCandidateOctaves * (1 - share));
-      }
-      before = bits;
+    typename Warp::template Lanes<double> factor, bits;
+    typename Warp::template Lanes<bool> fits;
+    warp.each([&](int lane) {
+      if (lane >= kCandidates) return;
+      factor[lane] = correction(e, i, lane);
+      bits[lane] = factor[lane] * model_bits(e, i, candidate_step(s, lane));
+      fits[lane] = bits[lane] <= s.target_bits;
+    });
+    const uint32_t mask = warp.ballot(fits);
+    int first = 0;
+    while (first < kCandidates && (mask >> first & 1) == 0) ++first;
+    if (first == 0 || first == kCandidates) {  // outside the grid
+      const int end = first == 0 ? 0 : kCandidates - 1;
+      return clamp(s, solve_bits(warp, e, i, s.target_bits / warp.broadcast(factor, end)));
     }
-    return clamp(s, solve_bits(warp, e, i, s.target_bits / factor));
+    const double before = warp.broadcast(bits, first - 1), after = warp.broadcast(bits, first);
+    const double share = (before - s.target_bits) / (before - after);
+    return clamp(s, candidate_step(s, first) - kCandidateOctaves * (1 - share));
   }
 
   GCT_DEVICE static double clamp(const SegmentState& s, double step) {
