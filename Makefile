@@ -86,7 +86,7 @@ py-test: .venv/.experiments
 dist-test: build
 	TORCH='$(TORCH)' tools/dist_test.sh
 
-gpu: .venv/.examples
+gpu:
 	tools/gpu_report.sh
 
 browser:
