@@ -121,6 +121,7 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
     for name, allowed in (
         ("codec", ("gg", "fixed", "raw")),
         ("snr_db", (None,)),
+        ("step", (None,)),  # sizes would have to be known beforehand: no less than raw
         ("error_feedback", (False, "auto")),
         ("low_rank", (0,)),
         ("rate_weight", (0,)),

@@ -108,8 +108,8 @@ def all_reduce(
     Args:
         tensor: float32, bfloat16, float16 or float64, on the CPU, contiguous, any shape; the same
             shape and dtype on all ranks. Or on a CUDA device, on all ranks: not float64, and a
-            codec of kind ``"gg"`` with bits or a step, ``"fixed"`` or ``"raw"``. Then nothing here
-            waits for the device: the current stream does.
+            codec of kind ``"gg"`` with bits, ``"fixed"`` or ``"raw"``. Then nothing here waits for
+            the device: the current stream does.
         codec: settings; None is ``Codec()``, 2 bits per element.
         op: ``"mean"`` or ``"sum"``.
         group: a Gloo process group, for CUDA tensors also one of NCCL; None is the default one.
@@ -201,6 +201,10 @@ def _run(
         raise TypeError(f"codec must be a gct.Codec, got {type(codec).__name__}")
     name = f"a {input.dtype} tensor of shape {tuple(input.shape)}"
     if input.device.type == "cuda" and collective == "all_reduce":
+        if settings.step is not None:
+            raise ValueError(
+                "on GPUs all_reduce takes bits, got a step: sizes must be known before"
+            )
         channel = _device_channel(resolve_group(group), input.device)
         future, _ = channel.all_reduce(
             input,

@@ -118,9 +118,9 @@ class GCTState:
     ``bits``. bfloat16 and float16 gradients are added in float32. A gradient with NaN
     or Inf anywhere comes out non-finite on all ranks, so that a GradScaler skips the step.
 
-    On a GPU gradients are float32, bfloat16 or float16, and the codec is of kind ``"gg"`` with bits
-    or a step, ``"fixed"`` or ``"raw"``; error_feedback, low_rank, rate_weight, a monitor and a
-    hierarchy are for CPU gradients in this version (``"auto"`` is off), and the first bucket raises
+    On a GPU gradients are float32, bfloat16 or float16, and the codec is of kind ``"gg"`` with
+    bits, ``"fixed"`` or ``"raw"``; error_feedback, low_rank, rate_weight, a monitor and a hierarchy
+    are for CPU gradients in this version (``"auto"`` is off), and the first bucket raises
     ValueError where they are set. Errors that only the device sees make a bucket NaN and are raised
     by the hook's next call.
 

@@ -389,6 +389,7 @@ def test_training_learns_as_without_compression() -> None:
         {"codec": "eg"},
         {"codec": "auto"},
         {"snr_db": 20.0},
+        {"step": 0.5},
         {"error_feedback": True},
         {"rate_weight": 0.1},
         {"low_rank": 2, "allocation": "mse"},
