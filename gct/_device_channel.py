@@ -19,7 +19,7 @@ from gct._channel import Algorithm, Run, private_group, row_length
 from gct._device_plan import Growing, Lane, Plan
 from gct._device_wire import Exchange, Staging, Timeline, begin, guard
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DEVICE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class _Pending(NamedTuple):
@@ -317,7 +317,7 @@ class DeviceChannel:
 def _check_tensor(tensor: Tensor, device: torch.device) -> None:
     if tensor.device != device:
         raise ValueError(f"expected a tensor on {device}, got one on {tensor.device}")
-    if tensor.dtype not in _DTYPES:
+    if tensor.dtype not in DEVICE_DTYPES:
         raise ValueError(
             f"on GPUs tensors must be float32, bfloat16 or float16, got {tensor.dtype}"
         )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.futures import Future
 
 from gct._channel import Algorithm, check_backend, resolve_group
+from gct._device_channel import DEVICE_DTYPES
 from gct._device_reducer import DeviceReducer
 from gct._hosts import HierarchySetting, check_hierarchy
 from gct._parameters import Layout, ParameterKeys, Residuals, make_layout
@@ -426,7 +427,8 @@ class GCTState:
         return self._reducer
 
     def _goes_plain(self, buffer: Tensor) -> bool:
-        if buffer.dtype not in _CODEC_DTYPES or buffer.layout != torch.strided:
+        dtypes = _CODEC_DTYPES if buffer.device.type == "cpu" else DEVICE_DTYPES
+        if buffer.dtype not in dtypes or buffer.layout != torch.strided:
             if not self._warned:
                 self._warned = True
                 _logger.warning(
