@@ -16,13 +16,13 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 SOURCES := $(shell find csrc cmake -type f) CMakeLists.txt setup.py pyproject.toml gct/_version.py
-CLANG_FORMATTED := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+CLANG_FORMATTED := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 PIP := pip --quiet --disable-pip-version-check
 # C++ tests with more than one thread: the others would only be slow under ThreadSanitizer.
 THREADED := test_thread_pool|test_concurrency
 INSTALL := GCT_DEV=1 GCT_BUILD_DIR=build/ext $(PIP) install --no-build-isolation --editable
 
-.PHONY: help test build lint format cpp-test sanitize py-test dist-test browser demo clean
+.PHONY: help test build lint format cpp-test sanitize py-test dist-test gpu browser demo clean
 
 help:
 	@echo 'make test       lint, cpp-test, sanitize and py-test, from nothing'
@@ -32,6 +32,7 @@ help:
 	@echo 'make sanitize   C++ tests and malformed-wire tests under ASan and UBSan, threads under TSan'
 	@echo 'make py-test    pytest'
 	@echo 'make dist-test  sdist and wheel, installed in fresh environments'
+	@echo 'make gpu        on a machine with a GPU: tests/gpu, compute-sanitizer, benchmarks; writes docs/gpu-report.md'
 	@echo 'make browser    Chromium for the tests that look at pages; without it they are skipped'
 	@echo 'make format     rewrite the files the way lint wants them'
 	@echo 'make demo       train with and without compression and compare'
@@ -87,6 +88,9 @@ py-test: .venv/.experiments
 
 dist-test: build
 	TORCH='$(TORCH)' tools/dist_test.sh
+
+gpu:
+	tools/gpu_report.sh
 
 browser:
 	tools/install_browser.sh

@@ -69,6 +69,9 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     what.add_argument("--schemes", nargs="+", default=list(DEFAULT_SCHEMES), metavar="SCHEME")
     what.add_argument("--backend", choices=BACKENDS, default="gloo")
     what.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda with nccl"
+    )
+    what.add_argument(
         "--input", default="gg", metavar="WHAT", help="gaussian, laplace, gg[:SHAPE] or a file"
     )
     what.add_argument("--seed", type=int, default=1)
@@ -156,9 +159,19 @@ class Progress:
             print(f"\r{'':<60}\r", file=sys.stderr, flush=True, end="")
 
 
+def device_of(args: argparse.Namespace) -> torch.device:
+    """Where tensors are; with Gloo, ranks may share a GPU."""
+    name = ("cuda" if args.backend == "nccl" else "cpu") if args.device == "auto" else args.device
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU; leave the option out.")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
 def measure(args: argparse.Namespace, place: Place) -> list[Row]:
     """All rows; each is printed by rank 0 as soon as it is there."""
-    device = torch.device("cuda" if args.backend == "nccl" else "cpu")
+    device = device_of(args)
     effort = Effort(args.iters, args.warmup_iters, args.seconds)
     all_sizes = list(sizes(args))
     source = make_source(args.input, place.rank, args.seed, all_sizes[-1] // 4)

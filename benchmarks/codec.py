@@ -2,6 +2,7 @@
 
     python benchmarks/codec.py
     python benchmarks/codec.py --sizes 16777216 --repeats 15 --json build/codec.json
+    python benchmarks/codec.py --device cuda       # the kernels; benchmarks/codec_gpu.py
 
 Input is float32, generalized Gaussian of shape 0.8 with log-normal block scales, as gradients are.
 Every timed result is checked in the same run: all implementations give the same bytes and decode
@@ -34,7 +35,9 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import codec_gpu
 import torch
 from torch import Tensor
 
@@ -59,6 +62,8 @@ CODECS: list[tuple[Kind, float]] = [
     ("fixed", 8.0),
     ("raw", 32.0),
 ]
+CPU_SIZES = [1 << 16, 1 << 20, 1 << 23]
+GPU_SIZES = [1 << 20, 6_553_600, 1 << 26]  # 25 MB is DDP's bucket
 CALL_SECONDS = 0.02  # a repeat calls as often as this takes, so that the clock doesn't matter
 
 
@@ -251,16 +256,30 @@ def print_row(row: Row) -> None:
     )
 
 
+def write_json(path: Path | None, environment: dict[str, str], rows: list[dict[str, Any]]) -> None:
+    if path is not None:
+        path.write_text(json.dumps({**environment, "rows": rows}, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1 << 16, 1 << 20, 1 << 23])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--sizes", type=int, nargs="+", help="elements")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", type=Path, help="also write the results here")
     options = parser.parse_args()
+    if options.sizes is None:
+        options.sizes = GPU_SIZES if options.device == "cuda" else CPU_SIZES
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: torch finds no GPU")
     torch.set_num_threads(1)
     environment = machine()
     for name, value in environment.items():
         print(f"{name}: {value}")
+    if options.device == "cuda":
+        on_device = codec_gpu.rows([gradient(n).cuda() for n in options.sizes], options.repeats)
+        write_json(options.json, environment, [asdict(row) for row in on_device])
+        return
     print("\nM elements/s on one core: median and best; GB/s of float32 input to encode")
     print(
         f"{'':13} {'':8} {'elements':>9} {'bits':>6} {'dB':>6} | encode    best | decode    best"
@@ -278,9 +297,7 @@ def main() -> None:
             rows.append(row)
             print_row(row)
     _C.set_implementation(before)
-    if options.json is not None:
-        result = {**environment, "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(options.json, environment, [asdict(row) for row in rows])
 
 
 if __name__ == "__main__":

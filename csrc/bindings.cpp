@@ -20,8 +20,10 @@ py::dict build_info() {
   info["sanitize"] = static_cast<bool>(GCT_BUILD_SANITIZE);
 #ifdef GCT_BUILD_CUDA
   info["cuda"] = GCT_BUILD_CUDA;
+  info["cuda_architectures"] = GCT_BUILD_CUDA_ARCHITECTURES;
 #else
   info["cuda"] = py::none();
+  info["cuda_architectures"] = py::none();
 #endif
   return info;
 }
@@ -32,5 +34,6 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "gct's native extension; use it through the gct package";
   m.def("build_info", &build_info, "What this extension was compiled with and for.");
   gct::register_codec(m);
+  gct::register_device(m);
   gct::register_engine(m);
 }

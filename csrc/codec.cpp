@@ -106,6 +106,10 @@ const char* status_message(Status status) {
     case Status::kSizeMismatch:
       return "segment holds another number of elements than expected: all ranks must pass tensors "
              "of one size";
+    case Status::kUnsupported:
+      return "segment of kind eg, or with column profiles or low-rank parts, which GPUs don't "
+             "decode: "
+             "decode it on the CPU, or encode with kind gg and allocation 1, or on a GPU";
   }
   return "unknown status";
 }

@@ -11,13 +11,20 @@ from model import loss_per_byte
 class HeldOut:
     """Consecutive windows of the held-out text, without overlap."""
 
-    def __init__(self, text: torch.Tensor, context: int, batch_size: int = 64) -> None:
+    def __init__(
+        self,
+        text: torch.Tensor,
+        context: int,
+        batch_size: int = 64,
+        device: torch.device | None = None,
+    ) -> None:
         count = (len(text) - 1) // context
         if count < 1:
             raise ValueError(f"expected more than {context} held-out bytes, got {len(text)}")
         self._inputs = text[: count * context].view(count, context)
         self._targets = text[1 : count * context + 1].view(count, context)
         self._batch_size = batch_size
+        self._device = device or torch.device("cpu")
 
     def __len__(self) -> int:
         return len(self._inputs)
@@ -35,7 +42,8 @@ class HeldOut:
         total = torch.zeros(2, dtype=torch.float64)
         for rows in mine.split(self._batch_size):
             inputs, targets = self._inputs[rows].long(), self._targets[rows].long()
-            total[0] += loss_per_byte(model(inputs), targets).double() * len(rows)
+            inputs, targets = inputs.to(self._device), targets.to(self._device)
+            total[0] += loss_per_byte(model(inputs), targets).double().cpu() * len(rows)
             total[1] += len(rows)
         if together:
             dist.all_reduce(total)

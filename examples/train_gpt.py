@@ -55,6 +55,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     run.add_argument("--weight-decay", type=float, default=0.1)
     run.add_argument("--clip", type=float, default=1.0, help="gradient norm; 0 for none")
     run.add_argument("--seed", type=int, default=1)
+    run.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: GPU LOCAL_RANK, if so many"
+    )
     run.add_argument("--bucket-mb", type=float, default=25.0, help="DDP's bucket size")
     # Not "--log": torchrun would take that for an abbreviation of its own options.
     run.add_argument("--log-file", type=Path, help="JSON lines file")
@@ -95,12 +98,15 @@ class Run:
         corpus = load_corpus()
         torch.manual_seed(args.seed)  # same initial weights in every run of a seed
         config = GPTConfig(args.width, args.layers, args.heads, args.context, args.tied)
-        self.model = DistributedDataParallel(GPT(config), bucket_cap_mb=args.bucket_mb)
+        self.device = choose_device(args.device)
+        self.model = DistributedDataParallel(
+            GPT(config).to(self.device), bucket_cap_mb=args.bucket_mb
+        )
         self.comm_state = register_comm(self.model, args)
         self.batches = Batches(
             corpus.train, args.batch_size, args.context, args.seed, dist.get_rank()
         )
-        self.held_out = HeldOut(corpus.held_out, args.context)
+        self.held_out = HeldOut(corpus.held_out, args.context, device=self.device)
         self.optimizer = make_optimizer(self.model, args.lr, args.weight_decay, args.optimizer)
         self.elements = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         self.log = RunLog(args.log_file if dist.get_rank() == 0 else None)
@@ -132,7 +138,7 @@ class Run:
 
     def _step(self, step: int) -> None:
         args = self.args
-        inputs, targets = self.batches.next()
+        inputs, targets = (t.to(self.device) for t in self.batches.next())
         loss = loss_per_byte(self.model(inputs), targets)
         loss.backward()
         if args.clip:
@@ -182,6 +188,17 @@ class Run:
         return summary
 
 
+def choose_device(name: str) -> torch.device:
+    """Return the CPU, or a GPU: ranks share one where there are too few."""
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise SystemExit("--device cuda: torch finds no GPU; leave the option out.")
+    index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
 def steady_from(args: argparse.Namespace) -> int:
     """First step of the steady state: after bucket rebuild and after compression has begun."""
     starts: dict[str, int] = {"powersgd": args.powersgd_start, "gct": args.start_step or 0}
@@ -193,7 +210,7 @@ def replicas_identical(model: torch.nn.Module) -> bool:
     """Compare a digest of all parameters over the ranks."""
     digest = hashlib.sha256()
     for parameter in model.parameters():
-        digest.update(parameter.detach().numpy().tobytes())
+        digest.update(parameter.detach().cpu().numpy().tobytes())
     digests: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(digests, digest.hexdigest())
     return len(set(digests)) == 1

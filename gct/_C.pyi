@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import TypedDict
 
-from torch import Tensor
+from torch import Tensor, device, dtype
 
 class BuildInfo(TypedDict):
     version: str
     torch: str
     cuda: str | None
+    cuda_architectures: str | None
     compiler: str
     build_type: str
     sanitize: bool
@@ -48,6 +49,51 @@ def wire_format() -> str: ...
 def implementations() -> list[str]: ...
 def implementation() -> str: ...
 def set_implementation(name: str) -> bool: ...
+def cuda_problem() -> str: ...
+def split(numel: int, parts: int) -> list[tuple[int, int]]: ...
+def expect(
+    params: CodecParams,
+    dtype: dtype,
+    runs: Sequence[tuple[int, bool, int]],
+    begin: int,
+    end: int,
+) -> tuple[int, int]: ...
+def chooses_two_shot(
+    params: CodecParams, dtype: dtype, numel: int, world: int, algorithm: str
+) -> bool: ...
+def status_message(status: int) -> str: ...
+
+class DeviceScratch:
+    def __init__(self, device: device) -> None: ...
+    def capacity_bytes(self) -> int: ...
+
+class DeviceEncoder:
+    def __init__(
+        self,
+        params: CodecParams,
+        dtype: dtype,
+        runs: Sequence[tuple[int, bool, int]],
+        parts: Sequence[tuple[int, int]],
+        origin: int,
+        device: device,
+    ) -> None: ...
+    @property
+    def out_bytes(self) -> int: ...
+    @property
+    def statistics(self) -> Tensor: ...
+    def encode(
+        self, data: Tensor, out: Tensor, seed: int, stream: int, scratch: DeviceScratch
+    ) -> None: ...
+
+class DeviceDecoder:
+    def __init__(
+        self, segments: Sequence[tuple[int, int, int, int, int]], device: device
+    ) -> None: ...
+    @property
+    def statuses(self) -> Tensor: ...
+    def decode(
+        self, wire: Tensor, out: Tensor, accumulate: bool, stream: int, scratch: DeviceScratch
+    ) -> None: ...
 
 class EngineStats(TypedDict):
     jobs: int

@@ -71,13 +71,29 @@ def _facts() -> dict[str, str]:
         "gct": gct.__version__,
         "built for torch": build["torch"],
         "built with": f"{build['compiler']}, {build['build_type']}{sanitized}",
-        "CUDA kernels": f"nvcc {build['cuda']}" if build["cuda"] else "not compiled",
+        "CUDA kernels": _kernels(build),
         "torch": torch.__version__,
-        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "GPU": _gpu(),
         "Python": platform.python_version(),
         "codec": _implementation(),
         "CPU features": " ".join(_cpu_features()) or "unknown",
     }
+
+
+def _kernels(build: "_C.BuildInfo") -> str:
+    if build["cuda"] is None:
+        return "not compiled"
+    return f"nvcc {build['cuda']}, for {build['cuda_architectures']}"
+
+
+def _gpu() -> str:
+    """What gradients on a GPU could use here, and if nothing, why."""
+    if not torch.cuda.is_available():
+        built = "sees none" if torch.version.cuda else "is a build without CUDA"
+        return f"not usable: torch {built}; gct: {_C.cuda_problem() or 'finds one'}"
+    name = str(torch.cuda.get_device_name())
+    problem = _C.cuda_problem()
+    return f"{name}, not usable by gct: {problem}" if problem else name
 
 
 def _implementation() -> str:

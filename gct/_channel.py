@@ -199,8 +199,15 @@ def close_all() -> None:
         channel.close()
 
 
-def check_backend(group: dist.ProcessGroup) -> None:
-    """Raise ValueError unless ``group`` reduces CPU tensors with Gloo."""
+def check_backend(group: dist.ProcessGroup, devices: bool = False) -> None:
+    """Raise ValueError unless ``group`` reduces CPU tensors with Gloo.
+
+    Args:
+        group: to look at.
+        devices: or GPU tensors with NCCL.
+    """
+    if devices and _has_nccl(group):
+        return
     try:
         backend = group._get_backend(torch.device("cpu")).name()
     except RuntimeError:
@@ -210,6 +217,13 @@ def check_backend(group: dist.ProcessGroup) -> None:
             "this version of gct works on CPU tensors over the gloo backend, got a process group "
             f'of {backend}: use init_process_group("gloo"), or "cpu:gloo,cuda:nccl"'
         )
+
+
+def _has_nccl(group: dist.ProcessGroup) -> bool:
+    try:
+        return str(group._get_backend(torch.device("cuda")).name()).lower() == "nccl"
+    except RuntimeError:
+        return False
 
 
 def resolve_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup:
@@ -235,17 +249,18 @@ def num_threads() -> int:
 
 
 def private_group(
-    group: dist.ProcessGroup, members: Sequence[int], purpose: str
+    group: dist.ProcessGroup, members: Sequence[int], purpose: str, backend: str = "gloo"
 ) -> dist.ProcessGroup:
-    """A Gloo group of these ranks of ``group`` that nobody else uses, with its timeout."""
+    """A group of these ranks of ``group`` that nobody else uses, with its timeout."""
+    place = torch.device("cuda" if backend == "nccl" else "cpu")
     ranks = dist.get_process_group_ranks(group)
     options: dict[str, Any] = {}
     if "sort_ranks" in inspect.signature(dist.new_group).parameters:
         options["sort_ranks"] = False  # the group's own order; older versions always sort
     private = dist.new_group(
         [ranks[member] for member in members],
-        timeout=group._get_backend(torch.device("cpu")).options._timeout,
-        backend="gloo",
+        timeout=group._get_backend(place).options._timeout,
+        backend=backend,
         use_local_synchronization=True,
         group_desc=f"gct {purpose}",
         **options,

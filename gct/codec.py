@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from gct import _C
+from gct._device_codec import decode_on_device, encode_on_device
 
 __all__ = ["Codec", "decode", "encode"]
 
@@ -159,11 +160,15 @@ def encode(x: Tensor, codec: Codec | None = None) -> Tensor:
 
     Args:
         x: float32, bfloat16, float16 or float64, on the CPU, contiguous, any shape. Its elements
-            are taken in memory order; the shape is not kept, but it tells the columns.
+            are taken in memory order; the shape is not kept, but it tells the columns. Or on a
+            CUDA device: not float64, and a codec of kind ``"gg"`` with bits or a step,
+            ``"fixed"`` or ``"raw"``; waits for the device, to learn the size.
         codec: settings; None is ``Codec()``, 2 bits per element.
 
     Returns:
-        1-D uint8 tensor: the segment that :func:`decode` takes, the same on every machine.
+        1-D uint8 tensor on the same device: the segment that :func:`decode` takes anywhere. The
+        same on every machine for a CPU tensor; a GPU chooses the quantizer's step in another way
+        and has no column profiles and low-rank parts.
 
     Raises:
         ValueError: another dtype or device, or not contiguous.
@@ -171,21 +176,24 @@ def encode(x: Tensor, codec: Codec | None = None) -> Tensor:
     _check_tensor("x", x)
     if not isinstance(codec, Codec | None):
         raise TypeError(f"codec must be a gct.Codec, got {type(codec).__name__}")
-    return _C.encode(x, (codec or Codec())._params)
+    settings = codec or Codec()
+    if x.device.type == "cuda":
+        return encode_on_device(x, settings._params)
+    return _C.encode(x, settings._params)
 
 
 def decode(wire: Tensor, numel: int | None = None) -> Tensor:
     """Decode a segment.
 
     Args:
-        wire: 1-D uint8 tensor on the CPU, contiguous, from :func:`encode` of any gct with the
-            same wire version.
+        wire: 1-D uint8 tensor on the CPU or a CUDA device, contiguous, from :func:`encode` of any
+            gct with the same wire version. On a GPU this waits for the device.
         numel: number of elements that you expect; another one is refused before anything is
             allocated. Pass it for bytes that you don't trust: zeros take no bytes, so 64 of them
             may state 2^48 elements. None: as many as the segment says.
 
     Returns:
-        1-D float32 tensor, the same on every machine.
+        1-D float32 tensor on the same device, the same on every machine.
 
     Raises:
         ValueError: bytes that are no sound segment, whatever they are, or one of another number of
@@ -195,6 +203,8 @@ def decode(wire: Tensor, numel: int | None = None) -> Tensor:
     _check_tensor("wire", wire)
     if numel is not None:
         _check_numel(wire, numel)
+    if wire.device.type == "cuda":
+        return decode_on_device(wire)
     return _C.decode(wire)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import weakref
 from typing import Literal, overload
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
 
 from gct._agreement import agree_on_settings
 from gct._channel import Algorithm, Channel, Collective, resolve_group, result_or_raise
+from gct._device_channel import DeviceChannel
 from gct.codec import Codec
 
 __all__ = ["Work", "all_gather", "all_reduce", "reduce_scatter"]
@@ -18,6 +20,11 @@ __all__ = ["Work", "all_gather", "all_reduce", "reduce_scatter"]
 Op = Literal["mean", "sum"]
 
 _channels: weakref.WeakKeyDictionary[dist.ProcessGroup, Channel] = weakref.WeakKeyDictionary()
+
+
+_device_channels: weakref.WeakKeyDictionary[
+    dist.ProcessGroup, dict[torch.device, DeviceChannel]
+] = weakref.WeakKeyDictionary()
 
 
 class Work:
@@ -42,6 +49,27 @@ class Work:
     def get_future(self) -> Future[Tensor]:
         """A future of what wait() returns."""
         return self._done.then(lambda done: result_or_raise(done, self._result))
+
+
+class DeviceWork(Work):
+    """The same of a CUDA tensor: the current stream waits where a :class:`Work` blocks."""
+
+    def __init__(self, future: Future[Tensor]) -> None:
+        self._future = future
+
+    def wait(self) -> Tensor:
+        """The tensor; what the current stream does from now on comes after the result.
+
+        Raises:
+            RuntimeError: a peer died or the group's timeout passed, as far as the host knows.
+        """
+        return self._future.wait()
+
+    def is_completed(self) -> bool:
+        return self._future.done()
+
+    def get_future(self) -> Future[Tensor]:
+        return self._future
 
 
 @overload
@@ -80,12 +108,14 @@ def all_reduce(
 
     Args:
         tensor: float32, bfloat16, float16 or float64, on the CPU, contiguous, any shape; the same
-            shape and dtype on all ranks.
+            shape and dtype on all ranks. Or on a CUDA device, on all ranks: not float64, and a
+            codec of kind ``"gg"`` with bits, ``"fixed"`` or ``"raw"``. Then nothing here waits for
+            the device: the current stream does.
         codec: settings; None is ``Codec()``, 2 bits per element.
         op: ``"mean"`` or ``"sum"``.
-        group: a Gloo process group; None is the default one. The first call on it is a collective
-            that makes two private groups: as with ``new_group``, all ranks make the first calls on
-            several groups in the same order, from one thread.
+        group: a Gloo process group, for CUDA tensors also one of NCCL; None is the default one.
+            The first call on it is a collective that makes private groups: as with ``new_group``,
+            all ranks make the first calls on several groups in the same order, from one thread.
         async_op: return a :class:`Work` at once; leave the tensor alone until it is done.
         algorithm: ``"one_shot"``: every rank sends its segment to all, one quantization;
             ``"two_shot"``: reduce by chunk, then send round, two quantizations and bytes that do
@@ -172,6 +202,22 @@ def _run(
     if not isinstance(settings, Codec):
         raise TypeError(f"codec must be a gct.Codec, got {type(codec).__name__}")
     name = f"a {input.dtype} tensor of shape {tuple(input.shape)}"
+    if input.device.type == "cuda" and collective == "all_reduce":
+        if settings.step is not None:
+            raise ValueError(
+                "on GPUs all_reduce takes bits, got a step: sizes must be known before"
+            )
+        channel = _device_channel(resolve_group(group), input.device)
+        future, _ = channel.all_reduce(
+            input,
+            settings._params,
+            name=name,
+            settings=f"{op}, {settings}",
+            mean=op == "mean",
+            algorithm=algorithm,
+        )
+        device_work = DeviceWork(future)
+        return device_work if async_op else device_work.wait()
     done = _channel(resolve_group(group)).submit(
         collective,
         input,
@@ -184,6 +230,13 @@ def _run(
     )
     work = Work(done, input if output is None else output)
     return work if async_op else work.wait()
+
+
+def _device_channel(group: dist.ProcessGroup, device: torch.device) -> DeviceChannel:
+    channels = _device_channels.setdefault(group, {})
+    if device not in channels:
+        channels[device] = DeviceChannel(group, device)
+    return channels[device]
 
 
 def _channel(group: dist.ProcessGroup) -> Channel:

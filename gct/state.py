@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.futures import Future
 
 from gct._channel import Algorithm, check_backend, resolve_group
+from gct._device_channel import DEVICE_DTYPES
+from gct._device_reducer import DeviceReducer
 from gct._hosts import HierarchySetting, check_hierarchy
 from gct._parameters import Layout, ParameterKeys, Residuals, describe, make_layout
 from gct._rate_term import RateSettings, RateTerm
@@ -28,6 +30,12 @@ _logger = logging.getLogger("gct")
 
 _STATE_VERSION = 1
 _CODEC_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+class _HasRows(Protocol):
+    """One row a run: a tensor, or what fetches one from a GPU."""
+
+    def tolist(self) -> list[list[float]]: ...
 
 
 class ParameterStats(TypedDict):
@@ -71,7 +79,8 @@ class GCTState:
     groups among the ranks of ``process_group``.
 
     Args:
-        process_group: the one that DDP uses, Gloo on the CPU; None is the default group.
+        process_group: the one that DDP uses, Gloo on the CPU; for gradients on a GPU NCCL or Gloo.
+            None is the default group.
         bits, snr_db, step: the codec's target, at most one of them; see :class:`gct.Codec`.
             2.0 bits per element if none is given.
         codec: the codec's kind, ``"gg"``, ``"eg"``, ``"fixed"`` or ``"raw"``; or ``"auto"``: at its
@@ -116,6 +125,12 @@ class GCTState:
     at most a quarter of what the other parameters would have; beyond that a bucket takes more than
     ``bits``. bfloat16 and float16 gradients are added in float32. A gradient with NaN
     or Inf anywhere comes out non-finite on all ranks, so that a GradScaler skips the step.
+
+    On a GPU gradients are float32, bfloat16 or float16, and the codec is of kind ``"gg"`` with
+    bits, ``"fixed"`` or ``"raw"``; error_feedback, low_rank, rate_weight, a monitor and a hierarchy
+    are for CPU gradients in this version (``"auto"`` is off), and the first bucket raises
+    ValueError where they are set. Errors that only the device sees make a bucket NaN and are raised
+    by the hook's next call.
 
     Pickling and copying leave the process group, the monitor and the statistics out; the copy uses
     the default group.
@@ -181,7 +196,7 @@ class GCTState:
                     "process_group must be a process group or None, got "
                     f"{type(process_group).__name__}; settings go by name, such as bits=2.0"
                 )
-            check_backend(process_group)
+            check_backend(process_group, devices=True)
         self.error_feedback = error_feedback is True
         self.start_step = start_step
         self.min_numel = min_numel
@@ -190,7 +205,8 @@ class GCTState:
         self.step = 0  # backward passes so far
 
         self._group = process_group
-        self._reducer: Reducer | None = None
+        self._reducer: Reducer | DeviceReducer | None = None
+        self._device = torch.device("cpu")  # of the first bucket
         self._keys = ParameterKeys(model)
         self._residuals = Residuals(self._keys)
         self._saved_at = Place()  # whose the loaded residuals are
@@ -201,7 +217,7 @@ class GCTState:
         self._buckets: Buckets = []  # of the last step: keys of their parameters
         self._regroup: Regroup | None = None  # in the first step after load_state_dict
         self._warned = False
-        self._run_stats: dict[int, tuple[Layout, Tensor]] = {}
+        self._run_stats: dict[int, tuple[Layout, _HasRows]] = {}
         self.monitor = as_monitor(monitor)
         if self.monitor is not None:
             self.monitor.attach(self, self._settings)
@@ -212,8 +228,8 @@ class GCTState:
         """Start the reduction of a bucket to its mean over all ranks."""
         index = bucket.index()
         parameters = bucket.parameters()
-        layout = self._enter(index, parameters, f"bucket {index}")
         buffer = bucket.buffer()
+        layout = self._enter(index, parameters, f"bucket {index}", buffer.device)
         regroup = self._regroup
         if regroup is None or regroup.passes(layout.parameters, buffer):
             future = self._reduce_as(index, parameters, layout, buffer, len(self._seen))
@@ -263,7 +279,7 @@ class GCTState:
         if index in self._seen:
             self._regroup = None  # there are no buckets
             self._end_step()
-        layout = self._enter(index, [parameter], "a parameter")
+        layout = self._enter(index, [parameter], "a parameter", gradient.device)
         name = f"parameter {layout.keys[0]}"
         if self._goes_plain(gradient) or layout.runs[0].raw:
             reduced = self._reduce_plain(gradient, name).wait()
@@ -405,8 +421,11 @@ class GCTState:
             _logger.warning("gct: residuals of %s are dropped on rank %s of %s", whose, rank, size)
             self._residuals.load_state_dict({})
 
-    def _enter(self, index: int, parameters: Sequence[Tensor], what: str) -> Layout:
+    def _enter(
+        self, index: int, parameters: Sequence[Tensor], what: str, device: torch.device
+    ) -> Layout:
         """Note that a bucket of this step is here; its layout."""
+        self._check_device(device)
         layout = self._layouts.get(index)
         reducer = self._open_reducer()
         if layout is None or layout.ids != tuple(map(id, parameters)):
@@ -424,7 +443,9 @@ class GCTState:
         self._seen[index] = None
         return layout
 
-    def _agree(self, reducer: Reducer, parameters: Sequence[Tensor], what: str) -> None:
+    def _agree(
+        self, reducer: Reducer | DeviceReducer, parameters: Sequence[Tensor], what: str
+    ) -> None:
         """Compare a new bucket, and what decides how it is reduced, on all ranks."""
         layout = f"at step {self.step} {describe(parameters)}"
         if self._regroup is not None:
@@ -439,11 +460,32 @@ class GCTState:
         self._open = False
         self._seen.clear()
 
-    def _open_reducer(self) -> Reducer:
+    def _check_device(self, device: torch.device) -> None:
+        """Raise ValueError unless gradients are, and stay, where they can be reduced."""
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError(f"gct works on CPU and CUDA gradients, got a bucket on {device}")
+        if self._reducer is None:
+            self._device = device
+        elif device != self._device:
+            raise ValueError(
+                f"all of a model's gradients must be on one device, got a bucket on {device} after "
+                f"one on {self._device}"
+            )
+        if device.type == "cuda" and self.monitor is not None:
+            raise ValueError("a monitor needs CPU gradients in this version of gct")
+        if device.type == "cuda":
+            self._regroup = None  # a resumed run's first pass has other buckets there
+
+    def _open_reducer(self) -> Reducer | DeviceReducer:
         if self._reducer is None:
             self._group = resolve_group(self._group)
             try:
-                self._reducer = Reducer(self._group, self._settings, self.codec)
+                if self._device.type == "cuda":
+                    self._reducer = DeviceReducer(
+                        self._group, self._settings, self.codec, self._device
+                    )
+                else:
+                    self._reducer = Reducer(self._group, self._settings, self.codec)
             except RuntimeError as error:
                 rank, size = self._group.rank(), self._group.size()
                 raise RuntimeError(
@@ -454,11 +496,8 @@ class GCTState:
         return self._reducer
 
     def _goes_plain(self, buffer: Tensor) -> bool:
-        if buffer.device.type != "cpu":
-            raise ValueError(
-                f"this version of gct works on CPU gradients, got a bucket on {buffer.device}"
-            )
-        if buffer.dtype not in _CODEC_DTYPES or buffer.layout != torch.strided:
+        dtypes = _CODEC_DTYPES if buffer.device.type == "cpu" else DEVICE_DTYPES
+        if buffer.dtype not in dtypes or buffer.layout != torch.strided:
             if not self._warned:
                 self._warned = True
                 _logger.warning(
@@ -496,7 +535,7 @@ class GCTState:
         if self.monitor is not None and self.monitor.sampling:
             watch = self.monitor.watch(layout.keys, layout.runs, buffer.reshape(-1)[shard])
 
-        def keep(run_stats: Tensor) -> None:
+        def keep(run_stats: Any) -> None:
             latest[index] = (layout, run_stats)
             if watch is not None:
                 watch(run_stats)

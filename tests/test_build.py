@@ -104,6 +104,15 @@ def test_info_command_reports_build_and_machine():
     facts = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in out.splitlines())
     assert facts["gct"] == gct.__version__
     assert facts["built for torch"] == torch.__version__
+    build = _C.build_info()
+    if build["cuda"] is None:
+        assert facts["CUDA kernels"] == "not compiled"
+        assert "no CUDA kernels: install" in _C.cuda_problem()
+    else:
+        assert facts["CUDA kernels"] == f"nvcc {build['cuda']}, for {build['cuda_architectures']}"
+    if not torch.cuda.is_available():
+        assert facts["GPU"].startswith("not usable: torch ")
+        assert "gct: " in facts["GPU"]
 
 
 def test_command_line_without_a_command_is_an_error():
@@ -216,7 +225,7 @@ def violations(floor: str, source: str) -> list[str]:
     own = {
         "core": r'"core/',
         "cpu": r'"(core/|cpu/|codec\.h")',
-        "cuda": r'"(core/|cuda/|codec\.h")',
+        "cuda": r'"(core/|cpu/|cuda/|codec\.h")',
         "codec": r'"(core/|cpu/|codec\.h")',
     }[floor]
     allowed = [STANDARD, re.compile(own)] + ([] if floor in ("core", "codec") else [SYSTEM])

@@ -8,39 +8,54 @@
 
 namespace gct {
 
-class BitWriter {
+// Sink: takes a byte at a time by operator().
+template <typename Sink>
+class BasicBitWriter {
  public:
-  explicit BitWriter(std::vector<uint8_t>* bytes) : bytes_(bytes) {}
+  GCT_HD explicit BasicBitWriter(Sink sink) : sink_(sink) {}
 
   // The low `count` bits of value, count <= 32.
-  void put(uint32_t value, int count) {
+  GCT_HD void put(uint32_t value, int count) {
     if (count == 0) return;
     pending_ |= static_cast<uint64_t>(value & (0xffffffffu >> (32 - count))) << filled_;
     filled_ += count;
     while (filled_ >= 8) {
-      bytes_->push_back(static_cast<uint8_t>(pending_));
+      sink_(static_cast<uint8_t>(pending_));
       pending_ >>= 8;
       filled_ -= 8;
     }
   }
 
-  void finish() {
-    if (filled_ > 0) bytes_->push_back(static_cast<uint8_t>(pending_));
+  GCT_HD void finish() {
+    if (filled_ > 0) sink_(static_cast<uint8_t>(pending_));
     pending_ = 0;
     filled_ = 0;
   }
 
+  GCT_HD const Sink& sink() const { return sink_; }
+
  private:
-  std::vector<uint8_t>* bytes_;
+  Sink sink_;
   uint64_t pending_ = 0;
   int filled_ = 0;
 };
 
+class VectorSink {
+ public:
+  VectorSink(std::vector<uint8_t>* bytes) : bytes_(bytes) {}
+  void operator()(uint8_t byte) { bytes_->push_back(byte); }
+
+ private:
+  std::vector<uint8_t>* bytes_;
+};
+
+using BitWriter = BasicBitWriter<VectorSink>;
+
 class BitReader {
  public:
-  BitReader(const uint8_t* data, size_t size) : data_(data), end_(data + size) {}
+  GCT_HD BitReader(const uint8_t* data, size_t size) : data_(data), end_(data + size) {}
 
-  uint32_t get(int count) {
+  GCT_HD uint32_t get(int count) {
     while (filled_ < count) {
       if (data_ == end_) {
         overrun_ = true;
@@ -56,9 +71,9 @@ class BitReader {
     return value;
   }
 
-  bool overrun() const { return overrun_; }
+  GCT_HD bool overrun() const { return overrun_; }
   // Whether only the last byte's padding, all zeros, is left.
-  bool exhausted() const { return data_ == end_ && filled_ < 8 && pending_ == 0; }
+  GCT_HD bool exhausted() const { return data_ == end_ && filled_ < 8 && pending_ == 0; }
 
  private:
   const uint8_t* data_;
@@ -70,13 +85,20 @@ class BitReader {
 
 // Exp-Golomb code of order k (Teuhola 1978): v + 2^k in n + 1 bits, after n - k zeros.
 // Written from the low end: n - k zero bits, a one bit, then the n low bits of v + 2^k.
-inline int floor_log2(uint64_t v) { return 63 - __builtin_clzll(v); }  // v > 0
+GCT_HD inline int floor_log2(uint64_t v) {  // v > 0
+#if defined(__CUDA_ARCH__)
+  return 63 - __clzll(static_cast<long long>(v));
+#else
+  return 63 - __builtin_clzll(v);
+#endif
+}
 
-inline int golomb_bits(uint32_t value, int order) {
+GCT_HD inline int golomb_bits(uint32_t value, int order) {
   return 2 * floor_log2(static_cast<uint64_t>(value) + (1ull << order)) + 1 - order;
 }
 
-inline void put_golomb(BitWriter* out, uint32_t value, int order) {
+template <typename Sink>
+GCT_HD inline void put_golomb(BasicBitWriter<Sink>* out, uint32_t value, int order) {
   const uint64_t v = static_cast<uint64_t>(value) + (1ull << order);
   const int n = floor_log2(v);
   out->put(0, n - order);
@@ -85,7 +107,7 @@ inline void put_golomb(BitWriter* out, uint32_t value, int order) {
 }
 
 // False on a prefix that no 31-bit value has or at the end of the bits.
-inline bool get_golomb(BitReader* in, int order, uint32_t* value) {
+GCT_HD inline bool get_golomb(BitReader* in, int order, uint32_t* value) {
   int n = order;
   while (in->get(1) == 0) {
     if (in->overrun() || ++n > 31) return false;
@@ -95,10 +117,10 @@ inline bool get_golomb(BitReader* in, int order, uint32_t* value) {
   return !in->overrun();
 }
 
-inline uint32_t zigzag(int32_t v) {
+GCT_HD inline uint32_t zigzag(int32_t v) {
   return (static_cast<uint32_t>(v) << 1) ^ static_cast<uint32_t>(v >> 31);
 }
-inline int32_t unzigzag(uint32_t u) {
+GCT_HD inline int32_t unzigzag(uint32_t u) {
   return static_cast<int32_t>(u >> 1) ^ -static_cast<int32_t>(u & 1);
 }
 

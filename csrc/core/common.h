@@ -32,6 +32,7 @@ enum class Status : int32_t {
   kTruncated,     // the segment ends before its header says
   kCorrupt,       // the payload doesn't decode to the announced number of symbols
   kSizeMismatch,  // a valid segment, but of another number of elements than the caller expects
+  kUnsupported,   // a valid segment with parts that this decoder (a GPU's) doesn't know
 };
 
 enum class DType : uint8_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2, kFloat64 = 3 };

@@ -9,6 +9,25 @@ namespace tables {
 #include "core/gg_tables.inc"
 }  // namespace tables
 
+#if defined(__CUDACC__)
+// The same numbers once more in device memory: code for a GPU can't address the host's constants.
+#pragma nv_diagnostic push
+#pragma nv_diag_suppress 177  // not every kernel uses every array
+namespace device_tables {
+#define constexpr __device__ const
+#include "core/gg_tables.inc"
+#undef constexpr
+}  // namespace device_tables
+#pragma nv_diagnostic pop
+#endif
+
+// What functions for host and device look arrays up in.
+#if defined(__CUDA_ARCH__)
+namespace model_tables = device_tables;
+#else
+namespace model_tables = tables;
+#endif
+
 constexpr int kProbBits = 12;
 constexpr uint32_t kProbTotal = 1u << kProbBits;
 constexpr int kNumTables = tables::kNumShapes * tables::kTablesPerShape;
@@ -19,32 +38,32 @@ constexpr int kEscapeSymbol = 127;
 static_assert(2 * tables::kMaxMagnitude < kEscapeSymbol,
               "the escape must have a number of its own");
 
-inline int table_index(int shape, int t) {
+GCT_HD inline int table_index(int shape, int t) {
   return shape * tables::kTablesPerShape + t - tables::kTableMin;
 }
 
 // Largest magnitude with its own symbol in a table.
-inline int table_magnitudes(int table) {
-  return tables::kTableStart[table + 1] - tables::kTableStart[table] - 2;
+GCT_HD inline int table_magnitudes(int table) {
+  return model_tables::kTableStart[table + 1] - model_tables::kTableStart[table] - 2;
 }
 
 inline const uint16_t* table_freqs(int table) {
   return tables::kFreqs + tables::kTableStart[table];
 }
 
-inline const int16_t* table_offsets(int table) {
-  return tables::kCentroidOffsets + tables::kTableStart[table];
+GCT_HD inline const int16_t* table_offsets(int table) {
+  return model_tables::kCentroidOffsets + model_tables::kTableStart[table];
 }
 
 // Symbols are magnitudes with the sign interleaved: 0, +1, -1, +2, -2, ...
-inline int symbol_magnitude(int symbol) { return (symbol + 1) >> 1; }
-inline bool symbol_negative(int symbol) { return symbol != 0 && (symbol & 1) == 0; }
+GCT_HD inline int symbol_magnitude(int symbol) { return (symbol + 1) >> 1; }
+GCT_HD inline bool symbol_negative(int symbol) { return symbol != 0 && (symbol & 1) == 0; }
 
 // Levels of the `fixed` codebook: 2^(bits-1) magnitudes in units of mean |x|, ascending, as
 // 1/65536.
-inline const uint32_t* fixed_levels(int shape, int bits) {
+GCT_HD inline const uint32_t* fixed_levels(int shape, int bits) {
   constexpr int kPerShape = 255;
-  return tables::kFixedLevels + shape * kPerShape + (1 << (bits - 1)) - 1;
+  return model_tables::kFixedLevels + shape * kPerShape + (1 << (bits - 1)) - 1;
 }
 
 }  // namespace gct

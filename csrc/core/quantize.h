@@ -31,11 +31,11 @@ GCT_HD inline int scale_class(float mean) {
 }
 
 // x * 2^(sixteenths / 16); false if the power or the result leaves the normal floats.
-inline bool scale_by_sixteenths(float x, int sixteenths, float* result) {
+GCT_HD inline bool scale_by_sixteenths(float x, int sixteenths, float* result) {
   const int octaves = sixteenths >> 4;
   if (octaves < -126 || octaves > 126) return false;
   const float power = bits_float(static_cast<uint32_t>(octaves + 127) << 23);
-  *result = (x * tables::kExp2Sixteenths[sixteenths & 15]) * power;
+  *result = (x * model_tables::kExp2Sixteenths[sixteenths & 15]) * power;
   const uint32_t biased = (float_bits(*result) >> 23) & 0xffu;
   return biased != 0 && biased != 0xffu;
 }
@@ -50,11 +50,11 @@ struct BlockCode {
 
 // Deadzone, in steps, at a ratio (in 1/16 octave) between those of two tables: the rate must not
 // jump where the table changes. For the encoder alone.
-inline float deadzone_at(int shape, double ratio) {
+GCT_HD inline float deadzone_at(int shape, double ratio) {
   const int last = tables::kTablesPerShape - 1;
   double at = ratio * 0.25 - tables::kTableMin;
   at = at < 0 ? 0 : at > last ? last : at;
-  const uint8_t* deadzones = tables::kDeadzones + shape * tables::kTablesPerShape;
+  const uint8_t* deadzones = model_tables::kDeadzones + shape * tables::kTablesPerShape;
   const int i = at < last ? static_cast<int>(at) : last - 1;
   return static_cast<float>(deadzones[i] + (at - i) * (deadzones[i + 1] - deadzones[i])) *
          (1.0f / 256.0f);
@@ -74,7 +74,7 @@ GCT_HD inline int class_ratio(const RunCode& run, int scale_class) {
 }
 
 // False if the class can't be coded with this run's step (corrupt on the decoder's side).
-inline bool block_code(const RunCode& run, int scale_class, BlockCode* code) {
+GCT_HD inline bool block_code(const RunCode& run, int scale_class, BlockCode* code) {
   int t = (class_ratio(run, scale_class) + 2) >> 2;
   code->shift = 0;
   if (t > tables::kTableMax) {
@@ -129,6 +129,19 @@ struct Quantizer {
   GCT_HD int32_t magnitudes_at(int i) const { return tables ? limits[tables[i]] : magnitudes; }
 };
 
+// Code and quantizer of a block whose columns don't differ, at the exact log2 of the step of class
+// 0. False for a zero block or one that has no code.
+GCT_HD inline bool prepare_block(const RunCode& run, int scale_class, double log2_step,
+                                 BlockCode* code, Quantizer* q) {
+  if (scale_class == kZeroClass || !block_code(run, scale_class, code)) return false;
+  const double ratio = (8 - run.allocation8) * scale_class - 16 * log2_step;
+  q->inverse_step = 1.0f / code->step;
+  q->bias = 0.5f - deadzone_at(run.shape, ratio);
+  q->magnitudes = table_magnitudes(code->table);
+  q->tables = nullptr;
+  return true;
+}
+
 // Values are bounded before the conversion to an integer; larger ones can't occur in a block that
 // has a code.
 constexpr float kMagnitudeLimit = 1073741824.0f;  // 2^30
@@ -140,9 +153,15 @@ GCT_HD inline int32_t quantize_magnitude(float x, const Quantizer& q, int i) {
   return static_cast<int32_t>(magnitude < kMagnitudeLimit ? magnitude : kMagnitudeLimit);
 }
 
+// A symbol: 0, +1, -1, +2, -2, ... or the escape beyond `limit`.
+GCT_HD inline int magnitude_symbol(int32_t magnitude, bool negative, int32_t limit) {
+  if (magnitude > limit) return kEscapeSymbol;
+  return magnitude == 0 ? 0 : 2 * magnitude - (negative ? 0 : 1);
+}
+
 // Decoded magnitude of symbol magnitude k: the centroid of its bin, or k itself after stochastic
 // rounding.
-inline float level(int table, int k, bool stochastic) {
+GCT_HD inline float level(int table, int k, bool stochastic) {
   if (k == 0) return 0.0f;
   if (stochastic) return static_cast<float>(k);
   const int m = table_magnitudes(table);
@@ -152,7 +171,7 @@ inline float level(int table, int k, bool stochastic) {
 
 // Order of the exp-Golomb code of a magnitude beyond the table: the tail is as long as the scale
 // over the step.
-inline int escape_order(int table) {
+GCT_HD inline int escape_order(int table) {
   const int t = table % tables::kTablesPerShape + tables::kTableMin;
   return t > 0 ? t >> 2 : 0;
 }

@@ -29,16 +29,24 @@ inline EncodeEntry make_encode_entry(uint32_t freq, uint32_t cum) {
   return {static_cast<uint32_t>((one + freq - 1) / freq), freq | (cum << 12) | ((shift - 1) << 25)};
 }
 
-inline void rans_put(uint32_t* state, const EncodeEntry& e, uint16_t** words) {
-  uint32_t x = *state;
-  const uint32_t freq = e.packed & 0xfffu;
-  if (x >= freq << 19) {
-    *--*words = static_cast<uint16_t>(x);
-    x >>= 16;
-  }
+// Whether a state has to give its low 16 bits away before it takes a symbol.
+GCT_HD inline bool rans_full(uint32_t x, const EncodeEntry& e) {
+  return x >= (e.packed & 0xfffu) << 19;
+}
+
+// The step of the encoder after renormalization.
+GCT_HD inline uint32_t rans_push(uint32_t x, const EncodeEntry& e) {
   const uint32_t quotient =
       static_cast<uint32_t>((static_cast<uint64_t>(x) * e.reciprocal) >> 32) >> (e.packed >> 25);
-  *state = x + ((e.packed >> 12) & 0x1fffu) + quotient * (kProbTotal - freq);
+  return x + ((e.packed >> 12) & 0x1fffu) + quotient * (kProbTotal - (e.packed & 0xfffu));
+}
+
+inline void rans_put(uint32_t* state, const EncodeEntry& e, uint16_t** words) {
+  if (rans_full(*state, e)) {
+    *--*words = static_cast<uint16_t>(*state);
+    *state >>= 16;
+  }
+  *state = rans_push(*state, e);
 }
 
 // Entry of a decoding table, one a slot: slot - cum 12 bits, freq 12 bits, symbol 7 bits, and the
@@ -50,10 +58,10 @@ inline uint32_t make_decode_entry(uint32_t symbol, uint32_t freq, uint32_t offse
          (symbol == kEscapeSymbol ? 1u << 31 : 0);
 }
 
-inline uint32_t entry_symbol(uint32_t entry) { return (entry >> kEntrySymbolShift) & 0x7fu; }
+GCT_HD inline uint32_t entry_symbol(uint32_t entry) { return (entry >> kEntrySymbolShift) & 0x7fu; }
 
 // The step of the decoder before renormalization.
-inline uint32_t rans_advance(uint32_t x, uint32_t entry) {
+GCT_HD inline uint32_t rans_advance(uint32_t x, uint32_t entry) {
   return ((entry >> 12) & 0xfffu) * (x >> kProbBits) + (entry & 0xfffu);
 }
 

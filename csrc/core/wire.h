@@ -7,7 +7,6 @@
 //   segment header | run headers | raw data                                  (kind raw)
 #pragma once
 
-#include <limits>
 #include <vector>
 
 #include "core/gg_tables.h"
@@ -48,8 +47,8 @@ struct SegmentHeader {
   uint8_t piece_blocks_log2 = kPieceBlocksLog2;
   uint8_t fixed_bits = 0;
 
-  bool stochastic() const { return (flags & kFlagStochastic) != 0; }
-  bool low_rank() const { return (flags & kFlagLowRank) != 0; }
+  GCT_HD bool stochastic() const { return (flags & kFlagStochastic) != 0; }
+  GCT_HD bool low_rank() const { return (flags & kFlagLowRank) != 0; }
 };
 
 struct RunHeader {
@@ -61,12 +60,20 @@ struct RunHeader {
   uint32_t columns = 0;  // length of the run's column profile; 0: none
 };
 
-inline bool has_pieces(WireKind kind) { return kind == WireKind::kGG || kind == WireKind::kEG; }
+GCT_HD inline bool has_pieces(WireKind kind) {
+  return kind == WireKind::kGG || kind == WireKind::kEG;
+}
 
-inline int raw_type_bytes(RawType type) { return type == RawType::kFloat32 ? 4 : 2; }
-inline int64_t num_blocks(int64_t numel) { return div_up(numel, kBlock); }
+GCT_HD inline int raw_type_bytes(RawType type) { return type == RawType::kFloat32 ? 4 : 2; }
+// What raw data of an input are sent as: float64 as float32.
+GCT_HD inline RawType raw_type_of(DType dtype) {
+  if (dtype == DType::kBFloat16) return RawType::kBFloat16;
+  return dtype == DType::kFloat16 ? RawType::kFloat16 : RawType::kFloat32;
+}
 
-inline void write_segment_header(const SegmentHeader& h, uint8_t* p) {
+GCT_HD inline int64_t num_blocks(int64_t numel) { return div_up(numel, kBlock); }
+
+GCT_HD inline void write_segment_header(const SegmentHeader& h, uint8_t* p) {
   store_le<uint32_t>(p, kMagic);
   p[4] = kWireVersion;
   p[5] = static_cast<uint8_t>(h.kind);
@@ -82,7 +89,7 @@ inline void write_segment_header(const SegmentHeader& h, uint8_t* p) {
   store_le<uint16_t>(p + 38, 0);
 }
 
-inline void write_run_header(const RunHeader& h, uint8_t* p) {
+GCT_HD inline void write_run_header(const RunHeader& h, uint8_t* p) {
   store_le<uint64_t>(p, static_cast<uint64_t>(h.numel));
   store_le<uint32_t>(p + 8, float_bits(h.code.step));
   store_le<uint16_t>(p + 12, static_cast<uint16_t>(h.code.log2_ratio));
@@ -96,7 +103,7 @@ inline void write_run_header(const RunHeader& h, uint8_t* p) {
 
 // Reads the segment header alone. size is what the caller holds; it may exceed the segment (slot
 // padding).
-inline Status read_segment_header(const uint8_t* p, size_t size, SegmentHeader* h) {
+GCT_HD inline Status read_segment_header(const uint8_t* p, size_t size, SegmentHeader* h) {
   if (size < kSegmentHeaderBytes) return Status::kTruncated;
   if (load_le<uint32_t>(p) != kMagic) return Status::kBadMagic;
   if (p[4] != kWireVersion) return Status::kBadVersion;
@@ -125,7 +132,7 @@ inline Status read_segment_header(const uint8_t* p, size_t size, SegmentHeader* 
   return headers > size_bytes ? Status::kBadHeader : Status::kOk;
 }
 
-inline Status read_run_header(const uint8_t* p, WireKind kind, RunHeader* h) {
+GCT_HD inline Status read_run_header(const uint8_t* p, WireKind kind, RunHeader* h) {
   const uint64_t numel = load_le<uint64_t>(p);
   h->code.step = bits_float(load_le<uint32_t>(p + 8));
   h->code.log2_ratio = static_cast<int16_t>(load_le<uint16_t>(p + 12));
@@ -142,7 +149,7 @@ inline Status read_run_header(const uint8_t* p, WireKind kind, RunHeader* h) {
   if (h->mode != RunMode::kCoded) return Status::kOk;
   if (kind == WireKind::kRaw || h->code.shape >= tables::kNumShapes) return Status::kBadHeader;
   if (kind == WireKind::kFixed) return Status::kOk;
-  const bool step_ok = h->code.step > 0 && h->code.step <= std::numeric_limits<float>::max();
+  const bool step_ok = h->code.step > 0 && float_bits(h->code.step) < 0x7f800000u;  // finite
   const int models = kind == WireKind::kGG ? tables::kNumClassModels : 1;
   const bool class_ok = h->base_class >= kMinClass && h->base_class <= kMaxClass;
   return step_ok && class_ok && h->code.allocation8 <= 8 && h->model < models ? Status::kOk
@@ -151,7 +158,7 @@ inline Status read_run_header(const uint8_t* p, WireKind kind, RunHeader* h) {
 
 // Bytes of one coded run of kind fixed: a bfloat16 scale a block, then the codes, each block from a
 // byte boundary.
-inline int64_t fixed_run_bytes(int64_t numel, int bits) {
+GCT_HD inline int64_t fixed_run_bytes(int64_t numel, int bits) {
   const int64_t full = numel / kBlock;
   return 2 * num_blocks(numel) + full * (kBlock / 8) * bits + div_up((numel % kBlock) * bits, 8);
 }

@@ -2,41 +2,22 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "core/convert.h"
+#include "core/statistics.h"
 #include "cpu/columns.h"
 #include "cpu/thread_pool.h"
 
 namespace gct {
 
-namespace {
-
-// 2^n for normal results.
-double power_of_two(int n) {
-  const uint64_t bits = static_cast<uint64_t>(n + 1023) << 52;
-  double result;
-  memcpy(&result, &bits, sizeof result);
-  return result;
-}
-
-}  // namespace
-
 void ShapeMoments::add(int n, int scale_class, double sum_abs, double sum_square) {
-  const double half = (scale_class & 1) != 0 ? 0.70710678118654752 : 1.0;
-  const double inverse = half * power_of_two(-(scale_class >> 1));
+  const double inverse = inverse_scale(scale_class);
   numel += n;
   abs += sum_abs * inverse;
   square += sum_square * (inverse * inverse);
 }
 
-uint8_t ShapeMoments::shape_index() const {
-  if (numel == 0) return tables::kNumShapes - 1;
-  const double rho = square * numel / (abs * abs);
-  int i = 0;
-  while (i < tables::kNumShapes - 1 && rho < static_cast<double>(tables::kRhoLimits[i])) ++i;
-  return static_cast<uint8_t>(i);
-}
+uint8_t ShapeMoments::shape_index() const { return shape_of_moments(numel, abs, square); }
 
 namespace {
 

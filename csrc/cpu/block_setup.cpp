@@ -18,20 +18,16 @@ void BlockSetup::prepare_tables(double ratio) {
 
 bool BlockSetup::prepare(const EncodePlan& plan, const BlockPlace& place, const RunCode& run,
                          double log2_step) {
-  if (place.scale_class == kZeroClass || !block_code(run, place.scale_class, &code)) return false;
+  if (!prepare_block(run, place.scale_class, log2_step, &code, &quantizer)) return false;
   const RunPlan& p = plan.runs[place.run];
-  const double ratio = (8 - run.allocation8) * place.scale_class - 16 * log2_step;
-  quantizer.inverse_step = 1.0f / code.step;
-  quantizer.bias = 0.5f - deadzone_at(run.shape, ratio);
-  quantizer.magnitudes = table_magnitudes(code.table);
   quantizer.stochastic = plan.params->rounding == Rounding::kStochastic;
   quantizer.seed = plan.params->seed;
   quantizer.position =
       plan.input->runs[place.run].position + static_cast<uint64_t>(place.block * kBlock);
-  quantizer.tables = choice = nullptr;
+  choice = nullptr;
   if (p.header.columns == 0) return true;
   first_table_ = run.shape * tables::kTablesPerShape;
-  prepare_tables(ratio);
+  prepare_tables((8 - run.allocation8) * place.scale_class - 16 * log2_step);
   const int8_t* offsets =
       block_offsets(&plan.ws->profiles[p.profile], p.header.columns, place.block);
   choose_tables(code.t, offsets, place.n, choice_);

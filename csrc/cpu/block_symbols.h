@@ -8,7 +8,9 @@
 
 namespace gct {
 
-inline void put_escape(BitWriter* extra, bool negative, int32_t excess, int table) {
+template <typename Sink>
+GCT_HD inline void put_escape(BasicBitWriter<Sink>* extra, bool negative, int32_t excess,
+                              int table) {
   extra->put(negative ? 1 : 0, 1);
   put_golomb(extra, static_cast<uint32_t>(excess), escape_order(table));
 }
@@ -37,10 +39,9 @@ inline void quantize_shifted(const float* x, int n, const BlockSetup& setup, uin
     const int32_t k = (float_bits(x[i]) >> 31) != 0 ? -magnitude : magnitude;
     const int32_t high = (k + half) >> shift;
     const int32_t high_magnitude = high < 0 ? -high : high;
-    const bool escape = high_magnitude > limit;
-    symbols[i] =
-        static_cast<uint8_t>(escape ? kEscapeSymbol : 2 * high_magnitude - (high > 0 ? 1 : 0));
-    if (escape) put_escape(extra, high < 0, high_magnitude - limit - 1, setup.table(i));
+    symbols[i] = static_cast<uint8_t>(magnitude_symbol(high_magnitude, high < 0, limit));
+    if (symbols[i] == kEscapeSymbol)
+      put_escape(extra, high < 0, high_magnitude - limit - 1, setup.table(i));
     extra->put(static_cast<uint32_t>(k + half) & ((1u << shift) - 1), shift);
   }
 }

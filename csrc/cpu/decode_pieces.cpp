@@ -1,16 +1,13 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/class_code.h"
 #include "cpu/columns.h"
 #include "cpu/kernels.h"
 #include "cpu/pieces.h"
 
 namespace gct {
 namespace {
-
-constexpr int kZeroBlock = 0;
-constexpr int kClassEscape = 1;
-constexpr int kFirstDelta = 2;
 
 struct DecodedBlock {
   const RunHeader* run;

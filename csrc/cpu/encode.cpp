@@ -5,6 +5,7 @@
 
 #include "codec.h"
 #include "core/convert.h"
+#include "core/rate_target.h"
 #include "cpu/columns.h"
 #include "cpu/fixed.h"
 #include "cpu/low_rank_encoder.h"
@@ -16,12 +17,6 @@
 namespace gct {
 namespace {
 
-// Share of the target that the rate control aims at: its estimate is off by about 1 %, and a
-// segment over the slot has to be encoded again.
-constexpr double kAim = 0.986;
-// A segment under this share of its target is encoded again with a finer step.
-constexpr double kAcceptFrom = 0.972;
-constexpr double kPatience = 0.006;  // and a little less is asked each time
 constexpr int kMaxAttempts = 6;
 // Share of a slot's payload that factors of low-rank parts may take: column profiles may have 4 %.
 constexpr double kMostForFactors = 0.9;

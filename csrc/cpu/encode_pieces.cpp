@@ -1,23 +1,13 @@
 #include <algorithm>
 
+#include "core/class_code.h"
+#include "core/rate_target.h"
 #include "cpu/block_symbols.h"
 #include "cpu/pieces.h"
 #include "cpu/rate.h"
 
 namespace gct {
 namespace {
-
-// Class symbols: 0 zero block, 1 escape, 2.. the difference to the last coded block's class.
-constexpr int kZeroBlock = 0;
-constexpr int kClassEscape = 1;
-constexpr int kFirstDelta = 2;
-constexpr int kClassSymbols = 2 * tables::kClassDeltaMax + 3;
-
-int class_symbol(int scale_class, int predicted) {
-  const int delta = scale_class - predicted;
-  if (delta < -tables::kClassDeltaMax || delta > tables::kClassDeltaMax) return kClassEscape;
-  return kFirstDelta + tables::kClassDeltaMax + delta;
-}
 
 // Turns classes into symbols, predicting each from the last coded block of the same run and piece.
 class ClassPredictor {
@@ -45,10 +35,6 @@ class ClassPredictor {
   size_t run_ = 0;
   int predicted_ = 0;
 };
-
-// Blocks this far under their step usually quantize to zeros; finding out costs more than it saves
-// above.
-constexpr int kSkipBelow = -8;  // table t, in quarter octaves
 
 void skip_zero_blocks(EncodePlan* plan) {
   float scratch[kBlock];

@@ -5,18 +5,13 @@
 // halving the number of lanes each time.
 #pragma once
 
+#include "core/coding_tables.h"
 #include "core/quantize.h"
-#include "core/rans.h"
 
 namespace gct {
 
 // Columns of the narrow matrices that the products below work with.
 constexpr int kLowRankWidth = 16;
-
-struct EncodeTable {
-  EncodeEntry entry[kMaxSymbols];
-  uint16_t cost[kMaxSymbols];  // code length in 1/4096 bit
-};
 
 // The same entries by magnitude, with 0 for the zero symbol and one past the alphabet's largest for
 // the escape; for a whole block of magnitudes at once. A negative value's bias is larger by freq.
@@ -28,14 +23,6 @@ struct MagnitudeTable {
   uint32_t shift[kSize];
 };
 static_assert(tables::kMaxMagnitude + 2 <= MagnitudeTable::kSize, "magnitudes have their places");
-
-struct DecodeTable {
-  uint32_t slot[kProbTotal];
-};
-
-struct LevelTable {
-  float level[128];  // by symbol, signed; 0 for the escape
-};
 
 struct BlockMoments {
   float sum_abs;

@@ -26,14 +26,10 @@ BlockMoments moments(const float* x, int n) {
 bool quantize(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
   bool escaped = false;
   for (int i = 0; i < n; ++i) {
-    const int32_t k = quantize_magnitude(x[i], q, i), limit = q.magnitudes_at(i);
-    const int32_t positive = (float_bits(x[i]) >> 31) ? 0 : 1;
-    if (k > limit) {
-      symbols[i] = kEscapeSymbol;
-      escaped = true;
-    } else {
-      symbols[i] = static_cast<uint8_t>(k == 0 ? 0 : 2 * k - positive);
-    }
+    const bool negative = float_bits(x[i]) >> 31;
+    symbols[i] = static_cast<uint8_t>(
+        magnitude_symbol(quantize_magnitude(x[i], q, i), negative, q.magnitudes_at(i)));
+    escaped = escaped || symbols[i] == kEscapeSymbol;
   }
   return escaped;
 }

@@ -10,11 +10,6 @@ namespace gct {
 // Beyond symbols: lane states, table entry, and the classes of an all-zero piece.
 constexpr int64_t kPieceOverheadBytes = kLaneBytes + kPieceEntryBytes + 16;
 
-inline RawType raw_type_of(DType dtype) {
-  if (dtype == DType::kBFloat16) return RawType::kBFloat16;
-  return dtype == DType::kFloat16 ? RawType::kFloat16 : RawType::kFloat32;
-}
-
 struct SegmentSizes {
   int64_t numel = 0, raw_numel = 0, coded_numel = 0, coded_blocks = 0, headers = 0;
   int raw_bytes = 4;

@@ -4,6 +4,7 @@
 #include <mutex>
 #include <vector>
 
+#include "core/class_code.h"
 #include "cpu/kernels.h"
 
 namespace gct {
@@ -42,8 +43,6 @@ std::vector<SymbolFreq> symbol_freqs(int table) {
   result.push_back({kEscapeSymbol, f[magnitudes + 1]});
   return result;
 }
-
-constexpr int kClassSymbols = 2 * tables::kClassDeltaMax + 3;
 
 std::vector<SymbolFreq> class_freqs(int model) {
   std::vector<SymbolFreq> result;

@@ -20,13 +20,6 @@ double expected_bits(const CodecParams& codec, DType dtype) {
   return codec.target == Target::kBits ? codec.value : 4.0;
 }
 
-Algorithm choose_algorithm(const CodecParams& codec, DType dtype, int64_t numel, int world) {
-  if (world <= 2) return Algorithm::kOneShot;
-  const double segment_bytes = static_cast<double>(numel) * expected_bits(codec, dtype) / 8;
-  const double more_bytes = segment_bytes * (world - 1) * (1 - 2.0 / world);
-  return more_bytes <= kLatencyBytes ? Algorithm::kOneShot : Algorithm::kTwoShot;
-}
-
 void require(bool condition, const std::string& message) {
   if (!condition) throw std::invalid_argument("gct: " + message);
 }
@@ -65,6 +58,22 @@ void check_sizes(const JobSpec& spec, int64_t runs_numel, int world) {
 }
 
 }  // namespace
+
+Algorithm parse_algorithm(const std::string& name) {
+  if (name == "auto") return Algorithm::kAuto;
+  if (name == "one_shot") return Algorithm::kOneShot;
+  if (name == "two_shot") return Algorithm::kTwoShot;
+  throw std::invalid_argument("gct: algorithm must be auto, one_shot or two_shot, got " + name);
+}
+
+Algorithm choose_algorithm(Algorithm asked, const CodecParams& codec, DType dtype, int64_t numel,
+                           int world) {
+  if (asked != Algorithm::kAuto) return asked;
+  if (world <= 2) return Algorithm::kOneShot;
+  const double segment_bytes = static_cast<double>(numel) * expected_bits(codec, dtype) / 8;
+  const double more_bytes = segment_bytes * (world - 1) * (1 - 2.0 / world);
+  return more_bytes <= kLatencyBytes ? Algorithm::kOneShot : Algorithm::kTwoShot;
+}
 
 RunAverages::RunAverages(int64_t runs)
     : weight(static_cast<size_t>(runs)),
@@ -107,8 +116,8 @@ Job::Job(JobSpec job_spec, int world)
   if (spec.collective != Collective::kAllReduce) {
     const bool scatter = spec.collective == Collective::kReduceScatter;
     spec.algorithm = scatter ? Algorithm::kTwoShot : Algorithm::kOneShot;
-  } else if (spec.algorithm == Algorithm::kAuto) {
-    spec.algorithm = choose_algorithm(spec.codec, dtype, numel, world);
+  } else {
+    spec.algorithm = choose_algorithm(spec.algorithm, spec.codec, dtype, numel, world);
   }
 }
 

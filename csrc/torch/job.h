@@ -25,6 +25,13 @@ enum class Algorithm {
              // flat in W
 };
 
+// Of "auto", "one_shot" or "two_shot"; throws std::invalid_argument for another name.
+Algorithm parse_algorithm(const std::string& name);
+
+// What kAuto means for a tensor; other choices stay what they are. The same on all ranks.
+Algorithm choose_algorithm(Algorithm asked, const CodecParams& codec, DType dtype, int64_t numel,
+                           int world);
+
 // Adds up over the engine's life; read from any thread.
 struct Counters {
   std::atomic<int64_t> jobs{0};

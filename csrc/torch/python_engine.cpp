@@ -45,13 +45,6 @@ Collective parse_collective(const std::string& name) {
   throw std::invalid_argument("gct: no such collective: " + name);
 }
 
-Algorithm parse_algorithm(const std::string& name) {
-  if (name == "auto") return Algorithm::kAuto;
-  if (name == "one_shot") return Algorithm::kOneShot;
-  if (name == "two_shot") return Algorithm::kTwoShot;
-  throw std::invalid_argument("gct: algorithm must be auto, one_shot or two_shot, got " + name);
-}
-
 void submit(Engine& engine, const std::string& collective, const at::Tensor& input,
             const std::optional<at::Tensor>& output, const std::optional<at::Tensor>& residual,
             const std::vector<std::tuple<int64_t, bool, int64_t>>& runs, const CodecParams& codec,
