@@ -91,12 +91,31 @@ def last_step(folder: Path, world: int) -> int:
     return steps[-1]
 
 
+def join() -> tuple[int, int, int]:
+    """Rank, world size and attempt.
+
+    Torch 2.13's torchrun keeps one store over all attempts: without a prefix ranks may find the
+    addresses of the attempt before in it, and fail to connect.
+    """
+    rank, world, attempt, port = (
+        int(os.environ[name])
+        for name in ("RANK", "WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT")
+    )
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], port, world, is_master=False)
+    dist.init_process_group(
+        "gloo",
+        store=dist.PrefixStore(f"attempt {attempt}", store),
+        rank=rank,
+        world_size=world,
+        timeout=datetime.timedelta(seconds=30),
+    )
+    return rank, world, attempt
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=30))
-    rank, world = dist.get_rank(), dist.get_world_size()
-    first_attempt = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    rank, world, attempt = join()
     run = Run()
     begin = last_step(folder, world)
     print(f"rank {rank} begins at step {begin}", flush=True)
@@ -105,7 +124,7 @@ def main() -> None:
         run.state.load_state_dict(state)
         run.load_rest(rest)
     for step in range(begin, END):
-        run.step(step, die=first_attempt and rank == 1 and step == SAVED)
+        run.step(step, die=attempt == 0 and rank == 1 and step == SAVED)
         torch.save([run.state.state_dict(), run.rest()], folder / f"half-{rank}")
         (folder / f"half-{rank}").rename(file_of(folder, step + 1, rank))
     torch.save(run.result(), folder / f"result-{rank}.pt")

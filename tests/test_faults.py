@@ -228,12 +228,7 @@ def test_torchrun_restarts_from_the_checkpoint(tmp_path: Path) -> None:
     options = ["--nproc-per-node=2", "--max-restarts=1", "--monitor-interval=0.1"]
     result = subprocess.run(
         [*torchrun, *options, script, str(tmp_path)],
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            # Else torch 2.13's restarted ranks may read addresses of the attempt before.
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-        },
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=120,

@@ -23,8 +23,9 @@ def test_slowed_and_cut_links(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     for rank in range(HOSTS):
         seen = json.loads((tmp_path / f"{rank}.json").read_text())
-        # At 2 Mbit/s; the segments are two thirds of the gradient each way, and a little more.
-        assert seen["slow_seconds"] > 2 * NUMEL * 2 / 3 / 2e6 > 3 * seen["fast_seconds"]
+        # What two thirds of the gradient take in each shot, but for a burst that passes at once.
+        assert seen["slow_seconds"] > (2 * NUMEL * 2 * 2 / 3 - 8 * 64e3) / 4e6
+        assert seen["slow_seconds"] > seen["fast_seconds"]
         assert seen["same"], "slower, and nothing else"
         first, second = seen["errors"]
         assert second == first
@@ -34,4 +35,4 @@ def test_slowed_and_cut_links(tmp_path: Path) -> None:
             assert f"Dead, stuck or still waiting: rank {UNLUCKY}." in first
         # A job under way ends with the timeout, and the roll call takes up to 4 s.
         assert seen["error_seconds"] < TIMEOUT + 4.0 + 5.0
-    assert time.monotonic() - began < 60, "and all of them come to their end"
+    assert time.monotonic() - began < 70, "and all of them come to their end"
