@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import json
 import math
 import platform
@@ -116,6 +117,7 @@ def codes_of(x: Tensor, bits: float) -> tuple[Tensor, float]:
 # ---- the program
 
 
+@functools.cache
 def program() -> Path:
     """Builds benchmarks/peers/codec_speed.cpp where it isn't up to date."""
     folder = ROOT / "build" / "benchmark"
