@@ -16,7 +16,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 SOURCES := $(shell find csrc cmake -type f) CMakeLists.txt setup.py pyproject.toml gct/_version.py
-CLANG_FORMATTED := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+CLANG_FORMATTED := $(shell find csrc tests/cpp benchmarks/peers -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 PIP := pip --quiet --disable-pip-version-check
 INSTALL := GCT_DEV=1 GCT_BUILD_DIR=build/ext $(PIP) install --no-build-isolation --editable
 
