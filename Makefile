@@ -16,7 +16,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 SOURCES := $(shell find csrc cmake -type f) CMakeLists.txt setup.py pyproject.toml gct/_version.py
-CLANG_FORMATTED := $(shell find csrc tests/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CLANG_FORMATTED := $(shell find csrc tests/cpp benchmarks/peers -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 PIP := pip --quiet --disable-pip-version-check
 # C++ tests with more than one thread: the others would only be slow under ThreadSanitizer.
 THREADED := test_thread_pool|test_concurrency

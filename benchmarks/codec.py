@@ -1,103 +1,90 @@
-"""Speed of the codec on one core: kinds x bits x implementations, and what else could be done.
+"""Speed of the codec on one core: kinds x bits x implementations x dtypes x sizes, and its peers.
 
     python benchmarks/codec.py
-    python benchmarks/codec.py --sizes 16777216 --repeats 15 --json build/codec.json
+    python benchmarks/codec.py --sizes 1024 6500000 67108864 --kinds gg fixed --dtypes float32
+    python benchmarks/codec.py --threads 2 --peers off --json build/codec.json --csv build/codec.csv
     python benchmarks/codec.py --device cuda       # the kernels; benchmarks/codec_gpu.py
 
-Input is float32, generalized Gaussian of shape 0.8 with log-normal block scales, as gradients are.
-Every timed result is checked in the same run: all implementations give the same bytes and decode
-them to the same bits, and the error is below what that many bits must reach. Figures are the
-median and the best of k repeats after one that isn't counted.
+Values are generalized Gaussian of shape 0.8 with log-normal block scales, as gradients are. A small
+program (benchmarks/peers/codec_speed.cpp, built with CMake at the first run) calls the codec with a
+workspace and buffers that are reused, as the collectives do; gct.encode and gct.decode allocate
+their results on top. Every timed result is checked in the same run: all implementations give the
+same bytes and decode them to the same bits, adding to nothing gives the decoded values, and the
+error is below what that many bits must reach. Figures are the median and the best of k repeats.
 
-encode and decode are gct.encode and gct.decode with their allocation of the result; Python has no
-call that decodes into a sum, so "decode + add" is acc.add_(gct.decode(wire)), which costs one more
-pass over memory than the collectives need.
-
-Only gg has vector kernels; the other kinds run the same code under each implementation's name.
-
-Peers, on the same values:
-    torch int8    torch.quantize_per_tensor with one absmax scale, and dequantize: 8 bits, no coder
-    zstd -1       the same quantizer with gct's step at its bits, int8 codes through zstandard
-                  level 1: what a general coder gives for the same symbols (quantizing is timed)
-    copy          x.clone(): the memory's speed
+Peers, on the same values in the same run:
+    read          reading 256 MiB: the bandwidth that the last column's share refers to
+    htscodecs     32-way order-0 rANS (Debian: libhtscodecs2) on ready int8 codes, made with one
+                  step so that their entropy is the bits; the same codes for the next two
+    constriction  its ANS coder with the codes' own frequencies, which aren't counted as bits
+    zstd -1       zstandard level 1
+    torch int8    torch.quantize_per_tensor with one absmax scale, and dequantize: no coder
+Those that aren't installed are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import functools
 import json
 import math
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import codec_gpu
+import numpy as np
 import torch
 from torch import Tensor
 
 import gct
 from gct import _C
-from gct.codec import Kind
 
 try:
     import zstandard
 except ImportError:
     zstandard = None
+try:
+    import constriction
+except ImportError:
+    constriction = None
 
-CODECS: list[tuple[Kind, float]] = [
-    ("gg", 1.0),
-    ("gg", 2.0),
-    ("gg", 3.0),
-    ("gg", 4.0),
-    ("eg", 2.0),
-    ("eg", 4.0),
-    ("fixed", 2.0),
-    ("fixed", 4.0),
-    ("fixed", 8.0),
-    ("raw", 32.0),
-]
-CPU_SIZES = [1 << 16, 1 << 20, 1 << 23]
+ROOT = Path(__file__).resolve().parent.parent
+KINDS: dict[str, list[float]] = {"gg": [1, 2, 3, 4], "eg": [2, 4], "fixed": [2, 4, 8], "raw": [32]}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CPU_SIZES = [1 << 10, 1 << 14, 1 << 20, 1 << 23]
 GPU_SIZES = [1 << 20, 6_553_600, 1 << 26]  # 25 MB is DDP's bucket
-CALL_SECONDS = 0.02  # a repeat calls as often as this takes, so that the clock doesn't matter
-
-
-@dataclass(frozen=True)
-class Times:
-    """Seconds of one call."""
-
-    median: float
-    best: float
+CALL_SECONDS = 0.005  # a repeat calls as often as this takes, so that the clock doesn't matter
+ALLOCATIONS = {"relative": 8, "mse": 0}
 
 
 @dataclass(frozen=True)
 class Row:
+    """One line: times are seconds of a call, 0 where there is no such call."""
+
     name: str
     implementation: str
+    dtype: str
     numel: int
+    target_bits: float
     bits: float
-    snr_db: float
-    encode: Times
-    decode: Times
-    decode_add: Times
-
-
-def measure(call: Callable[[], object], repeats: int) -> Times:
-    start = time.perf_counter()
-    call()
-    calls = max(1, int(CALL_SECONDS / max(time.perf_counter() - start, 1e-7)))
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        seconds.append((time.perf_counter() - start) / calls)
-    return Times(statistics.median(seconds), min(seconds))
+    snr_db: float  # nan: not defined
+    encode: float
+    encode_best: float
+    decode: float
+    decode_best: float
+    decode_add: float
+    decode_add_best: float
+    read_share: float = 0.0  # of the measured read bandwidth, by encode
 
 
 def gradient(numel: int) -> Tensor:
@@ -109,121 +96,188 @@ def gradient(numel: int) -> Tensor:
     return magnitudes.mul_(signs).mul_(scales.repeat_interleave(256)[:numel])
 
 
-def snr_db(x: Tensor, y: Tensor) -> float:
-    error = float((x.double() - y.double()).square().sum())
-    return 10 * math.log10(float(x.double().square().sum()) / error) if error > 0 else math.inf
+def least_snr_db(kind: str, bits: float) -> float:
+    """6 dB a bit, less 4 dB, and less 3 dB where steps follow the blocks' scales; codebooks without
+    a coder gain 5 dB a bit on such heavy tails. Zeros (0 dB) and misplaced values (below 0 dB) fail
+    from 2 bits on."""
+    return 5 * bits - 5.5 if kind == "fixed" else 6 * bits - 7
 
 
-def least_snr_db(kind: Kind, bits: float) -> float:
-    """6 dB a bit, less 4 dB; codebooks without a coder gain 5 dB a bit on such heavy tails. Zeros
-    (0 dB) and misplaced values (below 0 dB) fail both."""
-    return 5 * bits - 5.5 if kind == "fixed" else 6 * bits - 4
-
-
-def codec_of(kind: Kind, bits: float) -> gct.Codec:
-    """One step for all, as the peers have it: otherwise equal bits wouldn't be comparable in dB."""
-    return gct.Codec(kind) if kind == "raw" else gct.Codec(kind, bits=bits, allocation="mse")
-
-
-def checked(x: Tensor, kind: Kind, bits: float) -> tuple[Tensor, float]:
-    """The wire and its SNR, after comparing all implementations."""
-    codec = codec_of(kind, bits)
-    results = []
-    for name in _C.implementations():
-        _C.set_implementation(name)
-        wire = gct.encode(x, codec)
-        results.append((wire, gct.decode(wire)))
-    wire, decoded = results[0]
-    for other_wire, other in results[1:]:
-        if not torch.equal(wire, other_wire) or not torch.equal(decoded, other):
-            raise AssertionError(f"implementations differ: {kind} at {bits} bits")
-    snr = snr_db(x, decoded)
-    if not snr > least_snr_db(kind, bits):
-        raise AssertionError(f"{kind} at {bits} bits: {snr:.2f} dB is too little")
-    return wire, snr
-
-
-def codec_rows(x: Tensor, kind: Kind, bits: float, repeats: int) -> list[Row]:
-    wire, snr = checked(x, kind, bits)
-    codec = codec_of(kind, bits)
-    total = torch.zeros_like(x)
-    rows = []
-    for name in _C.implementations():
-        _C.set_implementation(name)
-        rows.append(
-            Row(
-                name=f"{kind} {bits:g}" if kind != "raw" else kind,
-                implementation=name,
-                numel=x.numel(),
-                bits=8 * wire.numel() / x.numel(),
-                snr_db=snr,
-                encode=measure(lambda: gct.encode(x, codec), repeats),
-                decode=measure(lambda: gct.decode(wire), repeats),
-                decode_add=measure(lambda: total.add_(gct.decode(wire)), repeats),
-            )
-        )
-    return rows
-
-
-def peer_row(
-    name: str,
-    x: Tensor,
-    repeats: int,
-    encode: Callable[[], object],
-    decode: Callable[[], Tensor],
-    wire_bytes: int,
-) -> Row:
-    total = torch.zeros_like(x)
-    return Row(
-        name=name,
-        implementation="",
-        numel=x.numel(),
-        bits=8 * wire_bytes / x.numel(),
-        snr_db=snr_db(x, decode()),
-        encode=measure(encode, repeats),
-        decode=measure(decode, repeats),
-        decode_add=measure(lambda: total.add_(decode()), repeats),
-    )
-
-
-def torch_int8(x: Tensor, repeats: int) -> Row:
-    def encode() -> Tensor:
-        return torch.quantize_per_tensor(x, float(x.abs().max()) / 127, 0, torch.qint8)
-
-    quantized = encode()
-    return peer_row("torch int8", x, repeats, encode, quantized.dequantize, x.numel() + 8)
-
-
-def zstd(x: Tensor, bits: float, repeats: int) -> Row:
-    """The step is found once, outside the clock, so that zstd's output has these bits."""
-    compressor, decompressor = zstandard.ZstdCompressor(level=1), zstandard.ZstdDecompressor()
-
-    def encode(step: float) -> bytes:
-        codes = (x * (1 / step)).round_().clamp_(-127, 127).to(torch.int8)
-        return bytes(compressor.compress(codes.numpy()))
-
+def codes_of(x: Tensor, bits: float) -> tuple[Tensor, float]:
+    """x as int8 codes whose entropy is `bits`, and their step."""
     low, high = 1e-9, float(x.abs().max())
-    for _ in range(20):
+    for _ in range(30):
         step = math.sqrt(low * high)
-        if 8 * len(encode(step)) > bits * x.numel():
+        codes = (x / step).round_().clamp_(-127, 127).to(torch.int8)
+        counts = torch.bincount(codes.int() + 128).double()
+        shares = counts[counts > 0] / counts.sum()
+        if float(-(shares * shares.log2()).sum()) > bits:
             low = step
         else:
             high = step
-    wire = encode(high)
-
-    def decode() -> Tensor:
-        codes = torch.frombuffer(bytearray(decompressor.decompress(wire)), dtype=torch.int8)
-        return codes.float().mul_(high)
-
-    return peer_row(f"zstd -1 at {bits:g}", x, repeats, lambda: encode(high), decode, len(wire))
+    return codes, step
 
 
-def peers(x: Tensor, repeats: int) -> list[Row]:
-    rows = [torch_int8(x, repeats)]
-    if zstandard is not None:
-        rows += [zstd(x, bits, repeats) for bits in (2.0, 4.0)]
-    rows.append(peer_row("copy", x, repeats, x.clone, x.clone, 4 * x.numel()))
+# ---- the program
+
+
+@functools.cache
+def program() -> Path:
+    """Builds benchmarks/peers/codec_speed.cpp where it isn't up to date."""
+    folder = ROOT / "build" / "benchmark"
+    cmake = shutil.which("cmake") or str(Path(sys.executable).with_name("cmake"))
+    configure = [cmake, "-S", str(ROOT), "-B", str(folder), "-DGCT_CUDA=0"]
+    subprocess.run([*configure, "-DGCT_BUILD_BENCHMARKS=ON"], check=True, stdout=subprocess.DEVNULL)
+    build = [cmake, "--build", str(folder), "--target", "codec_speed", "--parallel", "2"]
+    subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
+    return folder / "codec_speed"
+
+
+def run_program(
+    x: Tensor, codes: Tensor | None, lines: list[str], repeats: int, threads: int
+) -> Iterator[dict[str, Any]]:
+    binary = program()
+    with tempfile.TemporaryDirectory() as folder:
+        values = Path(folder) / "values"
+        x.view(torch.uint8).numpy().tofile(values)
+        dtype = next(name for name, dtype in DTYPES.items() if dtype == x.dtype)
+        command = [str(binary), str(values), dtype, str(repeats), str(threads)]
+        if codes is not None:
+            codes.numpy().tofile(Path(folder) / "codes")
+            command.append(str(Path(folder) / "codes"))
+        result = subprocess.run(
+            command, input="\n".join(lines), capture_output=True, text=True, check=False
+        )
+    if result.returncode != 0:
+        raise AssertionError(f"codec_speed failed: {result.stderr.strip()}")
+    yield from map(json.loads, result.stdout.splitlines())
+
+
+def codec_rows(
+    x: Tensor, dtype: str, codes: Tensor | None, options: argparse.Namespace
+) -> list[Row]:
+    """Of all kinds, bits and implementations, then of reading and htscodecs."""
+    configs = [
+        (kind, bits, name)
+        for kind in options.kinds
+        for bits in KINDS[kind]
+        for name in options.implementations
+    ]
+    allocation8 = ALLOCATIONS[options.allocation]
+    lines = [f"{kind} {bits:g} {allocation8} {name}" for kind, bits, name in configs]
+    results = list(run_program(x.to(DTYPES[dtype]), codes, lines, options.repeats, options.threads))
+    digests: dict[tuple[str, float], str] = {}
+    rows = []
+    for result, (kind, bits, name) in zip(results, configs, strict=False):
+        if digests.setdefault((kind, bits), result["digest"]) != result["digest"]:
+            raise AssertionError(f"implementations differ: {kind} at {bits:g} bits, {name}")
+        if x.numel() >= 4096 and not result["snr_db"] > least_snr_db(kind, min(bits, 8)):
+            raise AssertionError(f"{kind} at {bits:g} bits: {result['snr_db']:.2f} dB")
+        rows.append(row_of(result, dtype, x.numel(), bits))
+    for result in results[len(configs) :]:
+        numel = result["bytes"] // 4 if result["name"] == "read" else x.numel()
+        rows.append(row_of(result, "float32", numel, options.peer_bits))
     return rows
+
+
+def row_of(result: dict[str, Any], dtype: str, numel: int, target_bits: float) -> Row:
+    none = {"median": 0.0, "best": 0.0}
+    encode, decode, add = (result.get(key, none) for key in ("encode", "decode", "decode_add"))
+    return Row(
+        name=result["name"],
+        implementation=result.get("implementation", ""),
+        dtype=dtype,
+        numel=numel,
+        target_bits=target_bits,
+        bits=8 * result["bytes"] / numel,
+        snr_db=result.get("snr_db", math.nan),
+        encode=encode["median"],
+        encode_best=encode["best"],
+        decode=decode["median"],
+        decode_best=decode["best"],
+        decode_add=add["median"],
+        decode_add_best=add["best"],
+    )
+
+
+# ---- peers in Python
+
+
+def measure(call: Callable[[], object], repeats: int) -> dict[str, float]:
+    start = time.perf_counter()
+    call()
+    calls = max(1, int(CALL_SECONDS / max(time.perf_counter() - start, 1e-7)))
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        seconds.append((time.perf_counter() - start) / calls)
+    return {"median": statistics.median(seconds), "best": min(seconds)}
+
+
+def python_peer(
+    name: str,
+    x: Tensor,
+    options: argparse.Namespace,
+    encode: Callable[[], object],
+    decode: Callable[[], object],
+    wire_bytes: int,
+) -> Row:
+    result = {
+        "name": name,
+        "bytes": wire_bytes,
+        "encode": measure(encode, options.repeats),
+        "decode": measure(decode, options.repeats),
+    }
+    return row_of(result, "float32", x.numel(), options.peer_bits)
+
+
+def python_peers(x: Tensor, codes: Tensor, options: argparse.Namespace) -> Iterator[Row]:
+    def quantize() -> Tensor:
+        return torch.quantize_per_tensor(x, float(x.abs().max()) / 127, 0, torch.qint8)
+
+    quantized = quantize()
+    yield python_peer("torch int8", x, options, quantize, quantized.dequantize, x.numel() + 8)
+    data = codes.numpy()
+    if zstandard is not None:
+        compressor, decompressor = zstandard.ZstdCompressor(level=1), zstandard.ZstdDecompressor()
+        wire = compressor.compress(data)
+        if decompressor.decompress(wire) != data.tobytes():
+            raise AssertionError("zstd gives other bytes back")
+        yield python_peer(
+            "zstd -1",
+            x,
+            options,
+            lambda: compressor.compress(data),
+            lambda: decompressor.decompress(wire),
+            len(wire),
+        )
+    if constriction is not None:
+        yield constriction_peer(x, data, options)
+
+
+def constriction_peer(x: Tensor, data: np.ndarray[Any, Any], options: argparse.Namespace) -> Row:
+    symbols = data.astype(np.int32) + 128
+    shares = np.bincount(symbols, minlength=256).astype(np.float64) + 1e-9
+    model = constriction.stream.model.Categorical(shares / shares.sum(), perfect=False)
+
+    def encode() -> np.ndarray[Any, Any]:
+        coder = constriction.stream.stack.AnsCoder()
+        coder.encode_reverse(symbols, model)
+        return coder.get_compressed()
+
+    wire = encode()
+
+    def decode() -> np.ndarray[Any, Any]:
+        return constriction.stream.stack.AnsCoder(wire).decode(model, len(symbols))
+
+    if not np.array_equal(decode(), symbols):
+        raise AssertionError("constriction gives other symbols back")
+    return python_peer("constriction", x, options, encode, decode, wire.nbytes)
+
+
+# ---- the report
 
 
 def machine() -> dict[str, str]:
@@ -232,28 +286,75 @@ def machine() -> dict[str, str]:
     if info.exists():
         names = [s for s in info.read_text().splitlines() if s.startswith("model name")]
         processor = names[0].split(": ", 1)[1] if names else processor
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
         "processor": processor,
         "torch": torch.__version__,
         "gct": gct.__version__,
         "commit": commit or "unknown",
-        "zstandard": zstandard.__version__ if zstandard is not None else "not installed",
         "command": " ".join(["python", *sys.argv]),
     }
 
 
-def print_row(row: Row) -> None:
-    def rate(times: Times) -> str:
-        """Millions of elements a second, median and best."""
-        return f"{row.numel / times.median / 1e6:7.0f} {row.numel / times.best / 1e6:7.0f}"
+def with_read_share(rows: list[Row]) -> list[Row]:
+    """Input bytes a second of encode over those of plain reading in the same process."""
+    read = next(row for row in rows if row.name == "read")
+    bandwidth = 4 * read.numel / read.encode
+    return [
+        Row(**{**asdict(row), "read_share": item_bytes(row) * row.numel / row.encode / bandwidth})
+        for row in rows
+    ]
 
-    gigabytes = 4 * row.numel / row.encode.median / 1e9
+
+def item_bytes(row: Row) -> int:
+    return 4 if row.dtype == "float32" else 2
+
+
+def print_row(row: Row) -> None:
+    def rate(median: float, best: float) -> str:
+        """Millions of elements a second."""
+        if median == 0:
+            return f"{'':16}"
+        return f"{row.numel / median / 1e6:8.0f}{row.numel / best / 1e6:8.0f}"
+
+    name = row.name if row.name in ("raw", "read") else f"{row.name} {row.target_bits:g}"
+    gigabytes = item_bytes(row) * row.numel / row.encode / 1e9
     print(
-        f"{row.name:13} {row.implementation:8} {row.numel:9} {row.bits:6.3f} {row.snr_db:6.2f}"
-        f" |{rate(row.encode)} |{rate(row.decode)} |{rate(row.decode_add)} |{gigabytes:7.2f}"
+        f"{name:15} {row.implementation:7} {row.dtype:8} {row.numel:9} {row.bits:6.3f}"
+        f" {row.snr_db:6.2f} |{rate(row.encode, row.encode_best)}"
+        f" |{rate(row.decode, row.decode_best)} |{rate(row.decode_add, row.decode_add_best)}"
+        f" |{gigabytes:7.2f} {100 * row.read_share:4.0f} %",
+        flush=True,
     )
+
+
+def write_csv(path: Path, rows: list[Row]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(asdict(rows[0])))
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: see codec_gpu.py")
+    add("--sizes", type=int, nargs="+", help="elements")
+    add("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    add("--dtypes", nargs="+", choices=DTYPES, default=["float32", "bfloat16"])
+    add("--implementations", nargs="+", default=_C.implementations())
+    add("--allocation", choices=ALLOCATIONS, default="relative")
+    add("--threads", type=int, default=1, help="of the codec; peers have one")
+    add("--peers", choices=["on", "off"], default="on")
+    add("--peer-bits", type=float, default=2.0, help="entropy of the codes that peers get")
+    add("--repeats", type=int, default=7)
+    add("--json", type=Path, help="also write the results here")
+    add("--csv", type=Path, help="also write the results here")
+    options = parser.parse_args()
+    if options.sizes is None:
+        options.sizes = GPU_SIZES if options.device == "cuda" else CPU_SIZES
+    return options
 
 
 def write_json(path: Path | None, environment: dict[str, str], rows: list[dict[str, Any]]) -> None:
@@ -262,14 +363,7 @@ def write_json(path: Path | None, environment: dict[str, str], rows: list[dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--sizes", type=int, nargs="+", help="elements")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="also write the results here")
-    options = parser.parse_args()
-    if options.sizes is None:
-        options.sizes = GPU_SIZES if options.device == "cuda" else CPU_SIZES
+    options = parse_options()
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--device cuda: torch finds no GPU")
     torch.set_num_threads(1)
@@ -280,24 +374,28 @@ def main() -> None:
         on_device = codec_gpu.rows([gradient(n).cuda() for n in options.sizes], options.repeats)
         write_json(options.json, environment, [asdict(row) for row in on_device])
         return
-    print("\nM elements/s on one core: median and best; GB/s of float32 input to encode")
+    print(f"threads: {options.threads}, allocation: {options.allocation}")
+    print("\nM elements/s: median and best; GB/s of input to encode; share of reading")
     print(
-        f"{'':13} {'':8} {'elements':>9} {'bits':>6} {'dB':>6} | encode    best | decode    best"
-        " |  + add    best |   GB/s"
+        f"{'':15} {'':7} {'':8} {'elements':>9} {'bits':>6} {'dB':>6} |  encode    best"
+        " |  decode    best |   + add    best |   GB/s"
     )
-    before = _C.implementation()
     rows: list[Row] = []
     for numel in options.sizes:
         x = gradient(numel)
-        for kind, bits in CODECS:
-            rows += codec_rows(x, kind, bits, options.repeats)
-            for row in rows[-len(_C.implementations()) :]:
+        for dtype in options.dtypes:
+            peers = options.peers == "on" and dtype == "float32"
+            codes = codes_of(x, options.peer_bits)[0] if peers else None
+            part = codec_rows(x, dtype, codes, options)
+            if codes is not None:
+                part += python_peers(x, codes, options)
+            part = with_read_share(part)
+            for row in part:
                 print_row(row)
-        for row in peers(x, options.repeats):
-            rows.append(row)
-            print_row(row)
-    _C.set_implementation(before)
+            rows += part
     write_json(options.json, environment, [asdict(row) for row in rows])
+    if options.csv is not None:
+        write_csv(options.csv, rows)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 // Products of a tall matrix with a narrow one, for low-rank parts. One body each, compiled once for
-// every instruction set that has kernels (scalar.cpp, avx512.cpp): 16 sums that belong to 16
+// every instruction set that has kernels (scalar.cpp, vector_kernels.h): 16 sums that belong to 16
 // different results are one vector of the compiler's, so each sum keeps its order and all
 // implementations return the same bits.
 #pragma once

@@ -27,7 +27,6 @@ struct Simd {
   static Int load(const uint32_t* p) { return _mm512_loadu_si512(p); }
   static void store(float* p, Float x) { _mm512_storeu_ps(p, x); }
   static void store(uint32_t* p, Int x) { _mm512_storeu_si512(p, x); }
-  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
   // kWidth bytes as integers, and integers under 256 as bytes.
   static Int load_bytes(const uint8_t* p) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
