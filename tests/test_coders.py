@@ -14,7 +14,12 @@ import gct
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
 
-from experiments.coders import code_lengths, exp_golomb_bits, measure, symbols_of
+from experiments.coders import (  # noqa: E402
+    code_lengths,
+    exp_golomb_bits,
+    measure,
+    symbols_of,
+)
 
 
 def exp_golomb(n: int, order: int) -> str:

@@ -28,7 +28,9 @@ RESIDUAL_OUTPUTS = (
     "*attn.proj.weight",  # timm
     "*attention.dense.weight",  # GPT-NeoX
     "*.dense_4h_to_h.weight",
+    "*.output.dense.weight",  # BERT, ViT: of attention and of the MLP
     "*.wo.weight",  # Llama's own code, T5
+    "*Attention.o.weight",  # T5
     "*.w2.weight",
     "*attention.out.weight",  # examples/model.py
     "*.down.weight",
