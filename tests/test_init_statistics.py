@@ -264,6 +264,23 @@ def test_other_json_is_refused(content: str, tmp_path: Path) -> None:
         Statistics.load(path)
 
 
+@pytest.mark.parametrize("content", [b"no JSON", b"\x80\x04\x95"])
+def test_file_that_is_no_json_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"other\.json: expected the JSON of Statistics\.save"):
+        Statistics.load(tmp_path / "other.json")
+
+
+def test_statistics_of_nothing_are_refused_and_of_other_roles_leave_the_default() -> None:
+    for argument in ("shape", "std"):
+        with pytest.raises(ValueError, match=f"{argument}: these statistics are of no tensor"):
+            gct.init.apply(make_model(), **{argument: Statistics({})})
+    only = Statistics({"x.weight": TensorStatistics("mlp", 5000, 0.7, 0.1)})
+    drawn = gct.init.apply(make_model(), only)
+    assert drawn["h.0.mlp.up.weight"].shape == 0.7
+    assert drawn["lm_head.weight"].shape == 1.0
+
+
 def test_table() -> None:
     measured = Statistics(
         {
