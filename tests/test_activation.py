@@ -943,8 +943,5 @@ def test_documented_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
     [code] = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     exec(code, {})
     assert re.findall(
-        r"^(layers\.\d): shape \S+, \S+ bits", capsys.readouterr().out, re.MULTILINE
-    ) == [
-        "layers.0",
-        "layers.1",
-    ]
+        r"^(layers\.\S+): shape \S+, \S+ bits", capsys.readouterr().out, re.MULTILINE
+    ) == ["layers.0", "layers.0.linear1", "layers.1", "layers.1.linear1"]

@@ -14,6 +14,7 @@ from ranks import run_ranks
 from small_run import ELEMENTS, STEPS, WORLD, train
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import gct
 from gct import _C
@@ -421,6 +422,35 @@ def test_histogram_is_that_of_its_own_parameter(tmp_path: Path) -> None:
     assert line["name"] == "w"
     assert line["counts"] == expected.counts
     assert line["high"] == pytest.approx(expected.high, rel=1e-5)  # six digits are kept
+
+
+class Dispatched(TorchDispatchMode):
+    """Counts torch's operations."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_pass_that_is_not_measured_costs_nothing_but_a_look_at_the_step(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    source, monitor = SourceOfOne(), gct.Monitor(path)
+    monitor.attach(source, {})
+    measured = []
+    for step in range(300):
+        before = path.stat().st_size if path.exists() else 0
+        with Dispatched() as operations:
+            monitor.begin_step(step, 0, 2)
+            if monitor.sampling:
+                measured.append(step)
+                monitor.watch(["w"], [Run(4, raw=False)], torch.ones(4))(torch.ones(1, 4))
+            monitor.end_step()
+        if step % 100 > 1:  # the measured ones are 0, 100, 200 and are written in the next pass
+            assert (operations.count, path.stat().st_size) == (0, before)
+    monitor.close()
+    assert measured == [0, 100, 200]
 
 
 @pytest.mark.parametrize("interval", [0, -1, 1.5, True])
