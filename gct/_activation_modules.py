@@ -18,7 +18,7 @@ Modules = Pattern | Iterable[Pattern] | Mapping[str, float]
 # Class names in torch.nn, torchvision, timm, Hugging Face's transformers, nanoGPT and its kin.
 _BLOCKS = ("*Block", "*Layer", "*Bottleneck")
 _MLPS = ("*MLP", "*Mlp", "*FeedForward", "*FFN", "*FF")
-_NOT = ("*Embed*", "*Norm*")
+_NOT = ("*Embed*",)
 _LISTED = 24  # candidates in an error
 
 
@@ -69,6 +69,11 @@ def _patterns(wanted: Modules) -> list[tuple[Pattern, float]]:
         return list(wanted.items())
     if isinstance(wanted, (str, nn.Module)):
         return [(wanted, 1.0)]
+    if not isinstance(wanted, Iterable):
+        raise TypeError(
+            "modules: expected names, patterns or modules, or a mapping from them to weights, got "
+            f"{type(wanted).__name__}"
+        )
     return [(pattern, 1.0) for pattern in wanted]
 
 

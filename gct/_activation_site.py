@@ -8,6 +8,7 @@ activation itself, which checkpointing and offloading handle as they do any othe
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 import weakref
 from collections.abc import Callable
@@ -17,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
-from torch.autograd.function import once_differentiable
 
 from gct._activation_rate import RateForm, blend, first_of, moments_of
+from gct._checks import check_number
 from gct._histogram import spread
 
-__all__ = ["Control", "LossScale", "Site"]
+__all__ = ["Control", "LossScale", "Site", "check_loss_scale", "is_constrained"]
 
 LossScale = float | GradScaler | Callable[[], float | Tensor]
 
@@ -56,7 +57,31 @@ class Control:
         if isinstance(self.loss_scale, GradScaler):
             scale: Tensor = self.loss_scale.scale(torch.ones((), device=device))  # no waiting
             return scale
-        return self.loss_scale() if callable(self.loss_scale) else self.loss_scale
+        if not callable(self.loss_scale):
+            return self.loss_scale
+        factor = self.loss_scale()
+        if not (isinstance(factor, Tensor) and factor.numel() == 1):  # whose value costs waiting
+            _check_factor("what loss_scale returns", factor)
+        return factor
+
+
+def check_loss_scale(value: object) -> None:
+    """Raise TypeError or ValueError for what can't be one; a function's result is seen later."""
+    if isinstance(value, GradScaler) or callable(value):
+        return
+    _check_factor("loss_scale (or a GradScaler, or a function of no arguments)", value)
+
+
+def _check_factor(name: str, value: Any) -> None:
+    check_number(name, value)
+    if not 0.0 < value < math.inf:
+        raise ValueError(f"{name} must be a finite number above 0, got {value}")
+
+
+def is_constrained(module: nn.Module) -> bool:
+    """Whether a constraint that was not removed acts on this module's output."""
+    hooks = module._forward_hooks.values()
+    return any(isinstance(hook, Site) and not hook.control.removed for hook in hooks)
 
 
 @dataclass(eq=False)
@@ -99,7 +124,10 @@ class Site:
 
     def _watch(self, activation: Tensor) -> Tensor:
         # Nothing that can be trained lies before an activation that needs no gradient.
-        return _AddRate.apply(activation, self) if activation.requires_grad else activation
+        if not activation.requires_grad:
+            return activation
+        result: Tensor = GctActivationConstraint.apply(activation, self)
+        return result
 
     def backward(self, grad: Tensor, activation: Tensor) -> Tensor:
         """The gradient with the rate's added; ``grad`` itself where there is nothing to add."""
@@ -138,8 +166,8 @@ def _make_inert_hook() -> Callable[..., None]:
     return inert_hook
 
 
-class _AddRate(torch.autograd.Function):
-    """Identity whose backward pass is :meth:`Site.backward`."""
+class GctActivationConstraint(torch.autograd.Function):
+    """Identity whose backward pass is :meth:`Site.backward`. Autograd's errors tell its name."""
 
     @staticmethod
     def forward(ctx: Any, activation: Tensor, site: Site) -> Tensor:
@@ -150,13 +178,19 @@ class _AddRate(torch.autograd.Function):
         return activation.view_as(activation)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         if ctx.paused:
             return grad, None
         (activation,) = ctx.saved_tensors
         if torch.compiler.is_compiling():
             return torch.ops.gct.add_rate(grad, activation, ctx.site.key), None
+        control = ctx.site.control
+        # Not once_differentiable: torch.autograd.grad goes past its error without a word.
+        if torch.is_grad_enabled() and not (control.paused or control.removed):
+            raise RuntimeError(
+                f"gct.ActivationConstraint can't differentiate the rate of {ctx.site.name} twice "
+                "(create_graph=True): make such passes inside act.paused()"
+            )
         return ctx.site.backward(grad, activation), None
 
 

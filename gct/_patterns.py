@@ -6,9 +6,21 @@ from collections.abc import Iterable, Sequence
 _LISTED = 8  # names in an error
 
 
-def as_tuple(patterns: str | Iterable[str]) -> tuple[str, ...]:
-    """One pattern or several: a string alone is not a sequence of letters here."""
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+def as_tuple(argument: str, patterns: str | Iterable[str]) -> tuple[str, ...]:
+    """One pattern or several: a string alone is not a sequence of letters here.
+
+    Raises:
+        TypeError: something else, such as a module; ``argument`` is what the caller calls it.
+    """
+    if isinstance(patterns, str):
+        return (patterns,)
+    each = tuple(patterns) if isinstance(patterns, Iterable) else (patterns,)
+    for pattern in each:
+        if not isinstance(pattern, str):
+            raise TypeError(
+                f"{argument}: expected names or patterns of names, got {type(pattern).__name__}"
+            )
+    return each
 
 
 def matches(name: str, patterns: Iterable[str]) -> bool:

@@ -273,16 +273,11 @@ class RateTerm:
         saved = self._loaded.pop(key, None)
         if saved is None:
             return Past()
-        moments = saved["moments"] if self.settings.curvature == "ema" else []
-        tensors: list[Tensor] = [saved["gradient"], saved["parameter"], *moments]
-        for tensor in tensors:
-            if tensor.shape != parameter.shape:
-                raise ValueError(
-                    f"the loaded past of parameter {key} has shape {tuple(tensor.shape)}, but the "
-                    f"parameter has {tuple(parameter.shape)}: it belongs to another model"
-                )
-        gradient, values, *moments = (t.detach().to(parameter.device, copy=True) for t in tensors)
-        return Past(gradient, values, moments)
+        gradient, values, *moments = (
+            tensor.detach().to(parameter.device, copy=True)
+            for tensor in saved_tensors(key, saved, parameter)
+        )
+        return Past(gradient, values, moments if self.settings.curvature == "ema" else [])
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """By parameter: ``gradient``, ``parameter`` and, with ``"ema"``, ``moments``; copies."""
@@ -300,3 +295,27 @@ class RateTerm:
         """Forget everything and start from these when their parameters appear."""
         self._pasts = WeakTensorKeyDictionary()
         self._loaded = dict(saved)
+
+
+def saved_tensors(key: str, saved: Any, parameter: Tensor) -> list[Tensor]:
+    """Gradient, values and moments, if any, of one parameter in :meth:`RateTerm.state_dict`.
+
+    Raises:
+        ValueError: it is something else, or another model's.
+    """
+    fields = {"gradient", "parameter", "moments"}
+    tensors = []
+    if isinstance(saved, Mapping) and fields <= set(saved) and isinstance(saved["moments"], list):
+        tensors = [saved["gradient"], saved["parameter"], *saved["moments"]]
+    if len(tensors) not in (2, 4) or not all(isinstance(tensor, Tensor) for tensor in tensors):
+        raise ValueError(
+            f"expected gradient, parameter and moments of parameter {key} in the state_dict, got "
+            f"{type(saved).__name__}: was it saved by this version of gct?"
+        )
+    for tensor in tensors:
+        if tensor.shape != parameter.shape:
+            raise ValueError(
+                f"the loaded past of parameter {key} has shape {tuple(tensor.shape)}, but the "
+                f"parameter has {tuple(parameter.shape)}: it belongs to another model"
+            )
+    return tensors

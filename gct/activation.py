@@ -19,7 +19,7 @@ from gct._activation_modules import Modules, choose_modules
 from gct._activation_rate import LEAST_SHAPE, MOST_SHAPE, RateForm
 from gct._activation_report import ActivationReport, report_on
 from gct._activation_schedule import Schedule, ScheduleKind
-from gct._activation_site import Control, LossScale, Site
+from gct._activation_site import Control, LossScale, Site, check_loss_scale, is_constrained
 from gct._checks import check_number
 
 __all__ = ["ActivationConstraint", "ActivationReport"]
@@ -28,7 +28,7 @@ __all__ = ["ActivationConstraint", "ActivationReport"]
 class ActivationConstraint:
     """Adds strength * R to the loss, as gradients: R is the rate of the chosen modules' outputs.
 
-        act = gct.ActivationConstraint(model, strength=0.1, ramp_steps=1000)
+        act = gct.ActivationConstraint(model, strength=0.01, ramp_steps=1000)
         for inputs, targets in batches:
             loss_of(model(inputs), targets).backward()
             optimizer.step()
@@ -51,12 +51,17 @@ class ActivationConstraint:
     Training mode only: in evaluation mode, under ``no_grad``, or where the output needs no
     gradient, nothing happens. A module that runs several times has a rate for each run. Works
     with checkpointed regions, autocast and ``torch.compile``; attach it before a compiled model's
-    first call. The next operation must not change the output in place (autograd says so). Copies
-    of the model (deepcopy, pickle) are not constrained.
+    first call. The next operation must not change the output in place (autograd says so), and
+    ``create_graph=True`` is an error outside of :meth:`paused`. Copies of the model (deepcopy,
+    pickle) are not constrained.
+
+    The model's hooks hold the constraint: it acts until :meth:`remove`, or the end of a ``with``
+    block, also if you keep no reference to it. A module takes one at a time.
 
     Args:
         model: also wrapped by DistributedDataParallel or ``torch.compile``.
-        strength: nats of loss per nat of code length of one module's activation.
+        strength: nats of loss per nat of code length of one module's activation. docs/methods.md
+            has measurements; 0.1 was too much there.
         modules: those whose outputs are constrained: names, patterns such as ``"*.mlp"`` (``*``
             goes over dots too), modules, or a mapping from names and patterns to weights, of which
             the first that matches counts. An output is a tensor, or a tuple or list whose first
@@ -77,17 +82,19 @@ class ActivationConstraint:
         estimate_every: optimizer steps from one estimate of the moments to the next.
         loss_scale: what your loss is multiplied by before ``backward()``, so that the rate is too:
             a ``GradScaler``, a number such as 1 / 4 if you divide the loss by 4 accumulated
-            batches, or a function that returns the factor as a number or tensor.
+            batches, or a function that returns the factor as a number or tensor. With a scaler
+            and without this the rate is too weak by its scale, by default 65,536: no effect.
 
     Raises:
         TypeError: ``model`` is no module, or a value no number.
-        ValueError: a value out of range; no module found (the error lists the candidates).
+        ValueError: a value out of range; no module found (the error lists the candidates); a
+            module that another constraint acts on.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        strength: float = 0.1,
+        strength: float = 0.01,
         *,
         modules: Modules | None = None,
         schedule: ScheduleKind = "ramp",
@@ -114,7 +121,14 @@ class ActivationConstraint:
         self._every = estimate_every
         self._position = 0  # optimizer steps done
         self._was_paused = False  # since the last step()
+        check_loss_scale(loss_scale)
         chosen = choose_modules(model, modules)
+        for name, (module, _) in chosen.items():
+            if is_constrained(module):
+                raise ValueError(
+                    f"{name} has an ActivationConstraint already, and their rates would add up: "
+                    "remove() that one first, or choose other modules with modules="
+                )
         self._control = Control(loss_scale, len(chosen), expects_step=ramp_steps > 0)
         self._sites = [Site(name, w, form, self._control) for name, (_, w) in chosen.items()]
         self._strength = 0.0
@@ -226,6 +240,7 @@ class ActivationConstraint:
         """Go on where :meth:`state_dict` was taken.
 
         Raises:
+            TypeError: the step is no number.
             ValueError: not from :meth:`state_dict`, or of other modules; nothing is loaded then.
         """
         if missing := {"step", "moments", "start"} - set(state):
@@ -239,7 +254,11 @@ class ActivationConstraint:
                     f"expected {part} of modules {', '.join(self.modules)}, got those of "
                     + (", ".join(state[part]) or "none")
                 )
-        self._position = state["step"]
+        step = state["step"]
+        check_number("step", step)
+        if not isinstance(step, int) or step < 0:
+            raise ValueError(f"step must be a whole number from 0 on, got {step!r}")
+        self._position = step
         for site in self._sites:
             site.moments = _copy(state["moments"][site.name])
             site.start = _copy(state["start"][site.name])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from torch import nn
 
 from gct._parameters import ParameterKeys
 from gct._patterns import as_tuple, check_patterns
-from gct._rate_term import Curvature, RateSettings, RateTerm
+from gct._rate_term import Curvature, RateSettings, RateTerm, saved_tensors
 
 __all__ = ["GradientConstraint"]
 
@@ -81,22 +81,30 @@ class GradientConstraint:
         self._parameters = list(model.parameters())
         for parameter in self._parameters:
             keys.add(parameter)
-        self._names = frozenset(keys.order())
-        patterns = as_tuple(exclude)
+        self._by_name = {keys.key(parameter): parameter for parameter in self._parameters}
+        patterns = as_tuple("exclude", exclude)
         check_patterns(
             "exclude", patterns, [[name] for name in keys.order()], "parameter of the model"
         )
         self._term = RateTerm(keys, settings, patterns)
 
+    @property
+    def rate_weight(self) -> float:
+        """As given; it can't be changed."""
+        return self._term.settings.rate_weight
+
     def apply(self) -> None:
         """Change the gradients in place: once a step, where they are finished and not yet used.
+
+        Once: a second call before the next backward pass would remember the changed gradients as
+        the loss's own, and the next step's differences would be wrong.
 
         After DDP's reduction (the end of ``backward()``) and ``GradScaler.unscale_``, before
         clipping and ``optimizer.step()``. Nothing is added at the first call, to parameters that
         have not moved since the last one, or to a gradient that is None, sparse, all zeros, or has
         NaN or infinity; the last also ends the memory of that parameter.
         """
-        if self._term.settings.rate_weight == 0.0:
+        if self.rate_weight == 0.0:
             return
         for parameter in self._parameters:
             if parameter.grad is not None:
@@ -110,8 +118,13 @@ class GradientConstraint:
         """Go on from :meth:`state_dict`; settings stay what this object was made with.
 
         Raises:
-            ValueError: not from :meth:`state_dict`, of another version, or of another model.
+            ValueError: not from :meth:`state_dict`, of another version, or of another model;
+                nothing is loaded then.
         """
+        if not isinstance(state_dict, Mapping):
+            raise ValueError(
+                f"expected a GradientConstraint's state_dict, got {type(state_dict).__name__}"
+            )
         version = state_dict.get("version")
         if version != _STATE_VERSION:
             raise ValueError(
@@ -121,10 +134,18 @@ class GradientConstraint:
         past = state_dict.get("past")
         if not isinstance(past, Mapping):
             raise ValueError(f"expected 'past' by parameter in the state_dict, got {past!r}")
-        strange = sorted(set(past) - self._names)
+        strange = sorted(set(past) - set(self._by_name))
         if strange:
             raise ValueError(
                 f"expected the state of this model's parameters, got that of {', '.join(strange)}: "
                 "load it into the same model"
             )
+        for name, saved in past.items():
+            saved_tensors(name, saved, self._by_name[name])
         self._term.load_state_dict(past)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a GradientConstraint belongs to one model and is not copied or pickled: save its "
+            "state_dict() and make one for the other model"
+        )

@@ -96,7 +96,9 @@ class Monitor:
             check_writable(self.path)
         self.interval = interval
         self.sampling = False  # whether the backward pass under way is measured
-        self._histograms = histograms if isinstance(histograms, int) else as_tuple(histograms)
+        self._histograms = (
+            histograms if isinstance(histograms, int) else as_tuple("histograms", histograms)
+        )
         self._tensorboard = tensorboard
         self._rank = rank
         self._source: weakref.ref[Source] | None = None

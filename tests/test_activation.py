@@ -19,6 +19,8 @@ import pytest
 import torch
 from ranks import assert_same_on_all_ranks, run_ranks
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -247,14 +249,29 @@ def test_outputs_that_hold_the_activation_first() -> None:
 
 def test_what_autograd_refuses() -> None:
     model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(inplace=True))
-    with constrain(model, modules="0"), pytest.raises(RuntimeError, match="modified inplace"):
+    with (
+        constrain(model, modules="0"),
+        pytest.raises(RuntimeError, match=r"GctActivationConstraint.*modified inplace"),
+    ):
         model(inputs())
-    model = make_model()
-    x = inputs().requires_grad_()
-    with constrain(model):
-        [grad] = torch.autograd.grad(loss_of(model(x)), x, create_graph=True)
-        with pytest.raises(RuntimeError, match="differentiate twice"):
-            grad.square().sum().backward()
+
+
+def test_second_derivatives_are_refused_and_right_in_a_pause() -> None:
+    model, x = make_model(), inputs()
+    parameters = list(model.parameters())
+
+    def hessian_product() -> Tensor:
+        grads = torch.autograd.grad(loss_of(model(x)), parameters, create_graph=True)
+        again = torch.autograd.grad(sum(g.square().sum() for g in grads), parameters)
+        return torch.cat([g.flatten() for g in again])
+
+    plain = hessian_product()
+    with constrain(model) as act:
+        with pytest.raises(RuntimeError, match=r"gct\.Act.* rate of 2 twice .*act\.paused"):
+            hessian_product()
+        with act.paused():
+            assert torch.equal(hessian_product(), plain)
+    assert torch.equal(hessian_product(), plain)
 
 
 def test_a_module_that_runs_twice_has_two_rates() -> None:
@@ -300,6 +317,7 @@ def test_paused() -> None:
         with act.paused(), act.paused():
             assert torch.equal(gradient(model, x), plain)
             act.step()  # no warning: it is known why nothing was seen
+            act.step()  # nor the second time
         model.zero_grad()
         with act.paused():
             loss = loss_of(model(x))
@@ -487,6 +505,32 @@ def test_ddp_trains_on_the_mean_of_the_ranks_rates() -> None:
     run_ranks(2, ddp_trains_on_the_mean)
 
 
+def fsdp_trains_on_the_mean(rank: int, world: int) -> None:
+    shards = [inputs(rows=16, seed=100 + r) for r in range(world)]
+    alone = [make_model() for _ in range(world)]
+    for model in alone:
+        constrain(model)
+    sharded = make_model()
+    mesh = init_device_mesh("cpu", (world,))
+    for block in sharded:
+        fully_shard(block, mesh=mesh)
+    fully_shard(sharded, mesh=mesh)
+    act = constrain(sharded)
+    assert act.modules == ["0", "1", "2"]
+    for _ in range(2):  # the second with moments of both
+        expected = sum(gradient(m, x) for m, x in zip(alone, shards, strict=True)) / world
+        sharded.zero_grad()
+        loss_of(sharded(shards[rank])).backward()
+        whole = [p.grad.full_tensor().flatten() for p in sharded.parameters()]
+        assert_close(torch.cat(whole), expected, FLOAT32_ROUNDINGS)
+    plain = gradient(make_model(), shards[rank])
+    assert not torch.allclose(plain, gradient(alone[rank], shards[rank]), rtol=0.01)
+
+
+def test_fully_sharded_model_trains_on_the_mean_too() -> None:
+    run_ranks(2, fsdp_trains_on_the_mean)
+
+
 # torch's own code warns of what it has deprecated while it compiles.
 TORCH_DEPRECATES = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -661,6 +705,13 @@ def test_what_is_no_state_dict_is_refused_and_changes_nothing() -> None:
             act.load_state_dict({})
         with pytest.raises(ValueError, match="start of modules 0, 1, 2, got those of none"):
             act.load_state_dict({**before, "step": 7, "start": {}})
+        with pytest.raises(TypeError, match="step must be a number, got str"):
+            act.load_state_dict({**before, "step": "a"})
+        for bad in (-5, 1.5):
+            with pytest.raises(
+                ValueError, match=f"step must be a whole number from 0 on, got {bad}"
+            ):
+                act.load_state_dict({**before, "step": bad})
         assert act.state_dict() == before
 
 
@@ -773,6 +824,15 @@ def test_default_modules() -> None:
     model.head = DenseLayer()
     with constrain(model) as act:
         assert act.modules == ["layers.0", "layers.0.mlp", "layers.1", "layers.1.mlp"]
+
+    class PreNormBlock(Block):
+        """A block, and no norm."""
+
+    class PatchEmbedLayer(Block):
+        """No block."""
+
+    with constrain(nn.Sequential(PatchEmbedLayer(), PreNormBlock(), nn.LayerNorm(16))) as act:
+        assert act.modules == ["1"]
     with constrain(make_gpt()) as act:
         assert act.modules == ["blocks.0", "blocks.1"]
     with constrain(
@@ -810,6 +870,8 @@ def test_wrong_modules_name_the_candidates() -> None:
         constrain(plain, modules=nn.Linear(2, 2))
     with pytest.raises(TypeError, match="names, patterns or modules, got int"):
         constrain(plain, modules=[3])
+    with pytest.raises(TypeError, match=r"or a mapping.*, got int"):
+        constrain(plain, modules=3)
     with pytest.raises(ValueError, match="at least one"):
         constrain(plain, modules=[])
     with pytest.raises(ValueError, match="weight from 0 on for 'first', got -1"):
@@ -829,6 +891,8 @@ def test_wrong_modules_name_the_candidates() -> None:
         ({"schedule": "cosine"}, "schedule must be one of ramp, layerwise, threshold"),
         ({"ramp_steps": -1}, "ramp_steps must be"),
         ({"estimate_every": 0}, "estimate_every must be"),
+        ({"loss_scale": -1.0}, "loss_scale .* must be a finite number above 0, got -1"),
+        ({"loss_scale": math.nan}, "loss_scale .* must be a finite number above 0, got nan"),
     ],
 )
 def test_wrong_arguments(settings: dict[str, Any], message: str) -> None:
@@ -838,10 +902,36 @@ def test_wrong_arguments(settings: dict[str, Any], message: str) -> None:
     assert not any(m._forward_hooks for m in model.modules())
 
 
-@pytest.mark.parametrize("name", ["strength", "eps", "threshold", "shape"])
+@pytest.mark.parametrize("name", ["strength", "eps", "threshold", "shape", "loss_scale"])
 def test_arguments_must_be_numbers(name: str) -> None:
-    with pytest.raises(TypeError, match=f"{name} must be a number, got str"):
+    with pytest.raises(TypeError, match=f"{name}.* must be a number, got str"):
         constrain(make_model(), **{name: "a"})
+
+
+@pytest.mark.parametrize("bad", [None, True, "x", torch.ones(2)])
+def test_loss_scale_returns_a_number(bad: Any) -> None:
+    model = make_model()
+    with constrain(model, loss_scale=lambda: bad), pytest.raises(TypeError, match="returns must"):
+        gradient(model, inputs())
+    with constrain(model, loss_scale=lambda: -2.0), pytest.raises(ValueError, match="got -2"):
+        gradient(model, inputs())
+    with pytest.raises(TypeError, match=r"loss_scale .* must be a number, got bool"):
+        constrain(model, loss_scale=True)
+
+
+def test_a_module_takes_one_constraint_at_a_time() -> None:
+    model, x = make_model(), inputs()
+    plain = gradient(model, x)
+    constrain(model, modules="1")  # nobody keeps it, and it acts
+    assert not torch.equal(gradient(model, x), plain)
+    with pytest.raises(ValueError, match="1 has an ActivationConstraint already"):
+        constrain(model)
+    assert not model[0]._forward_hooks, "nothing is changed"
+    with constrain(model, modules=["0", "2"]) as act:
+        assert act.modules == ["0", "2"]
+    copied = copy.deepcopy(model)
+    with constrain(copied) as act:  # whose hooks are inert
+        assert act.modules == ["0", "1", "2"]
 
 
 # ---- the documentation
@@ -853,8 +943,5 @@ def test_documented_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
     [code] = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     exec(code, {})
     assert re.findall(
-        r"^(layers\.\d): shape \S+, \S+ bits", capsys.readouterr().out, re.MULTILINE
-    ) == [
-        "layers.0",
-        "layers.1",
-    ]
+        r"^(layers\.\S+): shape \S+, \S+ bits", capsys.readouterr().out, re.MULTILINE
+    ) == ["layers.0", "layers.0.linear1", "layers.1", "layers.1.linear1"]

@@ -11,9 +11,15 @@ import torch
 
 import gct
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples")]
 
-from experiments.coders import code_lengths, exp_golomb_bits, measure, symbols_of
+from experiments.coders import (  # noqa: E402
+    code_lengths,
+    exp_golomb_bits,
+    measure,
+    symbols_of,
+)
 
 
 def exp_golomb(n: int, order: int) -> str:
@@ -50,12 +56,25 @@ def test_symbols_are_those_that_were_coded(step: float) -> None:
     generator = torch.Generator().manual_seed(1)
     x = gct.GeneralizedGaussian(0.6, 1.0).sample((60, 500), generator).float()
     size = step * float(x.double().std())
-    codec = gct.Codec(step=size, allocation="mse")
+    codec = gct.Codec(step=size, allocation="mse", low_rank=0)
     symbols = symbols_of(x, gct.decode(gct.encode(x, codec)), size)
     again = gct.decode(gct.encode((symbols * size).float().view(60, 500), codec))
     assert torch.equal(symbols_of(symbols * size, again, size), symbols)
     with pytest.raises(AssertionError, match="steps from what should be its symbol"):
         symbols_of(x + 2 * size, again, size)
+
+
+def test_matrix_of_low_rank_is_coded_as_symbols() -> None:
+    """As gradients are: gct.encode's default would send a low-rank part and code the rest."""
+    generator = torch.Generator().manual_seed(3)
+    low = torch.randn(60, 2, generator=generator) @ torch.randn(2, 500, generator=generator)
+    noise = gct.GeneralizedGaussian(0.6, 1.0).sample((60, 500), generator).float()
+    x = 3 * low + noise
+    size = 0.5 * float(x.double().std())
+    decoded = gct.decode(gct.encode(x, gct.Codec(step=size, allocation="mse")))
+    with pytest.raises(AssertionError, match="steps from what should be its symbol"):
+        symbols_of(x, decoded, size)
+    measure([x], 0.5)  # raises where that happens
 
 
 def test_gct_is_below_exp_golomb_on_heavy_tails() -> None:

@@ -116,6 +116,13 @@ def test_moment_zero_and_overflow() -> None:
     assert wide.std == pytest.approx(math.sqrt(120.0) * 1e200, rel=NEGLIGIBLE)
 
 
+def test_quantile_in_the_atom_is_zero_without_a_sign() -> None:
+    mixed = gct.GeneralizedGaussian(1.0, 2.0, zero_fraction=0.5)
+    inside = mixed.quantile(torch.tensor([0.3, 0.5, 0.7], dtype=torch.float64))
+    assert inside.tolist() == [0.0] * 3
+    assert not inside.signbit().any()
+
+
 def test_quantile_at_the_ends_and_the_middle() -> None:
     p = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
     assert gct.GeneralizedGaussian(0.7, 1.0).quantile(p).tolist() == [-math.inf, 0.0, math.inf]

@@ -525,15 +525,28 @@ def test_what_is_no_state_dict_of_this_model_is_refused() -> None:
     other = gct.GradientConstraint(wider, rate_weight=W)
     wider(torch.ones(1, 17)).sum().backward()
     other.apply()
-    constraint.load_state_dict(other.state_dict())
     with pytest.raises(ValueError, match=r"0\.weight has shape \(24, 17\).*\(24, 16\)"):
-        train(small := small_model(), _with_model(small, constraint))
+        constraint.load_state_dict(other.state_dict())
+    with pytest.raises(ValueError, match="GradientConstraint's state_dict, got list"):
+        constraint.load_state_dict([1])
+    ones = torch.ones(24, 16)
+    whole = {"gradient": ones, "parameter": ones, "moments": []}
+    for bad in (3, {}, {**whole, "gradient": 3}, {**whole, "moments": [ones]}):
+        with pytest.raises(ValueError, match=r"moments of parameter 0\.weight in the state_dict"):
+            constraint.load_state_dict({"version": 1, "past": {"0.weight": bad}})
+    assert constraint.state_dict()["past"] == {}, "nothing was loaded"
+    constraint.load_state_dict({"version": 1, "past": {"0.weight": whole}})
+    assert torch.equal(constraint.state_dict()["past"]["0.weight"]["gradient"], ones)
 
 
-def _with_model(model: nn.Module, constraint: gct.GradientConstraint) -> gct.GradientConstraint:
-    moved = gct.GradientConstraint(model, rate_weight=W)
-    moved.load_state_dict(constraint.state_dict())
-    return moved
+def test_it_belongs_to_its_model_and_its_weight_stays() -> None:
+    constraint = gct.GradientConstraint(small_model(), rate_weight=W)
+    for copied in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="belongs to one model and is not copied or pickled"):
+            copied(constraint)
+    assert constraint.rate_weight == W
+    with pytest.raises(AttributeError, match="rate_weight"):
+        constraint.rate_weight = 1.0
 
 
 @pytest.mark.parametrize(
@@ -553,6 +566,11 @@ def _with_model(model: nn.Module, constraint: gct.GradientConstraint) -> gct.Gra
 def test_settings_are_checked(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         gct.GradientConstraint(nn.Linear(2, 2), **settings)
+
+
+def test_excluded_are_names() -> None:
+    with pytest.raises(TypeError, match="exclude: expected names or patterns of names, got int"):
+        gct.GradientConstraint(nn.Linear(2, 2), exclude=3)
 
 
 @pytest.mark.parametrize("name", ["rate_weight", "damping", "decay", "max_curvature"])

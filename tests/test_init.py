@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -372,6 +374,9 @@ def test_biases_and_exclusions() -> None:
         ("encoder.layer.2.output.dense.weight", "mlp"),
         ("encoder.layers.0.linear1.weight", "mlp"),
         ("encoder.block.0.layer.1.DenseReluDense.wi.weight", "mlp"),
+        ("encoder.block.0.layer.0.SelfAttention.o.weight", "attention"),
+        ("layers.0.w2.weight", "mlp"),
+        ("moe.experts.1.inner.weight", "mlp"),
         ("blocks.1.down.weight", "mlp"),
         ("lm_head.weight", "linear"),
         ("classifier.2.weight", "linear"),
@@ -379,14 +384,23 @@ def test_biases_and_exclusions() -> None:
     ],
 )
 def test_roles_of_common_names(name: str, role: str) -> None:
-    *path, last = name.removesuffix(".weight").split(".")
-    model: nn.Module = nn.ModuleDict({last: nn.Linear(4, 4)})
-    for part in reversed(path):
-        outer = nn.Module()
-        outer.add_module(part, model)
-        model = outer
+    model = linear_layers([name.removesuffix(".weight")])
     shapes = {r: 0.5 + i for i, r in enumerate(gct.init.ROLES)}
     assert gct.init.apply(model, shapes)[name].shape == shapes[role]
+
+
+def linear_layers(names: Iterable[str]) -> nn.Module:
+    """A model with these linear layers, of width 4."""
+    model = nn.Module()
+    for name in names:
+        *path, last = name.split(".")
+        inner = model
+        for part in path:
+            if part not in inner._modules:
+                inner.add_module(part, nn.Module())
+            inner = inner.get_submodule(part)
+        inner.add_module(last, nn.Linear(4, 4))
+    return model
 
 
 def test_full_name_first_then_the_first_key_that_fits(make_gpt: Any) -> None:
@@ -428,6 +442,9 @@ def test_given_std_replaces_the_fan_rule(make_gpt: Any) -> None:
         ({"gain": {"*.left.weight": 1.0}}, ValueError, r"gain: '\*\.left\.weight' fits no"),
         ({"std": {"x": 1.0}}, ValueError, "roles are embedding, attention, mlp, conv, linear"),
         ({"exclude": ["lm_head.*"]}, ValueError, "exclude: 'lm_head"),
+        ({"exclude": 3}, TypeError, "exclude: expected names or patterns of names, got int"),
+        ({"exclude": [nn.Linear(2, 2)]}, TypeError, "exclude: expected .*, got Linear"),
+        ({"gain": 2.0, "std": 0.02}, ValueError, "std=0.02 is that of every weight"),
         ({"residual_depth_scaling": ["*.proj"]}, ValueError, "residual_depth_scaling: '"),
         ({"residual_depth_scaling": "head.weight"}, ValueError, "pass layers="),
         ({"layers": 0}, ValueError, "layers: expected at least 1, got 0"),
@@ -504,6 +521,65 @@ def test_each_stack_counts_its_own_layers() -> None:
             std = result[f"{stack}.layers.1.{name}.weight"].std
             assert std == pytest.approx(1 / math.sqrt(fan * 2 * layers), rel=EXACT)
         assert result[f"{stack}.layers.1.linear1.weight"].std == pytest.approx(0.25, rel=EXACT)
+
+
+# Of each family the block's prefix, the layers that write to the residual stream, and others.
+FAMILIES = {
+    "GPT-2": ("h.{}", ["attn.c_proj", "mlp.c_proj"], ["attn.c_attn", "mlp.c_fc"]),
+    "Llama": (
+        "model.layers.{}",
+        ["self_attn.o_proj", "mlp.down_proj"],
+        ["self_attn.q_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"],
+    ),
+    "Llama's own code": (
+        "layers.{}",
+        ["attention.wo", "feed_forward.w2"],
+        ["attention.wq", "attention.wv", "feed_forward.w1", "feed_forward.w3"],
+    ),
+    "OPT": ("model.decoder.layers.{}", ["self_attn.out_proj", "fc2"], ["self_attn.k_proj", "fc1"]),
+    "torch": ("encoder.layers.{}", ["self_attn.out_proj", "linear2"], ["linear1"]),
+    "timm": ("blocks.{}", ["attn.proj", "mlp.fc2"], ["attn.qkv", "mlp.fc1"]),
+    "GPT-NeoX": (
+        "gpt_neox.layers.{}",
+        ["attention.dense", "mlp.dense_4h_to_h"],
+        ["attention.query_key_value", "mlp.dense_h_to_4h"],
+    ),
+    "BERT": (
+        "bert.encoder.layer.{}",
+        ["attention.output.dense", "output.dense"],
+        ["attention.self.query", "intermediate.dense"],
+    ),
+    "T5's encoder": (
+        "encoder.block.{}",
+        ["layer.0.SelfAttention.o", "layer.1.DenseReluDense.wo"],
+        ["layer.0.SelfAttention.q", "layer.1.DenseReluDense.wi"],
+    ),
+    "T5's decoder": (
+        "decoder.block.{}",
+        ["layer.0.SelfAttention.o", "layer.1.EncDecAttention.o", "layer.2.DenseReluDense.wo"],
+        ["layer.1.EncDecAttention.v", "layer.2.DenseReluDense.wi_0"],
+    ),
+    "examples/model.py": ("blocks.{}", ["attention.out", "down"], ["attention.qkv", "up"]),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_writes_to_the_residual_stream(family: str) -> None:
+    prefix, writers, others = FAMILIES[family]
+    blocks = [prefix.format(i) for i in range(3)]
+    names = [f"{block}.{layer}" for block in blocks for layer in (*writers, *others)]
+    result = gct.init.apply(linear_layers([*names, "lm_head"]))
+    scaled = {name for name, drawn in result.items() if drawn.std < 0.49}  # of 1 / sqrt(4)
+    assert scaled == {f"{block}.{layer}.weight" for block in blocks for layer in writers}
+    for name in scaled:
+        assert result[name].std == pytest.approx(0.5 / math.sqrt(6.0), rel=EXACT)
+
+
+def test_every_pattern_of_residual_outputs_is_some_familys() -> None:
+    names = [f"{p.format(0)}.{w}.weight" for p, writers, _ in FAMILIES.values() for w in writers]
+    patterns = set(gct.init.RESIDUAL_OUTPUTS)
+    fits = [{p for p in patterns if fnmatch.fnmatchcase(name, p)} for name in names]
+    assert set().union(*(found for found in fits if len(found) == 1)) == patterns
 
 
 def test_experts_and_numbers_inside_a_block_are_no_layers() -> None:

@@ -125,6 +125,8 @@ def save(kind: str, state: dict[str, torch.Tensor], folder: Path) -> Any:
         return state
     if kind == "nested":
         return {"step": 7, "model": {f"module.{name}": value for name, value in state.items()}}
+    if kind == "model_state_dict":  # torch's tutorial on checkpoints
+        return {"epoch": 3, kind: state, "optimizer_state_dict": {"param_groups": []}}
     if kind == "compiled":
         return {f"_orig_mod.{name}": value for name, value in state.items()}
     if kind == "folder":
@@ -141,7 +143,8 @@ def save(kind: str, state: dict[str, torch.Tensor], folder: Path) -> Any:
     return str(path) if kind == ".pt" else path
 
 
-KINDS = ["state dict", "nested", "compiled", ".pt", ".ckpt", ".bin", ".safetensors", "folder"]
+KINDS = ["state dict", "nested", "model_state_dict", "compiled"]
+KINDS += [".pt", ".ckpt", ".bin", ".safetensors", "folder"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -151,6 +154,28 @@ def test_checkpoints_give_what_the_model_gives(
     source = save(kind, trained.state_dict(), tmp_path)
     measured = gct.init.from_statistics(source).tensors
     assert measured == gct.init.from_statistics(trained).tensors
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("transformer.wte.weight", "embedding"),
+        ("transformer.wpe.weight", "embedding"),
+        ("model.embed_tokens.weight", "embedding"),
+        ("token.weight", "embedding"),
+        ("tokens.weight", "embedding"),
+        ("position.weight", "embedding"),
+        ("positions.weight", "embedding"),
+        ("tokenizer.weight", "linear"),
+        ("layers.0.w1.weight", "mlp"),
+        ("layers.0.wo.weight", "mlp"),
+        ("moe.experts.1.inner.weight", "mlp"),
+        ("lm_head.weight", "linear"),
+    ],
+)
+def test_roles_of_a_checkpoints_tensors_are_guessed_by_name(name: str, role: str) -> None:
+    weight = torch.randn(40, 40, generator=seeded(4))
+    assert gct.init.from_statistics({name: weight}).tensors[name].role == role
 
 
 def test_all_zero_small_and_integer_tensors_are_left_out() -> None:
@@ -237,6 +262,23 @@ def test_other_json_is_refused(content: str, tmp_path: Path) -> None:
     path.write_text(content)
     with pytest.raises(ValueError, match="expected gct statistics of format 1, got"):
         Statistics.load(path)
+
+
+@pytest.mark.parametrize("content", [b"no JSON", b"\x80\x04\x95"])
+def test_file_that_is_no_json_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"other\.json: expected the JSON of Statistics\.save"):
+        Statistics.load(tmp_path / "other.json")
+
+
+def test_statistics_of_nothing_are_refused_and_of_other_roles_leave_the_default() -> None:
+    for argument in ("shape", "std"):
+        with pytest.raises(ValueError, match=f"{argument}: these statistics are of no tensor"):
+            gct.init.apply(make_model(), **{argument: Statistics({})})
+    only = Statistics({"x.weight": TensorStatistics("mlp", 5000, 0.7, 0.1)})
+    drawn = gct.init.apply(make_model(), only)
+    assert drawn["h.0.mlp.up.weight"].shape == 0.7
+    assert drawn["lm_head.weight"].shape == 1.0
 
 
 def test_table() -> None:

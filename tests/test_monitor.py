@@ -14,13 +14,14 @@ from ranks import run_ranks
 from small_run import ELEMENTS, STEPS, WORLD, train
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import gct
 from gct import _C
 from gct._channel import Run
 from gct._histogram import histogram, spread
 from gct._recording import read_recording
-from gct._sinks import JsonLines
+from gct._sinks import JsonLines, TensorBoard
 
 INTERVAL = 3
 
@@ -401,6 +402,57 @@ def test_dropped_sample_is_said(
     assert len(read_recording(path).samples) == (ending == "next")
 
 
+def test_histogram_is_that_of_its_own_parameter(tmp_path: Path) -> None:
+    """Where others come before it in the bucket, of which one is not compressed."""
+    source = SourceOfOne()
+    monitor = gct.Monitor(tmp_path / "run.jsonl", histograms=["w"])
+    monitor.attach(source, {})
+    generator = torch.Generator().manual_seed(4)
+    sizes = [3000, 40, 2000, 1000]
+    parts = [torch.randn(n, generator=generator) * 10.0**i for i, n in enumerate(sizes)]
+    runs = [Run(n, raw=n == 40) for n in sizes]
+    monitor.begin_step(0, 0, 2)
+    arrived = monitor.watch(["a", None, "w", "b"], runs, torch.cat(parts))
+    arrived(torch.ones(4, 4))
+    monitor.end_step()
+    monitor.close()
+    [line] = [line for line in lines_of(tmp_path / "run.jsonl") if line["kind"] == "histogram"]
+    expected = histogram(parts[2])
+    assert expected is not None
+    assert line["name"] == "w"
+    assert line["counts"] == expected.counts
+    assert line["high"] == pytest.approx(expected.high, rel=1e-5)  # six digits are kept
+
+
+class Dispatched(TorchDispatchMode):
+    """Counts torch's operations."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_pass_that_is_not_measured_costs_nothing_but_a_look_at_the_step(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    source, monitor = SourceOfOne(), gct.Monitor(path)
+    monitor.attach(source, {})
+    measured = []
+    for step in range(300):
+        before = path.stat().st_size if path.exists() else 0
+        with Dispatched() as operations:
+            monitor.begin_step(step, 0, 2)
+            if monitor.sampling:
+                measured.append(step)
+                monitor.watch(["w"], [Run(4, raw=False)], torch.ones(4))(torch.ones(1, 4))
+            monitor.end_step()
+        if step % 100 > 1:  # the measured ones are 0, 100, 200 and are written in the next pass
+            assert (operations.count, path.stat().st_size) == (0, before)
+    monitor.close()
+    assert measured == [0, 100, 200]
+
+
 @pytest.mark.parametrize("interval", [0, -1, 1.5, True])
 def test_interval_must_be_a_whole_number(interval: Any) -> None:
     with pytest.raises(ValueError, match="interval must be a whole number from 1 on"):
@@ -476,3 +528,34 @@ def test_tensorboard_gets_the_same_numbers(tmp_path: Path) -> None:
     assert written == [(step, pytest.approx(shape)) for step, shape in expected]
     assert len(events.Scalars("loss")) == STEPS
     assert events.Histograms("gct_histogram/0.weight")
+
+
+def test_every_number_gets_to_tensorboard(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="the package tensorboard is not installed (extra 'dev')",
+    )
+    columns = {"shape": [0.5, 2.0], "scale": [3.0, 4.0], "bits": [1.0, 8.0], "nmse": [0.25, 0.75]}
+    shown = {"low": -4.0, "high": 4.0, "counts": [5, 1, 2, 7]}
+    board = TensorBoard(tmp_path)
+    board.write({"kind": "parameters", "names": ["a", "b"], "numel": [9, 9]})
+    board.write({"kind": "sample", "step": 6, "counters": {"steps": 7}, **columns})
+    board.write({"kind": "histogram", "step": 6, "name": "b", **shown})
+    board.write({"kind": "values", "step": 8, "values": {"loss": 1.5}})
+    board.close()
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    expected = {
+        f"gct_{c}/{n}": (6, v) for c in columns for n, v in zip("ab", columns[c], strict=True)
+    }
+    expected |= {"gct/steps": (6, 7.0), "loss": (8, 1.5)}
+    assert set(events.Tags()["scalars"]) == set(expected)
+    for tag, point in expected.items():
+        assert [(event.step, event.value) for event in events.Scalars(tag)] == [point], tag
+    [event] = events.Histograms("gct_histogram/b")
+    found = event.histogram_value
+    assert (event.step, found.min, found.max, found.num) == (6, -4.0, 4.0, 15)
+    # A bin's limit is its upper end.
+    assert (found.bucket_limit, found.bucket) == ([-2, 0, 2, 4], [5, 1, 2, 7])
+    middles = [(-3, 5), (-1, 1), (1, 2), (3, 7)]
+    assert found.sum == sum(x * n for x, n in middles)
+    assert found.sum_squares == sum(x * x * n for x, n in middles)

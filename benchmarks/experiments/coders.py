@@ -1,10 +1,11 @@
 """(d) Exp-Golomb codes, the paper's, against gct's entropy coder on the same symbols.
 
 Every matrix of every snapshot of examples/collect_gradients.py is encoded by itself with
-``allocation="mse"``: one step for the whole tensor, a multiple of its standard deviation. What gct
-decodes lies inside the quantizer's bins, so rounding it by the step gives back the very symbols
-that its coder coded; that they are is checked against the tensor. All columns are bits per element
-for these symbols, so the error is the same in all of a row:
+``allocation="mse", low_rank=0``: one step for the whole tensor, a multiple of its standard
+deviation, and no low-rank part sent beside the symbols. What gct decodes lies inside the
+quantizer's bins, so rounding it by the step gives back the very symbols that its coder coded; that
+they are is checked against the tensor. All columns are bits per element for these symbols, so the
+error is the same in all of a row:
 
 - gct: all bytes of the segment: headers, scale classes and column profiles of its blocks, padding;
 - entropy: zero-order, each tensor with its own frequencies: the least for any code with one table
@@ -31,6 +32,8 @@ import torch
 from torch import Tensor
 
 import gct
+
+from .jobs import commit
 
 try:
     import zstandard
@@ -87,7 +90,7 @@ def measure(tensors: Sequence[Tensor], step: float) -> dict[str, float]:
     error = signal = 0.0
     for x in tensors:
         size = step * float(x.double().std())
-        wire = gct.encode(x, gct.Codec(step=size, allocation="mse"))
+        wire = gct.encode(x, gct.Codec(step=size, allocation="mse", low_rank=0))
         decoded = gct.decode(wire)
         symbols = symbols_of(x, decoded, size)
         costs = {"gct": 8.0 * wire.numel(), **code_lengths(symbols)}
@@ -182,6 +185,6 @@ def _facts() -> str:
     command = shlex.join(["python", "benchmarks/methods.py", *sys.argv[1:]])
     compressor = f"zstandard {zstandard.__version__}" if zstandard is not None else "no zstandard"
     return (
-        f"gct {gct.__version__}, torch {torch.__version__}, {compressor}; {os.cpu_count()} cores. "
-        f"The bytes don't depend on the machine.\n\n    {command}"
+        f"gct {gct.__version__}, commit {commit()}, torch {torch.__version__}, {compressor}; "
+        f"{os.cpu_count()} cores. The bytes don't depend on the machine.\n\n    {command}"
     )

@@ -5,7 +5,8 @@ fixed) learns to say from which of six plays 32 words are. Bits are per element 
 gradients as they are reduced, before the rate term, mean over two to eight steps of the run's last
 fifth:
 
-- bits at equal relative error: gct.encode at 15 dB in every tensor, headers counted;
+- bits at equal relative error: gct.encode at 15 dB in every tensor, with allocation="mse" and
+  low_rank=0, headers counted;
 - at a fixed step of 2^-16, as the authors count: exp-Golomb of order 0 on symbols numbered by
   frequency, their list not counted; and the entropy. This falls with |g|, whatever the reason.
 

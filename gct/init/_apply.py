@@ -101,9 +101,10 @@ def apply(
             which then copies rank 0's values to all.
         shape: exponent of the density, 0.1 to 10; default 1, with ``paper`` 2. Or what
             ``from_statistics`` returned: the shape measured on the weight of the same name, else
-            the median of its role.
+            the median of its role, else (no weight of that role was measured) 1. Names are matched
+            whatever stands there: an embedding gets a linear layer's shape if it has its name.
         gain: at least 0; default 1, with ``paper`` sqrt(2).
-        std: standard deviation in place of gain / sqrt(fan), such as
+        std: standard deviation in place of gain / sqrt(fan) (so no gain beside a number), such as
             ``{"embedding": 0.02}``. Or what ``from_statistics`` returned: the one measured on the
             weight of the same name and size, which depth scaling leaves alone; else the rule.
         mode: which fan: inputs of an output, outputs of an input, or the mean of both.
@@ -132,13 +133,13 @@ def apply(
             quantized, lazy, a DTensor with a Partial placement. Nothing has been changed then.
     """
     check_model(model)
+    excluded = as_tuple("exclude", exclude)
     if paper:
-        others = (std, mode, residual_depth_scaling, layers, as_tuple(exclude), zero_biases)
+        others = (std, mode, residual_depth_scaling, layers, excluded, zero_biases)
         if others != (None, "fan_in", True, None, (), True):
             raise ValueError("paper=True takes shape, gain and generator and nothing else")
         return _apply_paper(model, shape, gain, generator)
     everything = find(model)
-    excluded = as_tuple(exclude)
     check_patterns("exclude", excluded, everything)
     chosen = [w for w in everything if not any(matches(w.names, p) for p in excluded)]
     weights = [weight for weight in chosen if not weight.is_bias]

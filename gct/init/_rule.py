@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
@@ -28,7 +29,9 @@ RESIDUAL_OUTPUTS = (
     "*attn.proj.weight",  # timm
     "*attention.dense.weight",  # GPT-NeoX
     "*.dense_4h_to_h.weight",
+    "*.output.dense.weight",  # BERT, ViT: of attention and of the MLP
     "*.wo.weight",  # Llama's own code, T5
+    "*Attention.o.weight",  # T5
     "*.w2.weight",
     "*attention.out.weight",  # examples/model.py
     "*.down.weight",
@@ -58,6 +61,17 @@ class Rule:
         residual: bool | str | Sequence[str],
         layers: int | None,
     ) -> None:
+        for argument, given in (("shape", shape), ("std", std)):
+            if isinstance(given, Statistics) and not given.tensors:
+                raise ValueError(
+                    f"{argument}: these statistics are of no tensor at all; from_statistics leaves "
+                    "out those with fewer than min_numel elements"
+                )
+        if gain is not None and isinstance(std, numbers.Real):
+            raise ValueError(
+                f"std={std} is that of every weight, which leaves nothing to gain: give one of the "
+                "two, or a mapping for std"
+            )
         self._mode = mode
         self._shape = _shapes(shape, weights)
         self._gain = _checked("gain", gain, weights)
@@ -118,8 +132,9 @@ def _depth_divisors(
         raise ValueError(f"layers: expected at least 1, got {layers}")
     if residual is False:
         return {}
-    patterns = RESIDUAL_OUTPUTS if residual is True else as_tuple(residual)
+    patterns: tuple[str, ...] = RESIDUAL_OUTPUTS
     if residual is not True:
+        patterns = as_tuple("residual_depth_scaling", residual)
         check_patterns("residual_depth_scaling", patterns, weights)
     names = [w.names[0] for w in weights if any(matches(w.names, p) for p in patterns)]
     blocks = {name: _BLOCK.match(name) for name in names}

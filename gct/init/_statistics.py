@@ -73,7 +73,12 @@ class Statistics:
         Raises:
             ValueError: the file holds something else, or a later format.
         """
-        content = json.loads(Path(path).read_text())
+        try:
+            content = json.loads(Path(path).read_text())
+        except ValueError as error:  # no JSON, no text
+            raise ValueError(
+                f"{path}: expected the JSON of Statistics.save, got: {error}"
+            ) from None
         found = (content.get("kind"), content.get("format")) if isinstance(content, dict) else None
         if found != ("gct statistics", _FORMAT):
             raise ValueError(
