@@ -59,7 +59,9 @@ def main() -> None:
         "slow_seconds": slow,
         "errors": [],
     }
+    dist.barrier()
     if rank == UNLUCKY:
+        time.sleep(1.0)  # what it has sent last may still be in its slow queue
         subprocess.run(["ip", "link", "set", "eth0", "down"], check=True)
     began = time.monotonic()
     while len(results["errors"]) < 2:
