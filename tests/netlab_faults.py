@@ -24,7 +24,7 @@ import gct
 
 NUMEL = 1 << 18
 TIMEOUT = 10.0
-SLOW = "4mbit"
+SLOW = "1mbit"
 UNLUCKY = 1  # the rank whose link it is
 
 
@@ -50,7 +50,7 @@ def main() -> None:
     exact, fast = reduce()
     assert_same_on_all_ranks(exact, world)
     if rank == UNLUCKY:
-        limit = ["rate", SLOW, "burst", "64kb", "limit", "1mb"]
+        limit = ["rate", SLOW, "burst", "16kb", "limit", "1mb"]
         tc("replace", "dev", "eth0", "root", "tbf", *limit)
     slowed, slow = reduce()
     results: dict[str, Any] = {
@@ -59,7 +59,9 @@ def main() -> None:
         "slow_seconds": slow,
         "errors": [],
     }
+    dist.barrier()
     if rank == UNLUCKY:
+        time.sleep(1.0)  # what it has sent last may still be in its slow queue
         subprocess.run(["ip", "link", "set", "eth0", "down"], check=True)
     began = time.monotonic()
     while len(results["errors"]) < 2:
