@@ -23,7 +23,7 @@ constexpr double kMostForFactors = 0.9;
 constexpr double kCloseEnough = 0.98;  // 0.1 dB
 
 void store_words(const uint16_t* words, size_t count, uint8_t* p) {
-  if (kLittleEndian) {
+  if (kLittleEndian && count > 0) {
     std::memcpy(p, words, 2 * count);
   } else {
     for (size_t i = 0; i < count; ++i) store_le<uint16_t>(p + 2 * i, words[i]);
@@ -373,7 +373,7 @@ class SegmentEncoder {
       for (int i = 0; i < kLanes; ++i) store_le<uint32_t>(p + 4 * i, piece.states[i]);
       p += kLaneBytes;
     }
-    store_words(&piece.words[0] + piece.first_word, piece.num_words(), p);
+    store_words(piece.words.data() + piece.first_word, piece.num_words(), p);
     p += 2 * size_t{piece.num_words()};
     std::copy(piece.extra.begin(), piece.extra.end(), p);
   }
