@@ -2,9 +2,8 @@
 
 namespace gct {
 
-// Deadzone and alphabet of each table of the shape. ratio: log2(mean |x| / step) of the block, in
-// 1/16, where its own table is code.t.
-void BlockSetup::prepare_tables(double ratio) {
+// Deadzone and alphabet of each table of the shape.
+void BlockSetup::prepare_tables() {
   const int shape = first_table_ / tables::kTablesPerShape;
   const double origin = ratio - 4 * code.t;
   if (origin == table_ratio_ && shape == table_shape_) return;
@@ -20,7 +19,7 @@ bool BlockSetup::prepare(const EncodePlan& plan, const BlockPlace& place, const 
                          double log2_step) {
   if (place.scale_class == kZeroClass || !block_code(run, place.scale_class, &code)) return false;
   const RunPlan& p = plan.runs[place.run];
-  const double ratio = (8 - run.allocation8) * place.scale_class - 16 * log2_step;
+  ratio = (8 - run.allocation8) * place.scale_class - 16 * log2_step;
   quantizer.inverse_step = 1.0f / code.step;
   quantizer.bias = 0.5f - deadzone_at(run.shape, ratio);
   quantizer.magnitudes = table_magnitudes(code.table);
@@ -31,7 +30,7 @@ bool BlockSetup::prepare(const EncodePlan& plan, const BlockPlace& place, const 
   quantizer.tables = choice = nullptr;
   if (p.header.columns == 0) return true;
   first_table_ = run.shape * tables::kTablesPerShape;
-  prepare_tables(ratio);
+  prepare_tables();
   const int8_t* offsets =
       block_offsets(&plan.ws->profiles[p.profile], p.header.columns, place.block);
   choose_tables(code.t, offsets, place.n, choice_);

@@ -86,11 +86,11 @@ Status locate_pieces(const uint8_t* wire, const SegmentLayout& layout,
 Status decode_pieces(const SegmentLayout& layout, const std::vector<RunPlace>& runs,
                      const std::vector<PieceInput>& pieces, bool accumulate, ThreadPool* pool) {
   std::atomic<int32_t> failure{static_cast<int32_t>(Status::kOk)};
-  const bool stochastic = layout.header.stochastic();
+  const bool stochastic = layout.header.stochastic(), trellis = layout.header.trellis();
   const auto body = [&](int64_t i, int) {
     const PieceInput& piece = pieces[static_cast<size_t>(i)];
     const Status status = layout.header.kind == WireKind::kGG
-                              ? decode_piece_gg(runs, piece, stochastic, accumulate)
+                              ? decode_piece_gg(runs, piece, stochastic, trellis, accumulate)
                               : decode_piece_eg(runs, piece, stochastic, accumulate);
     if (status != Status::kOk) failure = static_cast<int32_t>(status);
   };

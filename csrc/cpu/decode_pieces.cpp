@@ -85,6 +85,7 @@ struct RansState {
   uint32_t lanes[kLanes];
   const uint16_t* words;
   const uint16_t* words_end;
+  uint8_t trellis[kLanes] = {};  // each lane's state
 };
 
 Status decode_classes(RansState* s, std::vector<DecodedBlock>* blocks, BitReader* extra) {
@@ -147,6 +148,29 @@ Status restore_shifted(const DecodedBlock& block, const ElementTables& tables,
   return Status::kOk;
 }
 
+Status decode_trellis_block(const DecodedBlock& block, RansState* s, bool accumulate,
+                            BitReader* extra) {
+  uint8_t symbols[kBlock], choice[kBlock], used[kBlock];
+  const ElementTables tables(block);
+  const int shape = block.run->code.shape;
+  const int first = shape * tables::kTablesPerShape;
+  for (int i = 0; i < block.n; ++i) choice[i] = static_cast<uint8_t>(tables[i] - first);
+  s->words = trellis_kernels().decode(s->lanes, s->trellis, trellis_decode_tables(shape), choice,
+                                      block.n, s->words, s->words_end, symbols, used);
+  if (s->words == nullptr) return Status::kCorrupt;
+  kernels().dequantize(symbols, block.n, trellis_level_tables(shape), used, block.code.step,
+                       accumulate, block.out);
+  for (int i = 0; i < block.n; ++i) {
+    if (symbols[i] != kEscapeSymbol) continue;
+    bool negative;
+    int32_t k;
+    if (!get_escape(extra, tables[i], &negative, &k)) return Status::kCorrupt;
+    const float value = block.code.step * trellis_level(tables[i], used[i] & 1, k);
+    store(negative ? -value : value, accumulate, &block.out[i]);
+  }
+  return Status::kOk;
+}
+
 Status decode_block(const DecodedBlock& block, RansState* s, bool stochastic, bool accumulate,
                     BitReader* extra) {
   uint8_t symbols[kBlock];
@@ -165,7 +189,7 @@ Status decode_block(const DecodedBlock& block, RansState* s, bool stochastic, bo
 }  // namespace
 
 Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,
-                       bool accumulate) {
+                       bool trellis, bool accumulate) {
   std::vector<DecodedBlock> blocks;
   blocks.reserve(static_cast<size_t>(piece.end - piece.begin));
   list_blocks(runs, piece, &blocks);
@@ -185,6 +209,8 @@ Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piec
   for (size_t b = 0; b < blocks.size() && status == Status::kOk; ++b) {
     if (blocks[b].zero) {
       store_zeros(blocks[b], accumulate);
+    } else if (trellis && blocks[b].code.shift == 0) {
+      status = decode_trellis_block(blocks[b], &s, accumulate, &extra);
     } else {
       status = decode_block(blocks[b], &s, stochastic, accumulate, &extra);
     }

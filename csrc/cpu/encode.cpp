@@ -25,6 +25,8 @@ constexpr int kMaxAttempts = 6;
 // Share of a slot's payload that factors of low-rank parts may take: column profiles may have 4 %.
 constexpr double kMostForFactors = 0.9;
 constexpr double kCloseEnough = 0.98;  // 0.1 dB
+// The trellis' rate falls up to half as fast with the step as the model's.
+constexpr double kTrellisPace = 1.5;
 // Copies elements [0, numel) of a run as the raw type.
 void write_raw(const Run& run, DType dtype, uint8_t* out) {
   if (dtype == DType::kBFloat16 || dtype == DType::kFloat16) {
@@ -148,6 +150,7 @@ class SegmentEncoder {
     const size_t slot = std::min(capacity_, slot_bytes(params_, input_));
     if (static_cast<size_t>(sizes_.all_raw()) <= slot) return write_all_raw(written);
     const double overhead = fixed_overhead();
+    const bool trellis = params_.effort == Effort::kHigh;
     const double aim = kAim * static_cast<double>(slot) - overhead;
     RateControl control(plan_);
     Trial fine, coarse;  // the closest ones over and under the slot
@@ -165,7 +168,7 @@ class SegmentEncoder {
       }
       const double factor = aim / std::max(trial.size, 1.0);
       // Data that no step makes large enough (one magnitude, a few values) stay under their target.
-      if (status == Status::kOk && factor > 4) return status;
+      if (status == Status::kOk && factor > 4 && !(trellis && fine.known)) return status;
       if (fine.known && coarse.known) {
         const double share = (fine.size - aim) / (fine.size - coarse.size);
         log2_step = fine.log2_step +
@@ -173,9 +176,10 @@ class SegmentEncoder {
       } else {
         // Where the model's change doesn't get under the slot (exp-Golomb takes a bit an element up
         // to the step that zeroes whole blocks), octaves do.
-        const bool stuck = status != Status::kOk && attempt > 0;
+        const bool stuck = status != Status::kOk && attempt > (trellis ? 2 : 0);
         const double least = stuck ? std::exp2(attempt - 1) : -1e3;
-        log2_step += std::max(control.change_for_factor(log2_step, factor), least);
+        const double pace = trellis ? kTrellisPace : 1;
+        log2_step += std::max(pace * control.change_for_factor(log2_step, factor), least);
       }
     }
     control.apply(coarse.known ? coarse.log2_step : control.coarsest(), &plan_);
@@ -227,6 +231,7 @@ class SegmentEncoder {
     h.flags =
         params_.rounding == Rounding::kStochastic && kind != WireKind::kRaw ? kFlagStochastic : 0;
     if (use_low_rank_ && has_pieces(kind)) h.flags |= kFlagLowRank;
+    if (params_.effort == Effort::kHigh && kind == WireKind::kGG) h.flags |= kFlagTrellis;
     h.raw_type = raw_type_of(input_.dtype);
     h.num_runs = static_cast<uint32_t>(input_.num_runs);
     h.numel = sizes_.numel;
@@ -394,6 +399,8 @@ bool valid(const CodecParams& p, const EncodeInput& input) {
     if (input.runs[i].numel < 0 || (input.runs[i].numel > 0 && input.runs[i].data == nullptr))
       return false;
   }
+  if (p.effort == Effort::kHigh && (p.kind != Kind::kGG || p.rounding != Rounding::kDeterministic))
+    return false;
   if (p.kind == Kind::kRaw) return true;
   if (p.allocation8 < 0 || p.allocation8 > 8 || !std::isfinite(p.value)) return false;
   if (p.kind == Kind::kFixed) {

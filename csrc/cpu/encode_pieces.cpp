@@ -1,8 +1,10 @@
 #include <algorithm>
+#include <cstring>
 
 #include "cpu/block_symbols.h"
 #include "cpu/pieces.h"
 #include "cpu/rate.h"
+#include "cpu/trellis_blocks.h"
 
 namespace gct {
 namespace {
@@ -110,6 +112,7 @@ struct CodedBlock {
   int n;
   int table;    // its own, or the first of its shape's if choice is set; -1: zero block, no symbols
   bool choice;  // its elements' tables stand in PieceOutput::tables
+  bool trellis;
   uint8_t class_symbol;
   uint8_t model;
 };
@@ -119,10 +122,20 @@ void forward_classes(const EncodePlan& plan, int64_t begin, int64_t end,
   ClassPredictor predictor(plan);
   for_each_block(plan, begin, end, [&](size_t r, int64_t, int n, int64_t b) {
     predictor.next(r, plan.ws->classes[static_cast<size_t>(b)], [&](int symbol, int delta) {
-      blocks->push_back({n, -1, false, static_cast<uint8_t>(symbol), plan.runs[r].header.model});
+      blocks->push_back(
+          {n, -1, false, false, static_cast<uint8_t>(symbol), plan.runs[r].header.model});
       if (symbol == kClassEscape) put_golomb(extra, zigzag(delta), 3);
     });
   });
+}
+
+// Keeps the tables of a block's symbols, the first of which stands at `at`.
+void note_tables(const BlockSetup& setup, int n, size_t at, CodedBlock* block, PieceOutput* out) {
+  block->choice = setup.choice != nullptr;
+  block->table = block->choice ? setup.table(0) - setup.choice[0] : setup.code.table;
+  if (!block->choice) return;
+  out->tables.resize(out->symbols.size());
+  std::copy(setup.choice, setup.choice + n, &out->tables[at]);
 }
 
 void forward_symbols(const EncodePlan& plan, int64_t begin, int64_t end,
@@ -133,17 +146,60 @@ void forward_symbols(const EncodePlan& plan, int64_t begin, int64_t end,
     const int c = plan.ws->classes[static_cast<size_t>(b)];
     if (!setup.prepare(plan, {r, local, n, c}, plan.runs[r].header.code, plan.log2_step)) return;
     const size_t at = static_cast<size_t>(b - begin) * kBlock;
-    CodedBlock& block = (*blocks)[static_cast<size_t>(b - begin)];
-    block.choice = setup.choice != nullptr;
-    block.table = block.choice ? setup.table(0) - setup.choice[0] : setup.code.table;
-    if (block.choice) {
-      out->tables.resize(out->symbols.size());
-      std::copy(setup.choice, setup.choice + n, &out->tables[at]);
-    }
+    note_tables(setup, n, at, &(*blocks)[static_cast<size_t>(b - begin)], out);
     const float* x =
         load_floats(plan.input->runs[r], plan.input->dtype, local * kBlock, n, scratch);
     make_symbols(x, n, setup, &out->symbols[at], extra);
   });
+}
+
+// The same by the trellis: symbols are known when all blocks are. Blocks with low bits aside, whose
+// error is next to nothing, stay as they are.
+void forward_trellis(const EncodePlan& plan, int64_t begin, int64_t end,
+                     std::vector<CodedBlock>* blocks, PieceOutput* out, BitWriter* extra) {
+  float scratch[kBlock];
+  BlockSetup setup;
+  out->tables.resize(out->symbols.size());
+  out->path.begin(/*free_start=*/false);
+  const auto prepare = [&](size_t r, int64_t local, int n, int64_t b) {
+    const int c = plan.ws->classes[static_cast<size_t>(b)];
+    return setup.prepare(plan, {r, local, n, c}, plan.runs[r].header.code, plan.log2_step);
+  };
+  const auto values = [&](size_t r, int64_t local, int n) {
+    return load_floats(plan.input->runs[r], plan.input->dtype, local * kBlock, n, scratch);
+  };
+  for_each_block(plan, begin, end, [&](size_t r, int64_t local, int n, int64_t b) {
+    if (!prepare(r, local, n, b)) return;
+    const size_t place = static_cast<size_t>(b - begin);
+    CodedBlock& block = (*blocks)[place];
+    note_tables(setup, n, place * kBlock, &block, out);
+    block.trellis = setup.code.shift == 0;
+    if (!block.trellis) return;
+    block.choice = true;
+    block.table = setup.code.table / tables::kTablesPerShape * tables::kTablesPerShape;
+    add_block(setup, values(r, local, n), n, place, &out->prices, &out->path);
+  });
+  out->path.finish(out->symbols.data(), out->tables.data());
+  for_each_block(plan, begin, end, [&](size_t r, int64_t local, int n, int64_t b) {
+    const size_t at = static_cast<size_t>(b - begin) * kBlock;
+    const CodedBlock& block = (*blocks)[static_cast<size_t>(b - begin)];
+    uint8_t* symbols = &out->symbols[at];
+    if (block.table < 0) return;
+    if (block.trellis && !memchr(symbols, kEscapeSymbol, static_cast<size_t>(n))) return;
+    prepare(r, local, n, b);
+    const float* x = values(r, local, n);
+    if (block.trellis) {
+      put_trellis_escapes(x, n, setup, symbols, &out->tables[at], extra);
+    } else {
+      make_symbols(x, n, setup, symbols, extra);
+    }
+  });
+}
+
+// The tables that a block's symbols and choices refer to.
+const EncodeTable* tables_of(const CodedBlock& block) {
+  return block.trellis ? trellis_encode_tables(block.table / tables::kTablesPerShape)
+                       : &encode_table(block.table);
 }
 
 double ideal_bits(const std::vector<CodedBlock>& blocks, const PieceOutput& out) {
@@ -153,7 +209,7 @@ double ideal_bits(const std::vector<CodedBlock>& blocks, const PieceOutput& out)
     sum += class_encode_table(block.model).cost[block.class_symbol];
     for (int i = 0; i < block.n && block.table >= 0; ++i) {
       const size_t at = b * kBlock + static_cast<size_t>(i);
-      sum += encode_table(block.table + (block.choice ? out.tables[at] : 0)).cost[out.symbols[at]];
+      sum += tables_of(block)[block.choice ? out.tables[at] : 0].cost[out.symbols[at]];
     }
   }
   return static_cast<double>(sum) / 4096;
@@ -180,7 +236,8 @@ void encode_piece_gg(const EncodePlan& plan, int64_t begin, int64_t end, bool wa
   std::vector<CodedBlock> blocks;
   blocks.reserve(count);
   forward_classes(plan, begin, end, &blocks, &extra);
-  forward_symbols(plan, begin, end, &blocks, out, &extra);
+  const bool trellis = plan.params->effort == Effort::kHigh;
+  (trellis ? forward_trellis : forward_symbols)(plan, begin, end, &blocks, out, &extra);
   extra.finish();
 
   std::fill(out->states, out->states + kLanes, kRansLow);
@@ -189,7 +246,7 @@ void encode_piece_gg(const EncodePlan& plan, int64_t begin, int64_t end, bool wa
     if (blocks[b].table < 0) continue;
     const uint8_t* choice = blocks[b].choice ? &out->tables[b * kBlock] : nullptr;
     word = kernels().encode(out->states, &out->symbols[b * kBlock], blocks[b].n,
-                            &encode_table(blocks[b].table), choice, word);
+                            tables_of(blocks[b]), choice, word);
   }
   for (size_t b = count; b-- > 0;) {
     rans_put(&out->states[b % kLanes],

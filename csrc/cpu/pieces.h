@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu/analyze.h"
+#include "cpu/trellis.h"
 
 namespace gct {
 
@@ -15,7 +16,10 @@ struct PieceOutput {
   uint32_t states[kLanes];
   std::vector<uint8_t> extra;
   std::vector<uint8_t> symbols;
-  std::vector<uint8_t> tables;  // of each element of blocks in runs with a column profile
+  // Of each element of blocks in runs with a column profile, and of all that the trellis codes.
+  std::vector<uint8_t> tables;
+  TrellisPrices prices;
+  TrellisPath path;
   double model_bits = 0;
 
   uint32_t num_words() const { return static_cast<uint32_t>(words.size() - first_word); }
@@ -48,7 +52,7 @@ struct RunPlace {
 };
 
 Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,
-                       bool accumulate);
+                       bool trellis, bool accumulate);
 Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,
                        bool accumulate);
 

@@ -160,6 +160,18 @@ double RateControl::model(Quantity what, const std::vector<Group>& groups, doubl
   return sum;
 }
 
+// f(run, its blocks in the sample), for runs that have some. The sample is in the runs' order.
+template <typename F>
+void RateControl::for_each_sampled_run(F f) const {
+  std::vector<BlockPlace> blocks;
+  for (size_t i = 0; i < sample_.size(); ++i) {
+    blocks.push_back(sample_[i]);
+    if (i + 1 < sample_.size() && sample_[i + 1].run == sample_[i].run) continue;
+    f(sample_[i].run, blocks);
+    blocks.clear();
+  }
+}
+
 double RateControl::block_bits(const BlockPlace& s, double log2_step, int offset) {
   float scratch[kBlock];
   uint8_t symbols[kBlock];
@@ -176,6 +188,7 @@ double RateControl::block_bits(const BlockPlace& s, double log2_step, int offset
 
 double RateControl::sampled_bits(double log2_step) {
   constexpr size_t kCandidates = sizeof kOffsets / sizeof kOffsets[0];
+  if (plan_.params->effort == Effort::kHigh) return sampled_trellis_bits(log2_step);
   std::vector<double> bits(plan_.runs.size() * kCandidates, 0.0);
   for (const BlockPlace& s : sample_) {
     for (size_t i = 0; i < kCandidates; ++i)
@@ -193,10 +206,37 @@ double RateControl::sampled_bits(double log2_step) {
   return sum;
 }
 
+// Of the trellis: a table decides the symbols too, so that the one with the fewest bits needn't be
+// the best.
+double RateControl::sampled_trellis_bits(double log2_step) {
+  double sum = 0;
+  offsets_step_ = log2_step;
+  offsets_.assign(plan_.runs.size(), 0);
+  for_each_sampled_run([&](size_t run, const std::vector<BlockPlace>& blocks) {
+    TrellisSample::Result best = {0, 0, 1e300};
+    for (int offset : kOffsets) {
+      const RunCode code = run_code(plan_, log2_step, offset, plan_.runs[run].header.code);
+      const TrellisSample::Result found = trellis_sample_.measure(plan_, blocks, code, log2_step);
+      if (found.cost >= best.cost) continue;
+      best = found;
+      offsets_[run] = offset;
+    }
+    sum += best.bits;
+  });
+  return sum;
+}
+
 double RateControl::sampled_error(double log2_step) {
   sampled_bits(log2_step);  // chooses the tables, and with them the levels
   float scratch[kBlock];
   double sum = 0;
+  if (plan_.params->effort == Effort::kHigh) {
+    for_each_sampled_run([&](size_t run, const std::vector<BlockPlace>& blocks) {
+      const RunCode code = run_code(plan_, log2_step, offsets_[run], plan_.runs[run].header.code);
+      sum += trellis_sample_.measure(plan_, blocks, code, log2_step).error;
+    });
+    return sum;
+  }
   for (const BlockPlace& s : sample_) {
     const RunCode& base = plan_.runs[s.run].header.code;
     const RunCode code = run_code(plan_, log2_step, offsets_[s.run], base);
@@ -206,6 +246,17 @@ double RateControl::sampled_error(double log2_step) {
     sum += block_error(x, s.n, setup_);
   }
   return sum;
+}
+
+// The trellis' rate falls at another pace than the model's, which is the plain quantizer's: half as
+// fast at 1 bit. 0: not known yet, or no slope to go by.
+double RateControl::Secant::change(double log2_step, double excess) {
+  const double slope = (excess - excess_) / (log2_step - log2_step_);
+  const bool usable = known_ && log2_step != log2_step_ && std::fabs(slope) > 0.1;
+  known_ = true;
+  log2_step_ = log2_step;
+  excess_ = excess;
+  return usable ? std::min(std::max(-excess / slope, -1.0), 1.0) : 0;
 }
 
 // The model's bits fall and its error grows with the step: bisection on log2(step).
@@ -221,6 +272,7 @@ double RateControl::solve(Quantity what, double target) const {
 }
 
 double RateControl::solve_corrected(Quantity what, double target) {
+  secant_ = Secant();
   double log2_step = solve(what, target), best_step = log2_step, best_miss = 1e300;
   for (int i = 0; i < kCorrections; ++i) {
     const double actual =
@@ -235,7 +287,10 @@ double RateControl::solve_corrected(Quantity what, double target) {
       best_step = log2_step;
     }
     if (miss < kSettled) break;
-    log2_step = solve(what, target * predicted / actual);
+    const double change = plan_.params->effort == Effort::kHigh
+                              ? secant_.change(log2_step, std::log(actual / wanted))
+                              : 0;
+    log2_step = change != 0 ? log2_step + change : solve(what, target * predicted / actual);
   }
   return best_step;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/block_setup.h"
+#include "cpu/trellis_blocks.h"
 
 namespace gct {
 
@@ -34,6 +35,15 @@ class RateControl {
     double numel;
   };
   enum class Quantity { kBits, kError };
+  // Of log2(step), from the last two misses.
+  class Secant {
+   public:
+    double change(double log2_step, double excess);
+
+   private:
+    bool known_ = false;
+    double log2_step_ = 0, excess_ = 0;
+  };
 
   void group_blocks();
   void add_groups(size_t run, int scale_class, double numel, std::vector<Group>* groups) const;
@@ -41,7 +51,10 @@ class RateControl {
   void choose_sample(int64_t count);
   double model(Quantity what, const std::vector<Group>& groups, double log2_step) const;
   double sampled_bits(double log2_step);
+  double sampled_trellis_bits(double log2_step);
   double sampled_error(double log2_step);
+  template <typename F>
+  void for_each_sampled_run(F f) const;
   double block_bits(const BlockPlace& block, double log2_step, int offset);
   double solve(Quantity what, double target) const;
   double solve_corrected(Quantity what, double target);
@@ -53,6 +66,8 @@ class RateControl {
   double offsets_step_ = 1e300;
   std::vector<std::vector<double>> offset_shares_;  // by run: share of columns with each offset
   BlockSetup setup_;
+  TrellisSample trellis_sample_;
+  Secant secant_;
   int64_t live_blocks_ = 0;
   double finest_ = 0, coarsest_ = 0;  // bounds of log2(step)
 };
