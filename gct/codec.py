@@ -14,6 +14,7 @@ __all__ = ["Codec", "decode", "encode"]
 
 Kind = Literal["gg", "eg", "fixed", "raw"]
 Rounding = Literal["deterministic", "stochastic"]
+Effort = Literal["normal", "high"]
 
 # exp-Golomb codes spend at least a bit on every symbol: a lower target would zero whole blocks.
 _LEAST_BITS = {"gg": 0.1, "eg": 1.5}
@@ -56,6 +57,10 @@ class Codec:
             where that saves bits, and the rest as always. Costs time in the encoder. ``"auto"`` is
             16 where ``allocation`` is below 1, else 0: with a step in proportion to the block's
             scale the rest would take as many bits as the whole.
+        effort: ``"high"`` chooses the symbols of all elements together, so that error and bits are
+            least in sum (trellis-coded quantization): 0.4 to 0.9 dB less error at equal bits, from
+            2 bits on, for about EFFORT_COST times the time in the encoder. Only with
+            ``kind="gg"`` and deterministic rounding.
 
     Raises:
         ValueError: more than one target, or a value outside its range.
@@ -69,15 +74,22 @@ class Codec:
     allocation: str | float = "auto"
     rounding: Rounding = "deterministic"
     low_rank: int | Literal["auto"] = "auto"
+    effort: Effort = "normal"
     _params: _C.CodecParams = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, get_args(Kind))
         _check_choice("rounding", self.rounding, get_args(Rounding))
+        _check_choice("effort", self.effort, get_args(Effort))
         target, value = self._target()
         exponent8 = _exponent8(self.allocation)
         if self.kind == "fixed" and self.rounding != "deterministic":
             raise ValueError('kind="fixed" rounds to its codebook: rounding must be deterministic')
+        if self.effort == "high" and (self.kind != "gg" or self.rounding != "deterministic"):
+            raise ValueError(
+                'effort="high" needs kind="gg" and rounding="deterministic", '
+                f"got kind={self.kind!r} and rounding={self.rounding!r}"
+            )
         params = _C.CodecParams(
             kind=self.kind,
             target=target,
@@ -85,6 +97,7 @@ class Codec:
             allocation8=exponent8,
             stochastic=self.rounding == "stochastic",
             max_rank=self._max_rank(exponent8),
+            high_effort=self.effort == "high",
         )
         object.__setattr__(self, "_params", params)
 

@@ -17,7 +17,7 @@ from gct._hosts import HierarchySetting, check_hierarchy
 from gct._parameters import Layout, ParameterKeys, Residuals, make_layout
 from gct._rate_term import RateSettings, RateTerm
 from gct._reducer import NO_TRAFFIC, Reducer
-from gct.codec import Codec, Kind, Rounding
+from gct.codec import Codec, Effort, Kind, Rounding
 from gct.monitor import Monitor, as_monitor
 
 __all__ = ["GCTState", "ParameterStats", "Stats"]
@@ -82,6 +82,8 @@ class GCTState:
         allocation: how steps of the quantizer follow scales; see :class:`gct.Codec`.
         low_rank: largest rank of matrices' low-rank parts, 0 for none; see :class:`gct.Codec`.
             They lower the squared error, and yet they hurt AdamW at equal bytes: measured.
+        effort: ``"high"``: less error at the same bits, for more time in the encoder; see
+            :class:`gct.Codec`. With ``codec="auto"`` it counts in what is measured.
         start_step: backward passes before this one are reduced without compression. The first
             gradients are unlike all others, and DDP regroups its buckets after the first pass.
         min_numel: buckets with fewer elements are reduced without compression.
@@ -129,6 +131,7 @@ class GCTState:
         error_feedback: bool | Literal["auto"] = "auto",
         allocation: str | float = "auto",
         low_rank: int = 0,
+        effort: Effort = "normal",
         start_step: int = 2,
         min_numel: int = 1024,
         rate_weight: float = 0.0,
@@ -147,6 +150,7 @@ class GCTState:
             "error_feedback": error_feedback,
             "allocation": allocation,
             "low_rank": low_rank,
+            "effort": effort,
             "start_step": start_step,
             "min_numel": min_numel,
             "rate_weight": rate_weight,
@@ -162,6 +166,7 @@ class GCTState:
             allocation=allocation,
             low_rank=low_rank,
             rounding=rounding,
+            effort=effort,
         )
         _check_settings(self._settings)
         rate_settings = RateSettings(rate_weight)
