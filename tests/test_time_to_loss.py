@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -68,7 +69,7 @@ def test_a_short_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(monkeypatch, tmp_path, "--steps=6") == 0
-    assert not [name for name in labs.names() if name.startswith("time-to-loss")]
+    assert f"time-to-loss-{os.getpid()}" not in labs.names()
     content = json.loads((tmp_path / "time_to_loss.json").read_text())
     [run] = content["runs"]
     assert [point["step"] for point in run["points"]] == [2, 4, 6]
