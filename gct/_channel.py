@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import datetime
 import inspect
 import os
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -38,6 +40,8 @@ class Run(NamedTuple):
 _MAX_DEFAULT_THREADS = 4
 
 _channels: weakref.WeakSet[Channel] = weakref.WeakSet()
+
+_NEVER_SENT = 1  # a tag; private groups have no messages between two ranks
 
 
 class Channel:
@@ -192,11 +196,32 @@ def row_length(tensor: Tensor) -> int:
     return tensor.numel() // tensor.size(0) if tensor.dim() > 1 and tensor.numel() > 0 else 0
 
 
+class Closing(Protocol):
+    """What must have ended before the interpreter does."""
+
+    def close(self) -> None: ...
+
+
+closed_last: weakref.WeakSet[Closing] = weakref.WeakSet()  # after all engines
+
+
 @atexit.register
 def close_all() -> None:
     """End all engines while the interpreter can still run their last callbacks."""
-    for channel in list(_channels):
-        channel.close()
+    for closing in [*_channels, *closed_last]:
+        closing.close()
+
+
+def hang_up(group: dist.ProcessGroup) -> None:
+    """Close a Gloo group's connections: what is on its way over them fails, here and elsewhere.
+
+    A wait that runs out of time does that to all of them.
+    """
+    for peer in range(group.size()):
+        if peer != group.rank():
+            with contextlib.suppress(RuntimeError):
+                work = group.recv([torch.empty(1, dtype=torch.uint8)], peer, _NEVER_SENT)
+                work.wait(datetime.timedelta(milliseconds=1))
 
 
 def check_backend(group: dist.ProcessGroup, devices: bool = False) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
 
-from gct._channel import Damage, private_group
+from gct._channel import Damage, closed_last, hang_up, private_group
 
 _TEXT_BYTES = 256
+_CLOSE_SECONDS = 5.0  # for a busy machine: nobody has to answer
 
 
 class Confirmation:
@@ -22,6 +25,8 @@ class Confirmation:
     def __init__(self, group: dist.ProcessGroup) -> None:
         self.sent_bytes = 0
         self._group = private_group(group, range(group.size()), "confirmation")
+        self._pending: set[Future[str]] = set()
+        closed_last.add(self)
 
     def of(self, done: Future[str], name: str) -> Future[str]:
         """A future like ``done``, but of a message on all ranks if one of them has found damage.
@@ -35,13 +40,33 @@ class Confirmation:
             if error and not isinstance(error, Damage):
                 confirmed.set_result(error)
                 return
+
+            def hear(told: Future[list[Tensor]]) -> None:
+                confirmed.set_result(self._hear(told, name))
+                self._pending.discard(confirmed)
+
             try:
-                self._tell(error).then(lambda told: confirmed.set_result(self._hear(told, name)))
+                self._pending.add(confirmed)
+                self._tell(error).then(hear)
             except Exception as caught:  # whatever it is: those who wait would wait for ever
                 confirmed.set_result(self._failed(name, caught))
+                self._pending.discard(confirmed)
 
         done.then(tell)
         return confirmed
+
+    def close(self) -> None:
+        """End what waits for other ranks.
+
+        Gloo's threads call back into Python, and would end the process if Python had ended.
+        """
+        if not self._pending:
+            return
+        hang_up(self._group)
+        deadline = time.monotonic() + _CLOSE_SECONDS
+        while self._pending and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.01)  # the last callback is dropped under the interpreter's lock, too
 
     def _tell(self, error: str) -> Future[list[Tensor]]:
         """Every rank's text, padded with zeros."""
