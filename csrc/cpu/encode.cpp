@@ -181,12 +181,14 @@ class SegmentEncoder {
         const bool stuck = status != Status::kOk && attempt > 0;
         const double least = stuck ? std::exp2(attempt - 1) : -1e3;
         log2_step += std::max(control.change_for_factor(log2_step, factor), least);
+        log2_step = std::min(log2_step, control.coarsest());  // beyond, large blocks have no code
       }
     }
     control.apply(coarse.known ? coarse.log2_step : control.coarsest(), &plan_);
     const Status status = write_pieces(slot, written);
     if (status == Status::kOk || capacity_ < slot_bytes(params_, input_)) return status;
-    // Unreachable as far as we know: a NaN is loud, zeros wouldn't be.
+    // Only with blocks so large (means over 2^108) that no step within float32 makes zeros of them
+    // and too few bits for anything else: a NaN is loud, zeros wouldn't be.
     for (RunPlan& p : plan_.runs) {
       if (p.header.mode == RunMode::kCoded) p.header.mode = RunMode::kNonFinite;
       p.header.columns = 0;
@@ -220,8 +222,10 @@ class SegmentEncoder {
     bool ok = true;
     for_each_block(plan_, 0, plan_.coded_blocks, [&](size_t r, int64_t, int, int64_t b) {
       BlockCode code;
+      const RunHeader& run = plan_.runs[r].header;
       const int c = ws_.classes[static_cast<size_t>(b)];
-      ok = ok && (c == kZeroClass || block_code(plan_.runs[r].header.code, c, &code));
+      const int most = run.columns > 0 ? kMaxShiftOfProfiles : kMaxShift;
+      ok = ok && (c == kZeroClass || (block_code(run.code, c, &code) && code.shift <= most));
     });
     return ok;
   }
