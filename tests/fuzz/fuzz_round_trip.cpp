@@ -98,12 +98,14 @@ bool reaches(const RunView& run, double limit) {
 // fixed end at their largest level, and the lowest is the mean at most, rounded to bfloat16.
 double allowed_error(const RunView& run, WireKind kind, double mean, double value) {
   if (kind == WireKind::kFixed) return value + 1.005 * mean;
-  if (mean < std::exp2(-100)) return value + std::exp2(-99);
-  const int c = scale_class(static_cast<float>(mean)) + (run.header.columns > 0 ? 13 : 1);
+  const int own = scale_class(static_cast<float>(mean));
+  if (own + 1 < kMinClass) return value;  // a zero block
+  const int c = own + (run.header.columns > 0 ? 13 : 1);
   float step = 0;
   if (!scale_by_sixteenths(run.header.code.step, run.header.code.allocation8 * c, &step))
     return HUGE_VAL;
-  return static_cast<double>(step) + 1e-6 * value;  // two roundings
+  const double zeroed = own <= kMinClass ? value : 1e-6 * value;  // else there are two roundings
+  return static_cast<double>(step) + zeroed;
 }
 
 void check_coded(const RunView& run, WireKind kind) {
