@@ -764,7 +764,7 @@ def decode(wire: bytes, max_numel: int = 1 << 28) -> Decoded:
 
 
 class Parts(NamedTuple):
-    """Bytes of a segment of kind gg. Classes are what their code takes; symbols are all the rest."""
+    """Bytes of a segment of kind gg. Classes are what their code takes; symbols are the rest."""
 
     headers: int  # of segment and runs, column profiles, low-rank parts
     lanes: float  # piece table, and lane states but for what they hold

@@ -110,9 +110,7 @@ class SegmentEncoder {
   // Of a target in dB: the squared error over the coded runs.
   double allowed_error() const { return signal_ * std::pow(10.0, -params_.value / 10); }
 
-  void plan_of_residuals() {
-    analyze(params_, low_rank_.input(), ws_, &plan_);
-  }
+  void plan_of_residuals() { analyze(params_, low_rank_.input(), ws_, &plan_); }
 
   // Column profiles, length and bits, then low-rank parts; nothing where there are none.
   void write_sections() {
@@ -404,7 +402,7 @@ class SegmentEncoder {
   EncodeStats* stats_ = nullptr;
   LowRankEncoder low_rank_;
   bool use_low_rank_ = false;
-  double signal_ = 0;              // sum of squares over the coded runs, low-rank parts included
+  double signal_ = 0;               // sum of squares over the coded runs, low-rank parts included
   std::vector<uint8_t>& sections_;  // between run headers and piece table
   size_t total_size_ = 0;
 };

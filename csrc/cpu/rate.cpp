@@ -99,8 +99,8 @@ RateControl::RateControl(const EncodePlan& plan)
   }
   const int slope = 8 - plan.params->allocation8;
   // From 19 octaves under the largest block's scale (less where columns are far above it: see
-  // kSafeShiftOfProfiles) to 12 above its largest column's, where all symbols are zero, as far as all
-  // steps stay normal floats.
+  // kSafeShiftOfProfiles) to 12 above its largest column's, where all symbols are zero, as far as
+  // all steps stay normal floats.
   const double steepness = plan.params->allocation8 / 16.0;
   const double reach = 19.0 - std::max(top_column / 2.0 - 2.0, 0.0);
   finest_ = std::max(slope * highest / 16.0 - reach, -124.0 - steepness * lowest);

@@ -1,5 +1,5 @@
-// Memory that encode() and decode() keep in a Workspace from call to call, so that the same work again
-// allocates nothing. No value in it outlives a call.
+// Memory that encode() and decode() keep in a Workspace from call to call, so that the same work
+// again allocates nothing. No value in it outlives a call.
 #pragma once
 
 #include <memory>

@@ -1,5 +1,6 @@
 // In the steady state nothing is allocated: encoding and decoding again with the same Workspace,
-// every kind, target and implementation, alone and on a pool's threads. What is left is named below.
+// every kind, target and implementation, alone and on a pool's threads. What is left is named
+// below.
 #include <atomic>
 #include <cstdlib>
 #include <new>

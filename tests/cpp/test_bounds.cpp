@@ -85,10 +85,18 @@ size_t raw_bytes(const Input& input) {
 
 // No input takes more than raw data and 40 bytes and 24 for each run: 64 with one run.
 void test_never_larger_than_raw() {
-  const std::vector<std::vector<int64_t>> layouts = {
-      {},       {0},        {1},    {2},   {255},
-      {256},    {257},      {5000}, {-70}, {300, -1, 0, 700, 1},
-      std::vector<int64_t>(1500, 1), std::vector<int64_t>(700, 3)};
+  const std::vector<std::vector<int64_t>> layouts = {{},
+                                                     {0},
+                                                     {1},
+                                                     {2},
+                                                     {255},
+                                                     {256},
+                                                     {257},
+                                                     {5000},
+                                                     {-70},
+                                                     {300, -1, 0, 700, 1},
+                                                     std::vector<int64_t>(1500, 1),
+                                                     std::vector<int64_t>(700, 3)};
   int64_t reached = 0;
   for (const auto& lengths : layouts) {
     int64_t numel = 0;
@@ -112,12 +120,13 @@ void test_never_larger_than_raw() {
   CHECK(reached >= 20, reached);
 }
 
-// The target in bits. The rate control aims 1.4 % under the slot, so 22 bytes here, and misses by as
-// much: among 120 segments one is within 16 bytes of the slot, and none over it.
+// The target in bits. The rate control aims 1.4 % under the slot, so 22 bytes here, and misses by
+// as much: among 120 segments one is within 16 bytes of the slot, and none over it.
 void test_slots_are_used() {
   size_t closest = SIZE_MAX;
   for (uint64_t seed = 1; seed <= 60; ++seed) {
-    const Input input(test::make_values(test::value_kinds()[4], DType::kFloat32, 4096, seed), {4096});
+    const Input input(test::make_values(test::value_kinds()[4], DType::kFloat32, 4096, seed),
+                      {4096});
     for (Kind kind : {Kind::kGG, Kind::kEG}) {
       const CodecParams p = params(kind, Target::kBits, 3);
       closest = std::min(closest, slot_bytes(p, input.view) - encoded_size("slots", p, input));
@@ -133,9 +142,11 @@ void test_fixed_is_exact() {
       const Input input(test::make_values(test::value_kinds()[0], DType::kFloat32, numel, 1),
                         {numel});
       const CodecParams p = params(Kind::kFixed, Target::kBits, bits);
-      const size_t codes = static_cast<size_t>(numel / 256 * 32 * bits + (numel % 256 * bits + 7) / 8);
-      const size_t expected = std::min<size_t>(64 + 2 * static_cast<size_t>((numel + 255) / 256) + codes,
-                                               64 + 4 * static_cast<size_t>(numel));
+      const size_t codes =
+          static_cast<size_t>(numel / 256 * 32 * bits + (numel % 256 * bits + 7) / 8);
+      const size_t expected =
+          std::min<size_t>(64 + 2 * static_cast<size_t>((numel + 255) / 256) + codes,
+                           64 + 4 * static_cast<size_t>(numel));
       CHECK(slot_bytes(p, input.view) == expected, bits, numel, expected);
       CHECK(encoded_size("fixed", p, input) == expected, bits, numel, expected);
     }
@@ -175,8 +186,8 @@ void test_zeros_fit() {
         Workspace workspace;
         const SegmentLayout layout = layout_of(encode_all(p, input, &workspace));
         const int64_t pieces = layout.header.num_pieces;
-        const int64_t bytes = layout.header.size_bytes -
-                              static_cast<int64_t>(layout.payload_offset);
+        const int64_t bytes =
+            layout.header.size_bytes - static_cast<int64_t>(layout.payload_offset);
         CHECK_IN(name, pieces == 2, pieces);
         CHECK_IN(name, bytes <= pieces * kPieceOverheadBytes, bytes, pieces * kPieceOverheadBytes);
         // Within the 16 bytes that are set aside for classes, and eg has no lanes.
@@ -188,12 +199,13 @@ void test_zeros_fit() {
 }
 
 // The room for a piece's words: one a symbol and class, which is what the coder's step writes at
-// most. A symbol takes 12 bits at most, so no piece can use more than 3/4 of it; a block's mean sees
-// to it that not all of its symbols are as rare, and a fifth is the most that was found.
+// most. A symbol takes 12 bits at most, so no piece can use more than 3/4 of it; a block's mean
+// sees to it that not all of its symbols are as rare, and a fifth is the most that was found.
 void test_room_for_words() {
   Values spikes;  // 20 octaves in each block
   Random random(2);
-  for (int i = 0; i < 65536; ++i) spikes.push(std::ldexp(1 + random.unit(), static_cast<int>(random.below(20))));
+  for (int i = 0; i < 65536; ++i)
+    spikes.push(std::ldexp(1 + random.unit(), static_cast<int>(random.below(20))));
   const Input input(spikes, {65536});
   double most = 0;
   for (double step : {1e-3, 1e-2, 1e-1, 1.0}) {

@@ -1,5 +1,5 @@
-// From a fuzzer's bytes to something to encode: parameters of any kind, a layout of runs, and values
-// of which the bytes choose the sort and single ones.
+// From a fuzzer's bytes to something to encode: parameters of any kind, a layout of runs, and
+// values of which the bytes choose the sort and single ones.
 #pragma once
 
 #include <cmath>
@@ -41,9 +41,9 @@ constexpr int64_t kMostRuns = 700;       // small ones: pieces end after 256 blo
 
 inline double any_value(Bytes* in) {
   const double inf = HUGE_VAL;
-  const double values[] = {0.0,    -0.0,   1.0,    -1.5,  1e-3,    1e-30,   -1e-31, 1e-38, 1e-45,
-                           -1e-40, 1e30,   -1e36,  2e37,  3.4e38,  -3.4e38, 65504., 6e-8,  inf,
-                           -inf,   NAN,    1e300,  1e-300, 256.0,  -7.25e5};
+  const double values[] = {0.0,   -0.0,   1.0,  -1.5,  1e-3,  1e-30,  -1e-31,  1e-38,
+                           1e-45, -1e-40, 1e30, -1e36, 2e37,  3.4e38, -3.4e38, 65504.,
+                           6e-8,  inf,    -inf, NAN,   1e300, 1e-300, 256.0,   -7.25e5};
   const uint8_t which = in->byte();
   if (which < 200) return values[which % (sizeof values / sizeof *values)];
   return static_cast<double>(bits_float(in->u32()));

@@ -2,8 +2,8 @@
 // input and the output, without undefined behaviour, the same by all implementations and by the
 // bodies of the GPU kernels, and the same again.
 //
-// The input is a segment. It is decoded as it is and, so that a fuzzer need not guess constants, with
-// magic, version and table id put right; the bytes in their places then say how (see `Wish`).
+// The input is a segment. It is decoded as it is and, so that a fuzzer need not guess constants,
+// with magic, version and table id put right; the bytes in their places then say how (see `Wish`).
 #include "cpu/crc32c.h"
 #include "cpu/thread_pool.h"
 #include "cuda/executor.h"

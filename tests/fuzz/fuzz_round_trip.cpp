@@ -36,10 +36,8 @@ Encoded encode_in(const Case& c, size_t capacity, Workspace* workspace) {
 
 // docs/wire-format.md: what kind raw takes, and never more.
 size_t raw_size(const Case& c) {
-  const size_t element = c.input->values.dtype == DType::kFloat32 ||
-                                 c.input->values.dtype == DType::kFloat64
-                             ? 4
-                             : 2;
+  const size_t element =
+      c.input->values.dtype == DType::kFloat32 || c.input->values.dtype == DType::kFloat64 ? 4 : 2;
   return 40 + 24 * c.input->runs.size() + element * static_cast<size_t>(c.input->numel());
 }
 
@@ -94,8 +92,8 @@ bool reaches(const RunView& run, double limit) {
 
 // What a value of the block may be off. Bins are one step wide but for the one at zero, whose half
 // width is 0.8 steps at most; the block's class is the mean's or, in float32, the next one, and
-// with a column profile one of up to 12 more (offsets divided out, -12 at the lowest). Codes of kind
-// fixed end at their largest level, and the lowest is the mean at most, rounded to bfloat16.
+// with a column profile one of up to 12 more (offsets divided out, -12 at the lowest). Codes of
+// kind fixed end at their largest level, and the lowest is the mean at most, rounded to bfloat16.
 double allowed_error(const RunView& run, WireKind kind, double mean, double value) {
   if (kind == WireKind::kFixed) return value + 1.005 * mean;
   const int own = scale_class(static_cast<float>(mean));
@@ -134,9 +132,9 @@ void check_run(const RunView& run, WireKind kind) {
   const int64_t n = run.header.numel;
   switch (run.header.mode) {
     case RunMode::kRaw:
-      REQUIRE(value_bits(run.x, static_cast<size_t>(n)) ==
-                  value_bits(run.y, static_cast<size_t>(n)),
-              n);
+      REQUIRE(
+          value_bits(run.x, static_cast<size_t>(n)) == value_bits(run.y, static_cast<size_t>(n)),
+          n);
       break;
     case RunMode::kNonFinite:
       REQUIRE(run.lost || reaches(run, kTooLarge), n);
@@ -205,8 +203,8 @@ void check_decoding(const Case& c, const std::vector<uint8_t>& wire, Workspace* 
 // ---- the bodies of the GPU kernels, which choose steps of their own
 
 bool for_bodies(const Case& c) {
-  const bool kind = c.params.kind == Kind::kGG ? c.params.target != Target::kSnrDb
-                                               : c.params.kind != Kind::kEG;
+  const bool kind =
+      c.params.kind == Kind::kGG ? c.params.target != Target::kSnrDb : c.params.kind != Kind::kEG;
   return kind && c.input->values.dtype != DType::kFloat64 && c.input->numel() > 0;
 }
 

@@ -21,8 +21,7 @@ using Input = std::vector<uint8_t>;
 std::vector<std::filesystem::path> files_of(const std::string& path) {
   if (!std::filesystem::is_directory(path)) return {path};
   std::vector<std::filesystem::path> files;
-  for (const auto& entry : std::filesystem::directory_iterator(path))
-    files.push_back(entry.path());
+  for (const auto& entry : std::filesystem::directory_iterator(path)) files.push_back(entry.path());
   std::sort(files.begin(), files.end());  // the system's order is none
   return files;
 }
