@@ -2,7 +2,7 @@
 # Runs the fuzz targets of tests/fuzz for SECONDS each, under ASan and UBSan: tools/fuzz.sh SECONDS [TARGET...]
 # Where clang has libFuzzer (Debian: clang and libclang-rt-dev, or those of one version), it starts from the committed inputs
 # and from what earlier runs found, which stays in build/fuzz/corpus. Elsewhere the committed inputs, and damaged copies of
-# them, are replayed by the system's compiler. CLANG: clang++ to use.
+# them, are replayed by the system's compiler. CLANG: clang++ to use, or none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=$1
@@ -12,6 +12,7 @@ seeds=tests/fuzz/corpus
 
 find_clang() {
   local name
+  [[ ${CLANG:-} != none ]] || return 0
   for name in "${CLANG:-}" clang++ clang++-{22,21,20,19,18,17,16,15,14}; do
     if [[ -n $name ]] && command -v "$name" > /dev/null &&
       echo 'extern "C" int LLVMFuzzerTestOneInput(const char*, unsigned long) { return 0; }' |

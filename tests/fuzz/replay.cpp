@@ -1,5 +1,6 @@
 // main() for compilers without libFuzzer: each input of the folders and files named, once, and each
 // damaged in some ways; the same in every run. libFuzzer's options (-...) are passed over.
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
