@@ -91,7 +91,7 @@ fuzz: .venv/.tools
 
 # Long enough to read the committed inputs and to see that the targets still search.
 fuzz-short: .venv/.tools
-	tools/fuzz.sh 8
+	tools/fuzz.sh 6
 
 py-test: .venv/.experiments
 	pytest -q $(PYTEST_ARGS)

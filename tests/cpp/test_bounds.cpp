@@ -103,6 +103,7 @@ void test_never_larger_than_raw() {
     for (int64_t n : lengths) numel += std::abs(n);
     for (const test::ValueKind& kind : hard_values()) {
       for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+        if (dtype == DType::kBFloat16 && lengths.size() > 5) continue;  // slow, and nothing new
         const Input input(test::make_values(kind, dtype, numel, 1), lengths);
         const size_t most = 40 + 24 * lengths.size() + raw_bytes(input);
         for (const CodecParams& p : settings()) {
