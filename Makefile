@@ -4,11 +4,13 @@
 #   TORCH        what pip installs as torch where .venv has none (torch==2.13.0)
 #   VENV_ARGS    further arguments for python -m venv; --system-site-packages uses the machine's torch
 #   PYTEST_ARGS  further arguments for pytest, such as "-m long"
+#   FUZZ_SECONDS how long make fuzz runs each target (600)
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV_ARGS ?=
 PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 600
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SHELL := /bin/bash
@@ -16,20 +18,21 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 SOURCES := $(shell find csrc cmake -type f) CMakeLists.txt setup.py pyproject.toml gct/_version.py
-CLANG_FORMATTED := $(shell find csrc tests/cpp benchmarks/peers -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CLANG_FORMATTED := $(shell find csrc tests/cpp tests/fuzz benchmarks/peers -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 PIP := pip --quiet --disable-pip-version-check
 # C++ tests with more than one thread: the others would only be slow under ThreadSanitizer.
 THREADED := test_thread_pool|test_concurrency
 INSTALL := GCT_DEV=1 GCT_BUILD_DIR=build/ext $(PIP) install --no-build-isolation --editable
 
-.PHONY: help test build lint format cpp-test sanitize py-test dist-test gpu browser demo clean
+.PHONY: help test build lint format cpp-test sanitize fuzz fuzz-short py-test dist-test gpu browser demo clean
 
 help:
-	@echo 'make test       lint, cpp-test, sanitize and py-test, from nothing'
+	@echo 'make test       lint, cpp-test, sanitize, fuzz for seconds and py-test, from nothing'
 	@echo 'make build      .venv with torch, the tools and gct in editable form'
 	@echo 'make lint       ruff, clang-format, mypy'
 	@echo 'make cpp-test   C++ tests of the codec, built without torch'
 	@echo 'make sanitize   C++ tests and malformed-wire tests under ASan and UBSan, threads under TSan'
+	@echo 'make fuzz       the fuzz targets of tests/fuzz under ASan and UBSan, FUZZ_SECONDS=600 each'
 	@echo 'make py-test    pytest'
 	@echo 'make dist-test  sdist and wheel, installed in fresh environments'
 	@echo 'make gpu        on a machine with a GPU: tests/gpu, compute-sanitizer, benchmarks; writes docs/gpu-report.md'
@@ -38,7 +41,7 @@ help:
 	@echo 'make demo       train with and without compression and compare'
 	@echo 'make clean      remove what was built; .venv stays'
 
-test: lint cpp-test sanitize py-test
+test: lint cpp-test sanitize fuzz-short py-test
 
 # ---- environment and build; stamps make the second call quick
 
@@ -82,6 +85,13 @@ sanitize: build
 	tools/cpp_test.sh build/cpp-sanitize -DGCT_DEV=ON -DGCT_SANITIZE=ON
 	TESTS='$(THREADED)' tools/cpp_test.sh build/cpp-threads -DGCT_SANITIZE_THREADS=ON
 	tools/sanitized_pytest.sh tests/test_malformed.py
+
+fuzz: .venv/.tools
+	tools/fuzz.sh $(FUZZ_SECONDS)
+
+# Long enough to read the committed inputs and to see that the targets still search.
+fuzz-short: .venv/.tools
+	tools/fuzz.sh 6
 
 py-test: .venv/.experiments
 	pytest -q $(PYTEST_ARGS)

@@ -7,6 +7,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/pieces.h"
+#include "cpu/scratch.h"
 
 namespace gct {
 namespace {
@@ -122,10 +123,16 @@ std::vector<PieceOutput>& Workspace::outputs() {
   return *outputs_;
 }
 
+Scratch& Workspace::scratch() {
+  if (scratch_ == nullptr) scratch_ = std::make_unique<Scratch>();
+  return *scratch_;
+}
+
 size_t Workspace::capacity_bytes() const {
   size_t total = classes.capacity() * sizeof(int16_t) + block_mean.capacity() * sizeof(float) +
                  block_square.capacity() * sizeof(float) + run_stats.capacity() * sizeof(RunStats) +
                  profiles.capacity() + residuals.capacity() * sizeof(float);
+  if (scratch_ != nullptr) total += scratch_->capacity_bytes();
   if (outputs_ == nullptr) return total;
   for (const PieceOutput& p : *outputs_)
     total += p.words.capacity() * 2 + p.extra.capacity() + p.symbols.capacity() +

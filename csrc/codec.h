@@ -84,8 +84,10 @@ struct RunStats {
 
 class ThreadPool;    // csrc/cpu/thread_pool.h
 struct PieceOutput;  // csrc/cpu/pieces.h
+struct Scratch;      // csrc/cpu/scratch.h
 
-// Reused scratch. Grows to the largest request and stays; one per thread of control.
+// Reused scratch. Grows to the largest request and stays, so that the same work again allocates
+// nothing (but for encoding with low-rank parts); one per thread of control.
 class Workspace {
  public:
   Workspace();
@@ -105,9 +107,11 @@ class Workspace {
   std::vector<int8_t> profiles;     // column offsets, run after run, each extended by a block
   std::vector<float> residuals;     // of runs with low-rank parts, one after the other
   std::vector<PieceOutput>& outputs();
+  Scratch& scratch();
 
  private:
   std::unique_ptr<std::vector<PieceOutput>> outputs_;
+  std::unique_ptr<Scratch> scratch_;
 };
 
 // Upper bound of encode()'s output for this input, whatever the values are.

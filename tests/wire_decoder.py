@@ -231,6 +231,11 @@ class Lanes:
         self.ideal_bits += alphabet.ideal_bits[symbol]
         return symbol
 
+    @property
+    def empty_bits(self) -> float:
+        """Of the stored states: a state x holds log2(x / 2^15) bits of symbols."""
+        return sum(32 - math.log2(state / STATE_MIN) for state in self._states)
+
     def _next_word(self) -> int:
         for word in self._words:
             return int(word)
@@ -753,3 +758,38 @@ def decode(wire: bytes, max_numel: int = 1 << 28) -> Decoded:
     values = _join_runs(runs, coded.values, raw)
     _add_products(runs, coded, values)
     return Decoded(segment, runs, values, coded.ideal_bits, coded.counts, coded.parts)
+
+
+# ---- what the bytes of a segment are for
+
+
+class Parts(NamedTuple):
+    """Bytes of a segment of kind gg. Classes are what their code takes; symbols are the rest."""
+
+    headers: int  # of segment and runs, column profiles, low-rank parts
+    lanes: float  # piece table, and lane states but for what they hold
+    classes: float
+    symbols: float
+
+    @property
+    def overhead(self) -> float:
+        """Share of the segment that is no symbol."""
+        return 1 - self.symbols / sum(self)
+
+
+def parts(wire: bytes) -> Parts:
+    """What a segment of kind gg without raw runs consists of."""
+    segment, runs = read_headers(wire)
+    begin = SEGMENT_HEADER.size + RUN_HEADER.size * segment.num_runs
+    data = wire[begin : segment.size]
+    profiles, at = read_profiles(runs, data)
+    at += read_low_rank(segment, runs, data[at:]).size
+    blocks, class_bits, lane_bits = list(blocks_of(runs, profiles)), 0.0, 0.0
+    pieces = _read_pieces(segment, runs, data[at:])
+    for i, piece in enumerate(pieces):
+        assert isinstance(piece, GGPiece)
+        lane_bits += 64 + piece._lanes.empty_bits
+        piece._read_classes(blocks[i << segment.piece_log2 : (i + 1) << segment.piece_log2])
+        class_bits += piece.ideal_bits
+    others = begin + at + (lane_bits + class_bits) / 8
+    return Parts(begin + at, lane_bits / 8, class_bits / 8, segment.size - others)

@@ -39,6 +39,13 @@ struct LowRankSection {
   size_t factors_bytes = 0;
   int64_t factor_numel = 0;
   size_t bytes = 0;  // of the whole section
+
+  void clear() {
+    parts.clear();
+    factors = nullptr;
+    factors_bytes = bytes = 0;
+    factor_numel = 0;
+  }
 };
 
 // Reads a part at p, of which `left` bytes may be read. run_numel(i): elements of run i if it is

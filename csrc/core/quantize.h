@@ -93,6 +93,9 @@ GCT_HD inline bool block_code(const RunCode& run, int scale_class, BlockCode* co
 constexpr int kMinColumnOffset = -12;
 constexpr int kMaxColumnOffset = 8;
 constexpr uint32_t kMaxColumns = 1u << 16;
+// Where columns differ an element may be 4 octaves further above its block's mean: beyond this
+// shift magnitudes might not stay below kMagnitudeLimit.
+constexpr int kSafeShiftOfProfiles = 15;
 
 // Table of an element, as an index among its shape's, from its block's t and its column's offset.
 GCT_HD inline int element_table(int t, int column_offset) {

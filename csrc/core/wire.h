@@ -226,7 +226,7 @@ inline Status read_layout(const uint8_t* wire, size_t size, SegmentLayout* layou
       return Status::kBadHeader;
     layout->payload_offset = layout->profile_offset + layout->profile_bytes;
   }
-  layout->low_rank = LowRankSection();
+  layout->low_rank.clear();
   if (h.low_rank()) {
     status = read_low_rank(wire, layout);
     if (status != Status::kOk) return status;

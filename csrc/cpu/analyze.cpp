@@ -139,6 +139,8 @@ void analyze(const CodecParams& params, const EncodeInput& input, Workspace& ws,
   plan->params = &params;
   plan->input = &input;
   plan->ws = &ws;
+  plan->coded_blocks = plan->raw_numel = plan->nonfinite_runs = 0;
+  plan->signal = plan->log2_step = 0;
   plan->runs.assign(static_cast<size_t>(input.num_runs), RunPlan());
   ws.run_stats.assign(static_cast<size_t>(input.num_runs), RunStats());
   RunAnalyzer analyzer(input, ws);
@@ -192,19 +194,18 @@ void assign_classes(EncodePlan* plan) {
   }
 }
 
-std::vector<ClassCount> count_classes(const EncodePlan& plan, const RunPlan& run) {
-  std::vector<ClassCount> counts(kMaxClass - kMinClass + 1);
+void count_classes(const EncodePlan& plan, const RunPlan& run, std::vector<ClassCount>* counts) {
+  counts->assign(kMaxClass - kMinClass + 1, ClassCount());
   for (int64_t b = 0; b < num_blocks(run.header.numel); ++b) {
     const int c = plan.ws->classes[static_cast<size_t>(run.first_block + b)];
     if (c == kZeroClass) continue;
-    ClassCount& count = counts[static_cast<size_t>(c - kMinClass)];
+    ClassCount& count = (*counts)[static_cast<size_t>(c - kMinClass)];
     count.scale_class = c;
     ++count.blocks;
     count.numel += static_cast<double>(std::min<int64_t>(kBlock, run.header.numel - b * kBlock));
   }
   const auto unused = [](const ClassCount& count) { return count.blocks == 0; };
-  counts.erase(std::remove_if(counts.begin(), counts.end(), unused), counts.end());
-  return counts;
+  counts->erase(std::remove_if(counts->begin(), counts->end(), unused), counts->end());
 }
 
 }  // namespace gct

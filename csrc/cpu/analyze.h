@@ -60,7 +60,7 @@ struct ClassCount {
 };
 
 // Of a coded run, zero blocks left out, by rising class.
-std::vector<ClassCount> count_classes(const EncodePlan& plan, const RunPlan& run);
+void count_classes(const EncodePlan& plan, const RunPlan& run, std::vector<ClassCount>* counts);
 
 // Walks blocks [begin, end) of the plan's sequence: f(run index, block in run, elements in block,
 // block index).

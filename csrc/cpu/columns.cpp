@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cpu/scratch.h"
+
 namespace gct {
 namespace {
 
@@ -14,11 +16,15 @@ constexpr float kSmallestMean = 0x1p-100f;
 
 // Sums of |x| / class scale and of its square, by column.
 struct ColumnSums {
-  std::vector<float> abs, square;
+  std::vector<float>&abs, &square;
   int64_t rows = 0;
   double live = 0;  // elements in blocks that aren't all zero
 
-  explicit ColumnSums(size_t columns) : abs(columns, 0.0f), square(columns, 0.0f) {}
+  ColumnSums(size_t columns, Scratch* scratch)
+      : abs(scratch->column_abs), square(scratch->column_square) {
+    abs.assign(columns, 0.0f);
+    square.assign(columns, 0.0f);
+  }
 };
 
 float inverse_class_scale(int scale_class) {
@@ -55,7 +61,7 @@ void add_row(const Run& run, const EncodePlan& plan, const RunPlan& run_plan, in
 }
 
 ColumnSums sum_columns(const Run& run, const EncodePlan& plan, const RunPlan& run_plan) {
-  ColumnSums sums(static_cast<size_t>(run.columns));
+  ColumnSums sums(static_cast<size_t>(run.columns), &plan.ws->scratch());
   const int64_t rows = run.numel / run.columns;
   const int64_t stride = std::max<int64_t>(1, rows / kSampledRows);
   for (int64_t row = 0; row < rows; row += stride) add_row(run, plan, run_plan, row, &sums);
@@ -85,7 +91,8 @@ bool pays(const CodecParams& params, const std::vector<int8_t>& offsets, double 
 void divide_out_columns(const Run& run, const std::vector<int8_t>& offsets, EncodePlan* plan,
                         RunPlan* run_plan) {
   // With 1 / kBlock in them, exactly: sums of large values stay in range.
-  std::vector<float> inverse(offsets.size() + kBlock);
+  std::vector<float>& inverse = plan->ws->scratch().column_inverse;
+  inverse.resize(offsets.size() + kBlock);
   for (size_t j = 0; j < inverse.size(); ++j)
     inverse[j] = inverse_class_scale(offsets[j % offsets.size()]) * (1.0f / kBlock);
   float scratch[kBlock];
@@ -121,7 +128,8 @@ void measure_columns(const Run& run, EncodePlan* plan, RunPlan* run_plan) {
   const double seen = static_cast<double>(sums.rows) * static_cast<double>(run.columns);
   if (sums.live == 0) return;
   const float norm = static_cast<float>(seen / (static_cast<double>(sums.rows) * sums.live));
-  std::vector<int8_t> offsets(sums.abs.size());
+  std::vector<int8_t>& offsets = plan->ws->scratch().column_offsets;
+  offsets.resize(sums.abs.size());
   ShapeMoments shape;
   for (size_t j = 0; j < offsets.size(); ++j) {
     offsets[j] = column_offset(sums.abs[j] * norm);

@@ -10,6 +10,7 @@
 #include "cpu/fixed.h"
 #include "cpu/low_rank.h"
 #include "cpu/pieces.h"
+#include "cpu/scratch.h"
 #include "cpu/thread_pool.h"
 
 namespace gct {
@@ -33,9 +34,9 @@ void decode_raw_run(const uint8_t* data, RawType type, int64_t numel, bool accum
 }
 
 // Runs without pieces are decoded at once; the places of the others are collected.
-std::vector<RunPlace> decode_simple_runs(const uint8_t* wire, const SegmentLayout& layout,
-                                         const int8_t* profiles, bool accumulate, float* out) {
-  std::vector<RunPlace> coded;
+void decode_simple_runs(const uint8_t* wire, const SegmentLayout& layout, const int8_t* profiles,
+                        bool accumulate, float* out, std::vector<RunPlace>* coded) {
+  coded->clear();
   const SegmentHeader& h = layout.header;
   const uint8_t* raw = wire + layout.raw_offset;
   const uint8_t* fixed = wire + layout.payload_offset;
@@ -52,13 +53,12 @@ std::vector<RunPlace> decode_simple_runs(const uint8_t* wire, const SegmentLayou
       decode_fixed_run(run, h.fixed_bits, fixed, accumulate, out);
       fixed += fixed_run_bytes(run.numel, h.fixed_bits);
     } else if (run.mode == RunMode::kCoded && run.numel > 0) {
-      coded.push_back({&run, first_block, out, run.columns > 0 ? profiles : nullptr});
+      coded->push_back({&run, first_block, out, run.columns > 0 ? profiles : nullptr});
       if (run.columns > 0) profiles += extended_columns(run.columns);
       first_block += num_blocks(run.numel);
     }
     out += run.numel;
   }
-  return coded;
 }
 
 // Where each piece lies; kBadHeader unless the pieces fill the payload exactly.
@@ -83,27 +83,40 @@ Status locate_pieces(const uint8_t* wire, const SegmentLayout& layout,
   return at == layout.raw_offset ? Status::kOk : Status::kBadHeader;
 }
 
-Status decode_pieces(const SegmentLayout& layout, const std::vector<RunPlace>& runs,
-                     const std::vector<PieceInput>& pieces, bool accumulate, ThreadPool* pool) {
+void make_room(const SegmentLayout& layout, int64_t threads, std::vector<PieceScratch>* workers) {
+  const int64_t most = std::min(int64_t{1} << layout.header.piece_blocks_log2, layout.coded_blocks);
+  workers->resize(std::max(workers->size(), static_cast<size_t>(threads)));
+  for (int64_t i = 0; i < threads; ++i) {
+    for (auto& blocks : (*workers)[static_cast<size_t>(i)].blocks)
+      blocks.reserve(static_cast<size_t>(most));
+  }
+}
+
+Status decode_pieces(const SegmentLayout& layout, const DecodeLease& scratch, bool accumulate,
+                     ThreadPool* pool) {
+  const std::vector<RunPlace>& runs = scratch->coded;
+  const std::vector<PieceInput>& pieces = scratch->pieces;
   std::atomic<int32_t> failure{static_cast<int32_t>(Status::kOk)};
   const bool stochastic = layout.header.stochastic();
   const int64_t count = static_cast<int64_t>(pieces.size());
   const int64_t workers = pool != nullptr ? pool->size() : 1;
   // By twos, unless a thread would have nothing to do then.
   const int64_t stride = layout.header.kind == WireKind::kGG && count >= 2 * workers ? 2 : 1;
-  const auto body = [&](int64_t i, int) {
+  const int64_t tasks = div_up(count, stride);
+  make_room(layout, tasks > 1 ? workers : 1, &scratch->workers);
+  const auto body = [&](int64_t i, int worker) {
+    PieceScratch* blocks = &scratch->workers[static_cast<size_t>(worker)];
     const PieceInput* piece = &pieces[static_cast<size_t>(i * stride)];
     Status status;
     if (layout.header.kind == WireKind::kEG) {
-      status = decode_piece_eg(runs, *piece, stochastic, accumulate);
+      status = decode_piece_eg(runs, *piece, stochastic, accumulate, blocks);
     } else if (stride == 2 && 2 * i + 1 < count) {
-      status = decode_two_pieces_gg(runs, piece, stochastic, accumulate);
+      status = decode_two_pieces_gg(runs, piece, stochastic, accumulate, blocks);
     } else {
-      status = decode_piece_gg(runs, *piece, stochastic, accumulate);
+      status = decode_piece_gg(runs, *piece, stochastic, accumulate, blocks);
     }
     if (status != Status::kOk) failure = static_cast<int32_t>(status);
   };
-  const int64_t tasks = div_up(count, stride);
   if (pool != nullptr && tasks > 1) {
     pool->parallel_for(tasks, body);
   } else {
@@ -143,29 +156,29 @@ Status decode(const uint8_t* wire, size_t size, float* out, int64_t numel, bool 
               Workspace& workspace) {
   if (wire == nullptr && size > 0) return Status::kBadArgument;
   if (out == nullptr && numel > 0) return Status::kBadArgument;
-  SegmentLayout layout;
+  const DecodeLease scratch(&workspace);
+  SegmentLayout& layout = scratch->layout;
   Status status = read_layout(wire, size, &layout);
   if (status != Status::kOk) return status;
   if (layout.header.numel != numel) return Status::kSizeMismatch;
   if (accumulate && layout.header.low_rank())
     return decode_and_add(wire, size, out, numel, workspace);
-  std::vector<PieceInput> pieces;
-  std::vector<int8_t> profiles;
+  scratch->pieces.clear();
+  scratch->profiles.clear();
   if (has_pieces(layout.header.kind)) {
-    status = locate_pieces(wire, layout, &pieces);
+    status = locate_pieces(wire, layout, &scratch->pieces);
     if (status != Status::kOk) return status;
     BitReader bits(wire + layout.profile_offset, layout.profile_bytes);
-    if (!read_profiles(layout.runs, &bits, &profiles)) return Status::kCorrupt;
+    if (!read_profiles(layout.runs, &bits, &scratch->profiles)) return Status::kCorrupt;
   }
-  LowRankFactors factors;
+  scratch->factors.clear();
   if (layout.header.low_rank()) {
-    status = factors.decode(layout.low_rank, workspace);
+    status = scratch->factors.decode(layout.low_rank, workspace);
     if (status != Status::kOk) return status;
   }
-  const std::vector<RunPlace> coded =
-      decode_simple_runs(wire, layout, profiles.data(), accumulate, out);
-  status = decode_pieces(layout, coded, pieces, accumulate, workspace.pool);
-  if (status == Status::kOk) add_products(factors, layout.runs, out, workspace.pool);
+  decode_simple_runs(wire, layout, scratch->profiles.data(), accumulate, out, &scratch->coded);
+  status = decode_pieces(layout, scratch, accumulate, workspace.pool);
+  if (status == Status::kOk) add_products(scratch->factors, layout.runs, out, workspace.pool);
   return status;
 }
 

@@ -9,15 +9,6 @@
 namespace gct {
 namespace {
 
-struct DecodedBlock {
-  const RunHeader* run;
-  float* out;
-  int n;
-  bool zero;
-  BlockCode code;
-  const int8_t* offsets;  // of its columns, or nullptr
-};
-
 // Table of each element, as an index among all.
 class ElementTables {
  public:
@@ -124,13 +115,12 @@ Status restore_shifted(const DecodedBlock& block, const ElementTables& tables,
 // another piece's.
 class PieceDecoder {
  public:
-  PieceDecoder(bool stochastic, bool accumulate)
-      : stochastic_(stochastic), accumulate_(accumulate) {}
+  PieceDecoder(bool stochastic, bool accumulate, std::vector<DecodedBlock>* blocks)
+      : stochastic_(stochastic), accumulate_(accumulate), blocks_(*blocks) {}
 
   // Lanes and classes. The other members may be called after kOk alone.
   Status begin(const std::vector<RunPlace>& runs, const PieceInput& piece) {
     blocks_.clear();
-    blocks_.reserve(static_cast<size_t>(piece.end - piece.begin));
     list_blocks(runs, piece, &blocks_);
     next_ = 0;
     words_ = piece.data + kLaneBytes;
@@ -264,7 +254,7 @@ class PieceDecoder {
   static constexpr size_t kReadable = 2 * (kBlock + kLanes);  // bytes that a block's step may read
 
   const bool stochastic_, accumulate_;
-  std::vector<DecodedBlock> blocks_;
+  std::vector<DecodedBlock>& blocks_;
   size_t next_ = 0;
   uint32_t lanes_[kLanes];
   const uint8_t* words_ = nullptr;
@@ -287,15 +277,16 @@ Status decode_rest(PieceDecoder* piece) {
 }  // namespace
 
 Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,
-                       bool accumulate) {
-  PieceDecoder decoder(stochastic, accumulate);
+                       bool accumulate, PieceScratch* scratch) {
+  PieceDecoder decoder(stochastic, accumulate, &scratch->blocks[0]);
   const Status status = decoder.begin(runs, piece);
   return status == Status::kOk ? decode_rest(&decoder) : status;
 }
 
 Status decode_two_pieces_gg(const std::vector<RunPlace>& runs, const PieceInput* pieces,
-                            bool stochastic, bool accumulate) {
-  PieceDecoder a(stochastic, accumulate), b(stochastic, accumulate);
+                            bool stochastic, bool accumulate, PieceScratch* scratch) {
+  PieceDecoder a(stochastic, accumulate, &scratch->blocks[0]);
+  PieceDecoder b(stochastic, accumulate, &scratch->blocks[1]);
   Status status = a.begin(runs, pieces[0]);
   if (status == Status::kOk) status = b.begin(runs, pieces[1]);
   uint32_t escapes[2][kBlock / kLanes];
@@ -314,8 +305,9 @@ Status decode_two_pieces_gg(const std::vector<RunPlace>& runs, const PieceInput*
 }
 
 Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,
-                       bool accumulate) {
-  std::vector<DecodedBlock> blocks;
+                       bool accumulate, PieceScratch* scratch) {
+  std::vector<DecodedBlock>& blocks = scratch->blocks[0];
+  blocks.clear();
   list_blocks(runs, piece, &blocks);
   if (piece.num_words != 0) return Status::kCorrupt;
   BitReader bits(piece.data, piece.extra_bytes);

@@ -11,6 +11,7 @@
 #include "cpu/low_rank_encoder.h"
 #include "cpu/pieces.h"
 #include "cpu/rate.h"
+#include "cpu/scratch.h"
 #include "cpu/segment_sizes.h"
 #include "cpu/thread_pool.h"
 
@@ -54,7 +55,11 @@ class SegmentEncoder {
         out_(out),
         capacity_(capacity),
         ws_(ws),
-        sizes_(params, input) {}
+        sizes_(params, input),
+        plan_(ws.scratch().plan),
+        sections_(ws.scratch().sections) {
+    sections_.clear();
+  }
 
   Status run(size_t* written, EncodeStats* stats) {
     stats_ = stats;
@@ -97,7 +102,6 @@ class SegmentEncoder {
     }
     use_low_rank_ = sound;
     if (!sound) {
-      plan_ = EncodePlan();
       analyze(params_, input_, ws_, &plan_);
     }
     ws_.run_stats = stats;
@@ -106,10 +110,7 @@ class SegmentEncoder {
   // Of a target in dB: the squared error over the coded runs.
   double allowed_error() const { return signal_ * std::pow(10.0, -params_.value / 10); }
 
-  void plan_of_residuals() {
-    plan_ = EncodePlan();
-    analyze(params_, low_rank_.input(), ws_, &plan_);
-  }
+  void plan_of_residuals() { analyze(params_, low_rank_.input(), ws_, &plan_); }
 
   // Column profiles, length and bits, then low-rank parts; nothing where there are none.
   void write_sections() {
@@ -181,12 +182,14 @@ class SegmentEncoder {
         const bool stuck = status != Status::kOk && attempt > 0;
         const double least = stuck ? std::exp2(attempt - 1) : -1e3;
         log2_step += std::max(control.change_for_factor(log2_step, factor), least);
+        log2_step = std::min(log2_step, control.coarsest());  // beyond, large blocks have no code
       }
     }
     control.apply(coarse.known ? coarse.log2_step : control.coarsest(), &plan_);
     const Status status = write_pieces(slot, written);
     if (status == Status::kOk || capacity_ < slot_bytes(params_, input_)) return status;
-    // Unreachable as far as we know: a NaN is loud, zeros wouldn't be.
+    // Only with blocks so large (means over 2^108) that no step within float32 makes zeros of them
+    // and too few bits for anything else: a NaN is loud, zeros wouldn't be.
     for (RunPlan& p : plan_.runs) {
       if (p.header.mode == RunMode::kCoded) p.header.mode = RunMode::kNonFinite;
       p.header.columns = 0;
@@ -218,12 +221,23 @@ class SegmentEncoder {
 
   bool all_blocks_have_codes() const {
     bool ok = true;
-    for_each_block(plan_, 0, plan_.coded_blocks, [&](size_t r, int64_t, int, int64_t b) {
+    for_each_block(plan_, 0, plan_.coded_blocks, [&](size_t r, int64_t local, int n, int64_t b) {
       BlockCode code;
+      const RunHeader& run = plan_.runs[r].header;
       const int c = ws_.classes[static_cast<size_t>(b)];
-      ok = ok && (c == kZeroClass || block_code(plan_.runs[r].header.code, c, &code));
+      if (!ok || c == kZeroClass) return;
+      ok = block_code(run.code, c, &code);
+      if (ok && run.columns > 0 && code.shift > kSafeShiftOfProfiles)
+        ok = magnitudes_fit(r, local, n, code.step);
     });
     return ok;
+  }
+
+  bool magnitudes_fit(size_t r, int64_t block, int n, float step) const {
+    float scratch[kBlock];
+    const float* x = load_floats(plan_.input->runs[r], input_.dtype, block * kBlock, n, scratch);
+    const float limit = step * kMagnitudeLimit;
+    return std::all_of(x, x + n, [&](float value) { return std::fabs(value) < limit; });
   }
 
   SegmentHeader segment_header(WireKind kind, size_t size) const {
@@ -384,12 +398,12 @@ class SegmentEncoder {
   size_t capacity_;
   Workspace& ws_;
   SegmentSizes sizes_;
-  EncodePlan plan_;
+  EncodePlan& plan_;
   EncodeStats* stats_ = nullptr;
   LowRankEncoder low_rank_;
   bool use_low_rank_ = false;
-  double signal_ = 0;              // sum of squares over the coded runs, low-rank parts included
-  std::vector<uint8_t> sections_;  // between run headers and piece table
+  double signal_ = 0;               // sum of squares over the coded runs, low-rank parts included
+  std::vector<uint8_t>& sections_;  // between run headers and piece table
   size_t total_size_ = 0;
 };
 

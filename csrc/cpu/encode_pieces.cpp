@@ -5,6 +5,7 @@
 #include "cpu/block_symbols.h"
 #include "cpu/pieces.h"
 #include "cpu/rate.h"
+#include "cpu/scratch.h"
 
 namespace gct {
 namespace {
@@ -70,7 +71,8 @@ ModelChoice best_class_model(const int64_t* histogram) {
 }
 
 double choose_class_models(EncodePlan* plan) {
-  std::vector<int64_t> histogram(plan->runs.size() * kClassSymbols, 0);
+  std::vector<int64_t>& histogram = plan->ws->scratch().class_histogram;
+  histogram.assign(plan->runs.size() * kClassSymbols, 0);
   const int64_t piece = int64_t{1} << kPieceBlocksLog2;
   for (int64_t begin = 0; begin < plan->coded_blocks; begin += piece) {
     ClassPredictor predictor(*plan);

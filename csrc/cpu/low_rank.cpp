@@ -15,17 +15,17 @@ Status check_factors(const LowRankSection& section) {
   return sound ? Status::kOk : Status::kBadHeader;
 }
 
+}  // namespace
+
 // columns x rank to rank x columns, each multiplied by its gain.
-void transpose_with_gains(const LowRankPart& part, float* right) {
-  const std::vector<float> rows(right, right + part.right_numel());
+void LowRankFactors::transpose_with_gains(const LowRankPart& part, float* right) {
+  copy_.assign(right, right + part.right_numel());
   for (int64_t k = 0; k < part.rank; ++k) {
     const float gain = part.gain(k);
     for (int64_t j = 0; j < part.columns; ++j)
-      right[k * part.columns + j] = rows[static_cast<size_t>(j * part.rank + k)] * gain;
+      right[k * part.columns + j] = copy_[static_cast<size_t>(j * part.rank + k)] * gain;
   }
 }
-
-}  // namespace
 
 Status LowRankFactors::decode(const LowRankSection& section, Workspace& workspace) {
   Status status = check_factors(section);

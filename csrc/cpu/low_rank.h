@@ -15,6 +15,10 @@ class LowRankFactors {
   // Decodes the factors of a section.
   Status decode(const LowRankSection& section, Workspace& workspace);
 
+  void clear() { parts_.clear(); }
+  size_t capacity_bytes() const {
+    return parts_.capacity() * sizeof(Part) + (values_.capacity() + copy_.capacity()) * 4;
+  }
   size_t num_parts() const { return parts_.size(); }
   const LowRankPart& part(size_t i) const { return parts_[i].part; }
 
@@ -28,8 +32,11 @@ class LowRankFactors {
     size_t left;   // rows x rank
   };
 
+  void transpose_with_gains(const LowRankPart& part, float* right);
+
   std::vector<Part> parts_;
   std::vector<float> values_;
+  std::vector<float> copy_;  // of a right factor
 };
 
 // Elements that are multiplied at one go, and that one task of a thread pool takes.

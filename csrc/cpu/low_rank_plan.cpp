@@ -44,9 +44,8 @@ struct Coefficients {
 }  // namespace
 
 RunScales::RunScales(const EncodePlan& plan, size_t run)
-    : shape_(plan.runs[run].header.code.shape),
-      allocation8_(plan.params->allocation8),
-      groups_(count_classes(plan, plan.runs[run])) {
+    : shape_(plan.runs[run].header.code.shape), allocation8_(plan.params->allocation8) {
+  count_classes(plan, plan.runs[run], &groups_);
   for (const ClassCount& g : groups_) numel_ += g.numel;
 }
 

@@ -70,12 +70,27 @@ struct RunPlace {
   const int8_t* profile;  // column offsets extended by a block, or nullptr
 };
 
+// A block of a piece being decoded.
+struct DecodedBlock {
+  const RunHeader* run;
+  float* out;
+  int n;
+  bool zero;
+  BlockCode code;
+  const int8_t* offsets;  // of its columns, or nullptr
+};
+
+// A thread's memory for the blocks of two pieces: room for all there are, so that none is taken.
+struct PieceScratch {
+  std::vector<DecodedBlock> blocks[2];
+};
+
 Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,
-                       bool accumulate);
+                       bool accumulate, PieceScratch* scratch);
 // Two pieces at once, block by block: one's look-ups run while the other's wait.
 Status decode_two_pieces_gg(const std::vector<RunPlace>& runs, const PieceInput* pieces,
-                            bool stochastic, bool accumulate);
+                            bool stochastic, bool accumulate, PieceScratch* scratch);
 Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,
-                       bool accumulate);
+                       bool accumulate, PieceScratch* scratch);
 
 }  // namespace gct

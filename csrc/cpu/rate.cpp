@@ -7,6 +7,7 @@
 #include "cpu/block_cost.h"
 #include "cpu/block_symbols.h"
 #include "cpu/rate_model.h"
+#include "cpu/scratch.h"
 
 namespace gct {
 namespace {
@@ -28,6 +29,9 @@ constexpr double kSettled = 0.004;  // 0.4 % of the bits, 0.02 dB of the error
 constexpr int kOffsets[] = {0, -4, 4, -8};
 constexpr size_t kCandidates = sizeof kOffsets / sizeof kOffsets[0];
 
+// That a column may have.
+constexpr size_t kColumnOffsets = kMaxColumnOffset - kMinColumnOffset + 1;
+
 int rounded_ratio(double log2_step) { return static_cast<int>(std::lround(-16 * log2_step)); }
 
 RunCode run_code(const EncodePlan& plan, double log2_step, int offset, const RunCode& base) {
@@ -39,15 +43,15 @@ RunCode run_code(const EncodePlan& plan, double log2_step, int offset, const Run
 }
 
 // Symbols one by one: blocks whose elements have tables of their own, or low bits beside symbols.
-double gg_bits(const float* x, int n, const BlockSetup& setup) {
+double gg_bits(const float* x, int n, const BlockSetup& setup, std::vector<uint8_t>* extra_bytes) {
   uint8_t symbols[kBlock];
-  std::vector<uint8_t> extra_bytes;
-  BitWriter extra(&extra_bytes);
+  extra_bytes->clear();
+  BitWriter extra(extra_bytes);
   make_symbols(x, n, setup, symbols, &extra);
   const EncodeTable* own = &encode_table(setup.first_table());
   int64_t sum = 0;
   for (int i = 0; i < n; ++i) sum += own[setup.choice ? setup.choice[i] : 0].cost[symbols[i]];
-  return static_cast<double>(sum) / 4096 + 8.0 * static_cast<double>(extra_bytes.size());
+  return static_cast<double>(sum) / 4096 + 8.0 * static_cast<double>(extra_bytes->size());
 }
 
 double golomb_block_bits(const float* x, int n, const BlockSetup& setup) {
@@ -75,7 +79,17 @@ double block_error(const float* x, int n, const BlockSetup& setup) {
 
 }  // namespace
 
-RateControl::RateControl(const EncodePlan& plan) : plan_(plan) {
+RateControl::RateControl(const EncodePlan& plan)
+    : plan_(plan),
+      scratch_(plan.ws->scratch().rate),
+      groups_(scratch_.groups),
+      sample_groups_(scratch_.sample_groups),
+      sample_(scratch_.sample),
+      offsets_(scratch_.offsets),
+      offset_shares_(scratch_.offset_shares),
+      codes_(scratch_.codes),
+      bits_(scratch_.bits) {
+  sample_.clear();
   group_blocks();
   int lowest = kMaxClass, highest = kMinClass, top_column = 0;
   for (const Group& g : groups_) {
@@ -84,28 +98,31 @@ RateControl::RateControl(const EncodePlan& plan) : plan_(plan) {
     top_column = std::max(top_column, g.offset);
   }
   const int slope = 8 - plan.params->allocation8;
-  // From 19 octaves under the largest block's scale to 12 above its largest column's, where all
-  // symbols are zero, as far as all steps stay normal floats.
+  // From 19 octaves under the largest block's scale (less where columns are far above it: see
+  // kSafeShiftOfProfiles) to 12 above its largest column's, where all symbols are zero, as far as
+  // all steps stay normal floats.
   const double steepness = plan.params->allocation8 / 16.0;
-  finest_ = std::max(slope * highest / 16.0 - 19.0, -124.0 - steepness * lowest);
+  const double reach = 19.0 - std::max(top_column / 2.0 - 2.0, 0.0);
+  finest_ = std::max(slope * highest / 16.0 - reach, -124.0 - steepness * lowest);
   coarsest_ =
       std::min(slope * highest / 16.0 + top_column / 2.0 + 12.0, 125.0 - steepness * highest);
 }
 
 void RateControl::group_blocks() {
-  offset_shares_.resize(plan_.runs.size());
+  groups_.clear();
+  offset_shares_.assign(plan_.runs.size() * kColumnOffsets, 0.0);
   for (size_t r = 0; r < plan_.runs.size(); ++r) {
     const RunPlan& p = plan_.runs[r];
     if (p.header.columns == 0) continue;
-    offset_shares_[r].resize(kMaxColumnOffset - kMinColumnOffset + 1);
     const int8_t* offsets = &plan_.ws->profiles[p.profile];
     for (uint32_t j = 0; j < p.header.columns; ++j)
-      offset_shares_[r][static_cast<size_t>(offsets[j] - kMinColumnOffset)] +=
+      offset_shares_[r * kColumnOffsets + static_cast<size_t>(offsets[j] - kMinColumnOffset)] +=
           1.0 / p.header.columns;
   }
   for (size_t r = 0; r < plan_.runs.size(); ++r) {
     if (plan_.runs[r].header.mode != RunMode::kCoded) continue;
-    for (const ClassCount& count : count_classes(plan_, plan_.runs[r])) {
+    count_classes(plan_, plan_.runs[r], &scratch_.class_counts);
+    for (const ClassCount& count : scratch_.class_counts) {
       live_blocks_ += count.blocks;
       add_groups(r, count.scale_class, count.numel, &groups_);
     }
@@ -117,9 +134,10 @@ void RateControl::group_blocks() {
 void RateControl::add_groups(size_t run, int scale_class, double numel,
                              std::vector<Group>* groups) const {
   const int shape = plan_.runs[run].header.code.shape;
-  const std::vector<double>& shares = offset_shares_[run];
-  if (shares.empty()) groups->push_back({shape, scale_class, 0, numel});
-  for (size_t i = 0; i < shares.size(); ++i) {
+  const double* shares = &offset_shares_[run * kColumnOffsets];
+  const bool profiled = plan_.runs[run].header.columns > 0;
+  if (!profiled) groups->push_back({shape, scale_class, 0, numel});
+  for (size_t i = 0; i < kColumnOffsets && profiled; ++i) {
     if (shares[i] > 0)
       groups->push_back(
           {shape, scale_class, static_cast<int>(i) + kMinColumnOffset, shares[i] * numel});
@@ -200,7 +218,7 @@ void RateControl::add_block_bits(const BlockPlace& s, double log2_step, const Ru
       counted = true;
       bits[i] += cost_.bits(setup_.code.table);
     } else {
-      bits[i] += gg_bits(x, s.n, setup_);
+      bits[i] += gg_bits(x, s.n, setup_, &scratch_.extra);
     }
   }
 }
@@ -258,7 +276,7 @@ double RateControl::solve(Quantity what, double target) const {
 
 double RateControl::solve_corrected(Quantity what, double target) {
   double log2_step = solve(what, target), best_step = log2_step, best_miss = kNoMiss;
-  std::vector<int> best_offsets;
+  std::vector<int>& best_offsets = scratch_.best_offsets;
   for (int i = 0; i < kCorrections; ++i) {
     const double actual =
         what == Quantity::kBits ? sampled_bits(log2_step) : sampled_error(log2_step);
@@ -296,8 +314,8 @@ double RateControl::step_for_bits(double bits) {
 // Counts a larger sample once, with the tables that were the cheapest on the smaller one: its
 // miss is small, and the model is good for that.
 double RateControl::refined(double log2_step, double target) {
-  std::vector<BlockPlace> sample;
-  std::vector<Group> groups;
+  std::vector<BlockPlace>& sample = scratch_.refined_sample;
+  std::vector<Group>& groups = scratch_.refined_groups;
   choose_sample(std::min(live_blocks_ / kRefineShare, kRefineMost), &sample, &groups);
   double actual = 0;
   for (const BlockPlace& s : sample) {

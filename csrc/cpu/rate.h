@@ -6,6 +6,25 @@
 
 namespace gct {
 
+struct RateGroup {  // elements of one shape, class and column offset
+  int shape;
+  int scale_class;
+  int offset;
+  double numel;
+};
+
+// Memory of RateControl: kept by the Workspace (csrc/cpu/scratch.h).
+struct RateScratch {
+  std::vector<RateGroup> groups, sample_groups, refined_groups;
+  std::vector<BlockPlace> sample, refined_sample;
+  std::vector<int> offsets, best_offsets;
+  std::vector<double> offset_shares;
+  std::vector<RunCode> codes;
+  std::vector<double> bits;
+  std::vector<ClassCount> class_counts;
+  std::vector<uint8_t> extra;  // of blocks that are coded to learn their size
+};
+
 // Everything is a function of one unknown, log2 of the step of a block of class 0: the other
 // blocks' steps follow by the allocation. Built once a segment; solving again for a corrected
 // target is cheap.
@@ -27,12 +46,7 @@ class RateControl {
   double step_for_error(double error);
 
  private:
-  struct Group {  // elements of one shape, class and column offset
-    int shape;
-    int scale_class;
-    int offset;
-    double numel;
-  };
+  using Group = RateGroup;
   enum class Quantity { kBits, kError };
 
   void group_blocks();
@@ -50,13 +64,15 @@ class RateControl {
   double solve_corrected(Quantity what, double target);
 
   const EncodePlan& plan_;
-  std::vector<Group> groups_, sample_groups_;
-  std::vector<BlockPlace> sample_;
-  std::vector<int> offsets_;  // by run, the cheapest at offsets_step_
+  RateScratch& scratch_;
+  std::vector<Group>&groups_, &sample_groups_;
+  std::vector<BlockPlace>& sample_;
+  std::vector<int>& offsets_;  // by run, the cheapest at offsets_step_
   double offsets_step_ = 1e300;
-  std::vector<std::vector<double>> offset_shares_;  // by run: share of columns with each offset
-  std::vector<RunCode> codes_;  // by run and candidate offset, and the sample's bits with it
-  std::vector<double> bits_;
+  // By run with a profile: share of columns with each offset, kColumnOffsets of them.
+  std::vector<double>& offset_shares_;
+  std::vector<RunCode>& codes_;  // by run and candidate offset, and the sample's bits with it
+  std::vector<double>& bits_;
   BlockSetup setup_;
   BlockCost cost_;
   int64_t live_blocks_ = 0;

@@ -81,7 +81,7 @@ void ThreadPool::run_on_all(int64_t tasks, const Body& body) {
   done_.wait(lock, [&] { return busy_ == 0; });
 }
 
-void ThreadPool::parallel_for(int64_t tasks, const Body& body) {
+void ThreadPool::run(int64_t tasks, const Body& body) {
   const bool alone = size_ == 1 || tasks <= 1 || in_forked_child();
   if (alone || occupied_.exchange(true)) {
     for (int64_t task = 0; task < tasks; ++task) body(task, 0);

@@ -33,9 +33,13 @@ class ThreadPool {
   // that had begun have ended; the rest is skipped. Where another thread's loop occupies the pool,
   // or a body calls this again, all tasks run on the calling thread: a caller never waits for
   // someone else's work.
-  void parallel_for(int64_t tasks, const Body& body);
+  template <typename F>
+  void parallel_for(int64_t tasks, const F& body) {
+    run(tasks, std::cref(body));  // small: a Body of it takes no memory
+  }
 
  private:
+  void run(int64_t tasks, const Body& body);
   bool in_forked_child() const;
   void start_workers();
   void work(int worker);

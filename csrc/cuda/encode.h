@@ -285,7 +285,8 @@ struct JudgeSize {
     // Where the model doesn't get under the slot, more of it does, or ever larger steps.
     const double stuck[] = {-1e3, 2 * change + 0.02, 0.125, 0.5, 2};
     const double least = fits ? -1e3 : stuck[s.attempt < 4 ? s.attempt : 4];
-    return s.log2_step + (change > least ? change : least);
+    const double next = s.log2_step + (change > least ? change : least);
+    return next < s.coarsest ? next : s.coarsest;  // beyond, large blocks have no code
   }
 
   // The last attempt always fits as far as we know. If it doesn't: a NaN is loud, zeros wouldn't

@@ -87,6 +87,7 @@ inline const std::vector<ValueKind>& value_kinds() {
 inline uint16_t to_float16(double x) {
   const uint16_t sign = std::signbit(x) ? 0x8000 : 0;
   const double magnitude = std::fabs(x);
+  if (!std::isfinite(x)) return sign | (std::isnan(x) ? 0x7e00 : 0x7c00);
   if (magnitude >= 65504) return sign | 0x7bff;
   if (magnitude < std::ldexp(1, -14)) return sign | static_cast<uint16_t>(magnitude * 16777216);
   int exponent;
