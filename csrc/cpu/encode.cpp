@@ -101,9 +101,7 @@ class SegmentEncoder {
       if (sound) plan_of_residuals();
     }
     use_low_rank_ = sound;
-    if (!sound) {
-      analyze(params_, input_, ws_, &plan_);
-    }
+    if (!sound) analyze(params_, input_, ws_, &plan_);
     ws_.run_stats = stats;
   }
 

@@ -181,6 +181,13 @@ struct Input {
   int64_t numel() const { return static_cast<int64_t>(values.floats.size()); }
 };
 
+// What raw data of all elements take on the wire.
+inline size_t raw_bytes(const Input& input) {
+  const DType dtype = input.values.dtype;
+  const bool half = dtype == DType::kBFloat16 || dtype == DType::kFloat16;
+  return static_cast<size_t>(input.numel()) * (half ? 2 : 4);
+}
+
 inline std::string describe(const CodecParams& p) {
   const char* kinds[] = {"raw", "gg", "eg", "fixed"};
   const char* targets[] = {"bits", "snr_db", "step"};

@@ -17,6 +17,7 @@ using test::describe;
 using test::Input;
 using test::params;
 using test::Random;
+using test::raw_bytes;
 using test::Values;
 
 // ---- values that are hard to code
@@ -75,12 +76,6 @@ size_t encoded_size(const std::string& name, const CodecParams& p, const Input& 
   CHECK_IN(name, status == Status::kOk, static_cast<int>(status));
   CHECK_IN(name, written <= slot, written, slot);
   return written;
-}
-
-size_t raw_bytes(const Input& input) {
-  const DType dtype = input.values.dtype;
-  const bool half = dtype == DType::kBFloat16 || dtype == DType::kFloat16;
-  return static_cast<size_t>(input.numel()) * (half ? 2 : 4);
 }
 
 // No input takes more than raw data and 40 bytes and 24 for each run: 64 with one run.

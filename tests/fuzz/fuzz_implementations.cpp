@@ -1,26 +1,11 @@
 // All implementations of this machine write the same bytes and read the same bits, from any values,
 // parameters and layout, and from a message that was damaged.
-#include "case.h"
 #include "decoding.h"
+#include "encoding.h"
 #include "require.h"
 
 namespace gct::fuzz {
 namespace {
-
-struct Encoded {
-  Status status = Status::kOk;
-  std::vector<uint8_t> wire;
-};
-
-Encoded encode_case(const Case& c, Workspace* workspace) {
-  const size_t capacity = max_segment_bytes(c.params, c.input->view);
-  std::unique_ptr<uint8_t[]> out(new uint8_t[capacity]());
-  Encoded result;
-  size_t written = 0;
-  result.status = encode(c.params, c.input->view, out.get(), capacity, &written, *workspace);
-  result.wire.assign(out.get(), out.get() + written);
-  return result;
-}
 
 struct Everything {
   Encoded encoded;
@@ -32,7 +17,7 @@ Everything run(const Case& c, const std::string& implementation, size_t at, uint
   static Workspace workspace;
   const int64_t numel = c.input->numel();
   Everything result;
-  result.encoded = encode_case(c, &workspace);
+  result.encoded = encode_in(c, max_segment_bytes(c.params, c.input->view), &workspace);
   std::vector<uint8_t> wire = result.encoded.wire;
   if (wire.empty()) return result;
   const std::vector<float> start = some_values(numel);

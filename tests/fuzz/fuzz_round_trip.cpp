@@ -5,40 +5,22 @@
 // GCT_FUZZ_SEGMENTS=FOLDER keeps each input's segment there: seeds for fuzz_decode.
 #include <fstream>
 
-#include "case.h"
 #include "core/wire.h"
 #include "cpu/thread_pool.h"
 #include "cuda/executor.h"
 #include "cuda/layout.h"
 #include "decoding.h"
+#include "encoding.h"
 #include "require.h"
 
 namespace gct::fuzz {
 namespace {
 
-struct Encoded {
-  Status status = Status::kOk;
-  std::vector<uint8_t> wire;
-};
-
-Encoded encode_in(const Case& c, size_t capacity, Workspace* workspace) {
-  std::unique_ptr<uint8_t[]> out(new uint8_t[capacity]());
-  Encoded result;
-  size_t written = 0;
-  result.status = encode(c.params, c.input->view, out.get(), capacity, &written, *workspace);
-  if (result.status != Status::kOk) return result;
-  REQUIRE(written <= capacity, written, capacity);
-  result.wire.assign(out.get(), out.get() + written);
-  return result;
-}
-
 // ---- sizes
 
 // docs/wire-format.md: what kind raw takes, and never more.
 size_t raw_size(const Case& c) {
-  const size_t element =
-      c.input->values.dtype == DType::kFloat32 || c.input->values.dtype == DType::kFloat64 ? 4 : 2;
-  return 40 + 24 * c.input->runs.size() + element * static_cast<size_t>(c.input->numel());
+  return 40 + 24 * c.input->runs.size() + test::raw_bytes(*c.input);
 }
 
 // In the room that was promised, in none less than it takes, and in whatever a caller has.
