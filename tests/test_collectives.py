@@ -565,10 +565,12 @@ def test_different_calls_are_an_error_on_all_ranks(world: int) -> None:
 
 
 def swap_bytes(first: bool, sent: Tensor, size: int, peer: int) -> None:
-    """One exchange on a private group, as the engine of a rank would do it."""
-    group = collectives._channel(dist.group.WORLD)._groups[0 if first else 1]
-    sizes = [size, 0] if peer == 0 else [0, size]
-    dist.all_to_all_single(torch.empty(size, dtype=torch.uint8), sent, sizes, sizes, group=group)
+    """One exchange of shot 1 or 2 with a lower rank, as the engine would do it (link.h)."""
+    up, down = collectives._channel(dist.group.WORLD)._groups[:: 1 if first else -1]
+    tag = 0 if first else 1
+    received = dist.irecv(torch.empty(size, dtype=torch.uint8), peer, group=up, tag=tag)
+    dist.send(sent, peer, group=down, tag=tag)
+    received.wait()
 
 
 def padded_segment(values: Tensor) -> Tensor:

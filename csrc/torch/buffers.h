@@ -24,9 +24,9 @@ class ByteBuffer {
 
   uint8_t* data() const { return bytes_.defined() ? bytes_.data_ptr<uint8_t>() : nullptr; }
 
-  // The first `bytes` as a 1-D tensor that shares this memory.
-  at::Tensor view(int64_t bytes) const {
-    return bytes_.defined() ? bytes_.narrow(0, 0, bytes)
+  // `bytes` from `begin` on as a 1-D tensor that shares this memory.
+  at::Tensor view(int64_t begin, int64_t bytes) const {
+    return bytes_.defined() ? bytes_.narrow(0, begin, bytes)
                             : at::empty({0}, at::TensorOptions().dtype(at::kByte));
   }
 

@@ -1,5 +1,6 @@
 #include "torch/link.h"
 
+#include <algorithm>
 #include <chrono>
 #include <numeric>
 #include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
@@ -8,9 +9,28 @@ namespace gct {
 
 namespace {
 
-// How long a wait may go on after close(). Each period costs one exception inside torch while a
-// peer is slow.
+constexpr int kNeverSent = 2;  // a tag that no link uses
+
+// How long a collective's wait may go on after close(). Each period costs one exception inside
+// torch while a peer is slow.
 constexpr std::chrono::milliseconds kPatience{500};
+
+// Waits for a work that can't be aborted; false once `closed`.
+template <typename Predicate>
+bool wait_patiently(c10d::Work& work, Predicate closed) {
+  for (;;) {
+    if (closed()) return false;
+    try {
+      work.wait(kPatience);
+      return true;
+    } catch (const std::exception&) {
+      // Either our patience or the collective came to its end; only the second is an error.
+      if (!work.isCompleted()) continue;
+      if (work.exception()) throw;
+      return true;
+    }
+  }
+}
 
 // Each bit as two of three copies have it, or as the only one has it.
 int64_t read_size(const uint8_t* p, int copies) {
@@ -27,42 +47,107 @@ int64_t total(const std::vector<int64_t>& sizes) {
 
 }  // namespace
 
-Link::Link(const std::string& group_name) {
-  if (group_name.empty()) return;
-  group_ = c10d::resolve_process_group(group_name);
-  backend_ = group_->getBackend(c10::DeviceType::CPU);
-  rank_ = group_->getRank();
-  size_ = group_->getSize();
+Link::Link(const std::string& upward, const std::string& downward, int tag) : tag_(tag) {
+  if (upward.empty()) return;
+  up_group_ = c10d::resolve_process_group(upward);
+  down_group_ = c10d::resolve_process_group(downward);
+  up_ = up_group_->getBackend(c10::DeviceType::CPU);
+  down_ = down_group_->getBackend(c10::DeviceType::CPU);
+  rank_ = up_group_->getRank();
+  size_ = up_group_->getSize();
+  // Not Gloo's all-to-all: it tells its peers that it waits for them after it has sent to them, so
+  // that they hear of it behind a whole segment; on a slow link that takes as long again. And not
+  // both ways over one connection: Gloo's receiving thread spins while another one sends on it.
+  // MPI's point-to-point works hold a lock of torch's while they wait.
+  pairwise_ = up_->getBackendName() == "gloo";
+}
+
+void Link::expect(Exchange& exchange) {
+  exchange.recv.reserve(total(exchange.recv_bytes));
+  exchange.expected = true;
+  if (!pairwise_) return;
+  int64_t begin = 0;
+  for (int sender = 0; sender < size_; ++sender) {
+    const int64_t bytes = exchange.recv_bytes[static_cast<size_t>(sender)];
+    std::vector<at::Tensor> part{exchange.recv.view(begin, bytes)};
+    if (bytes > 0) keep(exchange, way(sender, rank_).recv(part, sender, tag_));
+    begin += bytes;
+  }
 }
 
 void Link::start(Exchange& exchange) {
-  const int64_t sent = total(exchange.send_bytes);
-  const int64_t received = total(exchange.recv_bytes);
-  exchange.recv.reserve(received);
-  at::Tensor send = exchange.send.view(sent);
-  at::Tensor recv = exchange.recv.view(received);
-  // Copies: Gloo empties its arguments. The backend itself: ProcessGroup's name for this collective
-  // has changed between versions of torch.
+  if (!exchange.expected) expect(exchange);
+  exchange.expected = false;
+  sent_bytes_.fetch_add(total(exchange.send_bytes));
+  if (!pairwise_) return start_collective(exchange);
+  // Every rank begins with another peer, so that not all send to the same one.
+  for (int distance = 1; distance < size_; ++distance) {
+    const int receiver = (rank_ + distance) % size_;
+    const auto part = exchange.send_bytes.begin() + receiver;
+    const int64_t begin = std::accumulate(exchange.send_bytes.begin(), part, int64_t{0});
+    std::vector<at::Tensor> segment{exchange.send.view(begin, *part)};
+    if (*part > 0) keep(exchange, way(rank_, receiver).send(segment, receiver, tag_));
+  }
+}
+
+void Link::start_collective(Exchange& exchange) {
+  at::Tensor send = exchange.send.view(0, total(exchange.send_bytes));
+  at::Tensor recv = exchange.recv.view(0, total(exchange.recv_bytes));
+  // Copies: some backends empty their arguments. The backend itself: ProcessGroup's name for this
+  // collective has changed between versions of torch.
   std::vector<int64_t> send_bytes = exchange.send_bytes;
   std::vector<int64_t> recv_bytes = exchange.recv_bytes;
-  exchange.work = backend_->alltoall_base(recv, send, recv_bytes, send_bytes);
-  sent_bytes_.fetch_add(sent);
+  keep(exchange, up_->alltoall_base(recv, send, recv_bytes, send_bytes));
 }
 
 void Link::wait(Exchange& exchange) {
-  for (;;) {
-    if (closed_.load()) throw Closed();
-    try {
-      exchange.work->wait(kPatience);
-      break;
-    } catch (const std::exception&) {
-      // Either our patience or the collective came to its end; only the second is an error.
-      if (!exchange.work->isCompleted()) continue;
-      if (exchange.work->exception()) throw;
-      break;
+  for (const Work& work : exchange.works) {
+    if (!(pairwise_ ? work->wait() : wait_patiently(*work, [&] { return closed(); }))) {
+      throw Closed();
+    }
+    forget(work);
+  }
+  exchange.works.clear();
+}
+
+void Link::keep(Exchange& exchange, Work work) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (closed_) throw Closed();
+  pending_.push_back(work);
+  exchange.works.push_back(std::move(work));
+}
+
+void Link::forget(const Work& work) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  pending_.erase(std::find(pending_.begin(), pending_.end(), work));
+}
+
+bool Link::closed() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return closed_;
+}
+
+void Link::close() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  closed_ = true;
+  if (!pairwise_) return;
+  for (const Work& work : pending_) work->abort();
+}
+
+// A wait that runs out of time closes all of a Gloo context's connections.
+void Link::hang_up() {
+  if (!pairwise_) return;
+  for (const auto& backend : {up_, down_}) {
+    for (int distance = 1; distance < size_; ++distance) {
+      std::vector<at::Tensor> nothing{at::empty({1}, at::TensorOptions().dtype(at::kByte))};
+      try {
+        backend->recv(nothing, (rank_ + distance) % size_, kNeverSent)
+            ->wait(std::chrono::milliseconds(1));
+      } catch (const std::exception&) {
+        // The end of that time; or this connection was lost already, perhaps alone.
+      }
     }
   }
-  exchange.work.reset();
 }
 
 void Link::exchange_sizes(Exchange& exchange, bool thrice) {

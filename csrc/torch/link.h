@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
@@ -25,23 +26,31 @@ struct Exchange {
   std::vector<int64_t> send_bytes, recv_bytes;  // one a rank, 0 for this one
   int64_t own_bytes =
       0;  // where all ranks get the same segment: its size, it stands first in `send`
-  c10::intrusive_ptr<c10d::Work> work;
+  std::vector<c10::intrusive_ptr<c10d::Work>> works;  // on their way
+  bool expected = false;                              // the receiving half is
 
   int64_t capacity_bytes() const { return send.capacity_bytes() + recv.capacity_bytes(); }
 };
 
 class Link {
  public:
-  // The group that torch registered under this name (ProcessGroup.group_name), with a CPU backend.
-  // An empty name is a world of one rank, which never exchanges anything.
-  explicit Link(const std::string& group_name);
+  // The groups that torch registered under these names (ProcessGroup.group_name), with a CPU
+  // backend, the same ranks in each. An empty name is a world of one rank, which never exchanges
+  // anything. Gloo: messages to higher ranks cross `upward`, those to lower ranks `downward`, and
+  // `tag` tells them from another link's on the same groups. Other backends: `upward` alone.
+  Link(const std::string& upward, const std::string& downward, int tag);
 
   int rank() const { return rank_; }
   int size() const { return size_; }
 
-  // Starts exchange.work: exchange.send_bytes and recv_bytes are set, exchange.send is filled. All
+  // Starts an exchange: exchange.send_bytes and recv_bytes are set, exchange.send is filled. All
   // ranks start the same exchanges of a link in the same order.
   void start(Exchange& exchange);
+
+  // The receiving half of start(), as soon as exchange.recv_bytes is set: a peer sends nothing
+  // before it has heard that it is waited for, and that news is late behind a segment. What is
+  // expected must be started.
+  void expect(Exchange& exchange);
 
   // Returns when exchange.recv is filled; throws what the process group reports (a dead peer, its
   // timeout), or Closed.
@@ -54,16 +63,36 @@ class Link {
   // Bytes handed to the process group for other ranks, since the start.
   int64_t sent_bytes() const { return sent_bytes_.load(); }
 
-  void close() { closed_.store(true); }
+  // Ends this rank's waits, present and future ones.
+  void close();
+
+  // Lets every peer notice at once that this rank won't go on, whatever it waits for. Its groups
+  // are of no use any more.
+  void hang_up();
 
  private:
-  c10::intrusive_ptr<c10d::ProcessGroup> group_;
-  c10::intrusive_ptr<c10d::Backend> backend_;
+  using Work = c10::intrusive_ptr<c10d::Work>;
+
+  void start_collective(Exchange& exchange);
+  void keep(Exchange& exchange, Work work);
+  void forget(const Work& work);
+  bool closed();
+
+  // What carries messages between two ranks.
+  c10d::Backend& way(int sender, int receiver) { return sender < receiver ? *up_ : *down_; }
+
+  c10::intrusive_ptr<c10d::ProcessGroup> up_group_, down_group_;
+  c10::intrusive_ptr<c10d::Backend> up_, down_;
+  const int tag_;
   int rank_ = 0;
   int size_ = 1;
+  bool pairwise_ = false;  // messages one by one, not as a collective
   Exchange sizes_;
   std::atomic<int64_t> sent_bytes_{0};
-  std::atomic<bool> closed_{false};
+
+  std::mutex mutex_;  // guards what follows
+  bool closed_ = false;
+  std::vector<Work> pending_;  // all that close() has to end
 };
 
 }  // namespace gct

@@ -17,9 +17,6 @@ void Shots::encode_whole(Flight& flight) {
   const auto stream = static_cast<uint64_t>(rank());
   exchange.own_bytes = front_.encode(job, range, data, dtype, stream, out, &job.sent);
   if (job.has_residual()) keep_error(job, range, out, exchange.own_bytes, 1.0f, front_);
-
-  exchange.recv_bytes.assign(static_cast<size_t>(size()), slot);
-  exchange.recv_bytes[static_cast<size_t>(rank())] = 0;
   copy_to_all(exchange);
 }
 

@@ -21,12 +21,26 @@ int64_t Shots::capacity_bytes() const {
          hashes_.capacity_bytes();
 }
 
-void Shots::encode(Flight& flight) {
-  if (flight.job->two_shot()) {
+void Shots::encode(Flight& flight, bool expect) {
+  const Job& job = *flight.job;
+  set_first_sizes(flight);
+  if (expect && job.slots_known) first_->expect(*flight.first);
+  if (job.two_shot()) {
     encode_chunks(flight);
   } else {
     encode_whole(flight);
   }
+}
+
+// What shot 1 receives: segments' sizes or, where they can't be known, their bounds.
+void Shots::set_first_sizes(Flight& flight) {
+  const Job& job = *flight.job;
+  const auto self = static_cast<size_t>(rank());
+  const DType dtype = job.has_residual() ? DType::kFloat32 : job.dtype;
+  const Range range = job.two_shot() ? flight.chunks[self] : flight.range;
+  std::vector<int64_t>& bytes = flight.first->recv_bytes;
+  bytes.assign(static_cast<size_t>(size()), front_.slot_bytes(job, range, dtype));
+  bytes[self] = 0;
 }
 
 void Shots::send(Flight& flight) { start(*flight.job, *flight.first, *first_); }
@@ -59,8 +73,6 @@ void Shots::copy_to_all(Exchange& exchange) const {
   }
 }
 
-// Starts an exchange whose recv_bytes are the segments' sizes or, where they can't be known, their
-// bounds.
 void Shots::start(const Job& job, Exchange& exchange, Link& link) {
   if (!job.slots_known) exchange_sizes(job, exchange, link);
   link.start(exchange);

@@ -37,8 +37,9 @@ class Shots {
   // either has come.
   Shots(Link* first, Link* second, ThreadPool* pool, Counters* counters);
 
-  // Front thread: encodes the slice.
-  void encode(Flight& flight);
+  // Front thread: encodes the slice. `expect`: posts what shot 1 receives before that, where its
+  // size is known; send() must follow.
+  void encode(Flight& flight, bool expect);
   // Front thread: starts shot 1 with what was encoded.
   void send(Flight& flight);
   // Back thread: waits for shot 1, reduces; in an all-reduce of two shots starts shot 2 with
@@ -57,9 +58,12 @@ class Shots {
   int rank() const { return first_->rank(); }
   int size() const { return first_->size(); }
 
+  void set_first_sizes(Flight& flight);
+
   void encode_chunks(Flight& flight);
   void receive_chunk(Flight& flight);
   float* begin_sum(const Flight& flight, Range own);
+  void set_second_sizes(Flight& flight);
   void send_result(Flight& flight, Range own, const float* mean);
 
   void encode_whole(Flight& flight);

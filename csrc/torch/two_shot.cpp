@@ -38,9 +38,6 @@ void Shots::encode_chunks(Flight& flight) {
     exchange.send_bytes[owner] = bytes;
     out += bytes;
   }
-
-  exchange.recv_bytes.assign(world, front_.slot_bytes(job, flight.chunks[self], dtype));
-  exchange.recv_bytes[self] = 0;
 }
 
 // This rank's exact values of the chunk that it owns, as float32, where the others' are going to be
@@ -64,6 +61,10 @@ void Shots::receive_chunk(Flight& flight) {
   Job& job = *flight.job;
   Exchange& exchange = *flight.first;
   const Range own = flight.chunks[static_cast<size_t>(rank())];
+  if (flight.second) {
+    set_second_sizes(flight);
+    if (job.slots_known) second_->expect(*flight.second);
+  }
   wait(exchange, *first_);
 
   float* sum = begin_sum(flight, own);
@@ -83,18 +84,20 @@ void Shots::receive_chunk(Flight& flight) {
   }
 }
 
+void Shots::set_second_sizes(Flight& flight) {
+  std::vector<int64_t>& bytes = flight.second->recv_bytes;
+  bytes.clear();
+  for (const Range chunk : flight.chunks) {
+    bytes.push_back(back_.slot_bytes(*flight.job, chunk, DType::kFloat32));
+  }
+  bytes[static_cast<size_t>(rank())] = 0;
+}
+
 void Shots::send_result(Flight& flight, Range own, const float* mean) {
   Job& job = *flight.job;
   Exchange& exchange = *flight.second;
-  const auto world = static_cast<size_t>(size());
-  const auto self = static_cast<size_t>(rank());
-
-  exchange.recv_bytes.assign(world, 0);
-  for (size_t owner = 0; owner < world; ++owner) {
-    exchange.recv_bytes[owner] = back_.slot_bytes(job, flight.chunks[owner], DType::kFloat32);
-  }
-  uint8_t* out = exchange.send.reserve(exchange.recv_bytes[self] * (size() - 1));
-  exchange.recv_bytes[self] = 0;
+  const int64_t slot = back_.slot_bytes(job, own, DType::kFloat32);
+  uint8_t* out = exchange.send.reserve(slot * (size() - 1));
   exchange.own_bytes =
       back_.encode(job, own, mean, DType::kFloat32, stream(rank(), 1), out, &job.reduced);
   if (job.has_residual()) {
