@@ -95,6 +95,8 @@ class DeviceDecoder:
         self, wire: Tensor, out: Tensor, accumulate: bool, stream: int, scratch: DeviceScratch
     ) -> None: ...
 
+def hang_up(group_name: str) -> None: ...
+
 class EngineStats(TypedDict):
     jobs: int
     raw_bytes: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import datetime
 import inspect
 import os
@@ -41,15 +40,13 @@ _MAX_DEFAULT_THREADS = 4
 
 _channels: weakref.WeakSet[Channel] = weakref.WeakSet()
 
-_NEVER_SENT = 1  # a tag; private groups have no messages between two ranks
-
 
 class Channel:
     """Compressed collectives among the ranks of ``group``; every rank of it makes one together.
 
-    Two private Gloo groups carry the two shots. So nothing here ever mixes with the collectives
-    that the user issues on ``group``, and the order of each shot is the same on all ranks although
-    they come from a pipeline whose timing differs.
+    Two private Gloo groups carry the messages to higher ranks and those to lower ones. So nothing
+    here ever mixes with the collectives that the user issues on ``group``, and the order of each
+    shot is the same on all ranks although they come from a pipeline whose timing differs.
 
     Args:
         group: of Gloo.
@@ -71,10 +68,9 @@ class Channel:
         self.members = list(range(group.size()) if members is None else members)
         self.rank = self.members.index(group.rank())
         self.size = len(self.members)
-        # Results are compared over the second one.
-        count = 0 if self.size == 1 else 2 if os.environ.get("GCT_DEBUG") else shots
+        count = 0 if self.size == 1 else shots
         self._groups = [
-            private_group(group, self.members, f"shot {shot}") for shot in range(1, count + 1)
+            private_group(group, self.members, way) for way in ("upward", "downward")[:count]
         ]
         self.roll_call = roll_call or (self._groups[0] if self._groups else None)
         names = [str(private.group_name) for private in self._groups] or [""]
@@ -210,18 +206,6 @@ def close_all() -> None:
     """End all engines while the interpreter can still run their last callbacks."""
     for closing in [*_channels, *closed_last]:
         closing.close()
-
-
-def hang_up(group: dist.ProcessGroup) -> None:
-    """Close a Gloo group's connections: what is on its way over them fails, here and elsewhere.
-
-    A wait that runs out of time does that to all of them.
-    """
-    for peer in range(group.size()):
-        if peer != group.rank():
-            with contextlib.suppress(RuntimeError):
-                work = group.recv([torch.empty(1, dtype=torch.uint8)], peer, _NEVER_SENT)
-                work.wait(datetime.timedelta(milliseconds=1))
 
 
 def check_backend(group: dist.ProcessGroup, devices: bool = False) -> None:

@@ -9,7 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
 
-from gct._channel import Damage, closed_last, hang_up, private_group
+from gct import _C
+from gct._channel import Damage, closed_last, private_group
 
 _TEXT_BYTES = 256
 _CLOSE_SECONDS = 5.0  # for a busy machine: nobody has to answer
@@ -62,7 +63,7 @@ class Confirmation:
         """
         if not self._pending:
             return
-        hang_up(self._group)
+        _C.hang_up(str(self._group.group_name))
         deadline = time.monotonic() + _CLOSE_SECONDS
         while self._pending and time.monotonic() < deadline:
             time.sleep(0.001)

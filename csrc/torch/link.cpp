@@ -47,6 +47,19 @@ int64_t total(const std::vector<int64_t>& sizes) {
 
 }  // namespace
 
+// A wait that runs out of time closes all of a Gloo context's connections.
+void hang_up(c10d::Backend& gloo) {
+  for (int distance = 1; distance < gloo.getSize(); ++distance) {
+    std::vector<at::Tensor> nothing{at::empty({1}, at::TensorOptions().dtype(at::kByte))};
+    try {
+      gloo.recv(nothing, (gloo.getRank() + distance) % gloo.getSize(), kNeverSent)
+          ->wait(std::chrono::milliseconds(1));
+    } catch (const std::exception&) {
+      // The end of that time; or this connection was lost already, perhaps alone.
+    }
+  }
+}
+
 Link::Link(const std::string& upward, const std::string& downward, int tag) : tag_(tag) {
   if (upward.empty()) return;
   up_group_ = c10d::resolve_process_group(upward);
@@ -134,20 +147,10 @@ void Link::close() {
   for (const Work& work : pending_) work->abort();
 }
 
-// A wait that runs out of time closes all of a Gloo context's connections.
 void Link::hang_up() {
   if (!pairwise_) return;
-  for (const auto& backend : {up_, down_}) {
-    for (int distance = 1; distance < size_; ++distance) {
-      std::vector<at::Tensor> nothing{at::empty({1}, at::TensorOptions().dtype(at::kByte))};
-      try {
-        backend->recv(nothing, (rank_ + distance) % size_, kNeverSent)
-            ->wait(std::chrono::milliseconds(1));
-      } catch (const std::exception&) {
-        // The end of that time; or this connection was lost already, perhaps alone.
-      }
-    }
-  }
+  gct::hang_up(*up_);
+  gct::hang_up(*down_);
 }
 
 void Link::exchange_sizes(Exchange& exchange, bool thrice) {

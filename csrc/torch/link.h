@@ -32,6 +32,10 @@ struct Exchange {
   int64_t capacity_bytes() const { return send.capacity_bytes() + recv.capacity_bytes(); }
 };
 
+// Lets every peer of a Gloo group notice at once that this rank won't go on: what is on its way
+// over the group's connections fails, here and elsewhere, and so does all that follows.
+void hang_up(c10d::Backend& gloo);
+
 class Link {
  public:
   // The groups that torch registered under these names (ProcessGroup.group_name), with a CPU
@@ -66,8 +70,7 @@ class Link {
   // Ends this rank's waits, present and future ones.
   void close();
 
-  // Lets every peer notice at once that this rank won't go on, whatever it waits for. Its groups
-  // are of no use any more.
+  // hang_up() for both groups.
   void hang_up();
 
  private:

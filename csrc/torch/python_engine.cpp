@@ -6,6 +6,7 @@
 #include <optional>
 #include <stdexcept>
 #include <thread>
+#include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
 #include <tuple>
 #include <utility>
 
@@ -99,9 +100,17 @@ struct EngineDeleter {
   }
 };
 
+void hang_up_group(const std::string& name) {
+  const auto group = c10d::resolve_process_group(name);
+  hang_up(*group->getBackend(c10::DeviceType::CPU));
+}
+
 }  // namespace
 
 void register_engine(py::module_& m) {
+  m.def("hang_up", &hang_up_group, py::arg("group_name"), py::call_guard<py::gil_scoped_release>(),
+        "Close the connections of a Gloo group, by its ProcessGroup.group_name: what is on its way "
+        "fails, here and on the other ranks.");
   py::class_<Engine, std::unique_ptr<Engine, EngineDeleter>>(
       m, "Engine", "The compressed collectives of one process group; see csrc/torch/engine.h.")
       .def(py::init<const std::string&, const std::string&, int>(), py::arg("first_group"),
