@@ -11,6 +11,7 @@ from torch.futures import Future
 
 from gct import _C
 from gct._channel import Damage, closed_last, private_group
+from gct._futures import then_complete
 
 _TEXT_BYTES = 256
 _CLOSE_SECONDS = 5.0  # for a busy machine: nobody has to answer
@@ -44,16 +45,15 @@ class Confirmation:
 
             def hear(told: Future[list[Tensor]]) -> None:
                 confirmed.set_result(self._hear(told, name))
-                self._pending.discard(confirmed)
 
+            self._pending.add(confirmed)
+            confirmed.add_done_callback(self._pending.discard)
             try:
-                self._pending.add(confirmed)
-                self._tell(error).then(hear)
+                then_complete(self._tell(error), hear, [confirmed])
             except Exception as caught:  # whatever it is: those who wait would wait for ever
                 confirmed.set_result(self._failed(name, caught))
-                self._pending.discard(confirmed)
 
-        done.then(tell)
+        then_complete(done, tell, [confirmed])
         return confirmed
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ from torch.futures import Future
 from gct import _C
 from gct._agreement import gather_text
 from gct._channel import Algorithm, Channel, Collective, Damage, OnStats, Run
+from gct._futures import then_complete
 from gct._hosts import HierarchySetting, Place, find_hosts, given_hosts, own_place
 from gct.codec import Codec
 
@@ -265,7 +266,7 @@ class _Bucket:
         done = step.channel.submit(
             step.collective, step.input, step.codec, name=self.name, **step.options
         )
-        done.then(lambda done: self._end(index, done.value()))
+        then_complete(done, lambda done: self._end(index, done.value()), [self.done])
 
     def _end(self, index: int, error: str) -> None:
         try:

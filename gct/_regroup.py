@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.futures import Future
 
 from gct._channel import result_or_raise
+from gct._futures import then_complete
 
 _logger = logging.getLogger("gct")
 
@@ -114,6 +115,5 @@ class Regroup:
             for done in waiting:
                 done.set_result(error)
 
-        torch.futures.collect_all([reduced for _, reduced in reductions]).add_done_callback(
-            take_over
-        )
+        all_reduced = torch.futures.collect_all([reduced for _, reduced in reductions])
+        then_complete(all_reduced, take_over, waiting)

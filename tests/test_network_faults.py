@@ -28,7 +28,7 @@ def test_slowed_and_cut_links(tmp_path: Path) -> None:
         assert seen["slow_seconds"] > (2 * NUMEL * 2 / 3 - 8 * 16384) / 1e6
         assert seen["slow_seconds"] > seen["fast_seconds"]
         assert seen["same"], "slower, and nothing else"
-        # Behind the message torch puts the stack of whoever ran the callback, this thread or its own.
+        # Behind it torch puts the stack of the thread that ran the callback: this one or its own.
         first, second = (error.partition("\n\nAt:\n")[0] for error in seen["errors"])
         assert second == first
         assert f"failed on rank {rank} of {HOSTS} while" in first

@@ -17,10 +17,14 @@ import torch.distributed as dist
 from one_bucket import Reductions
 from ranks import assert_same_on_all_ranks, run_ranks
 from torch import Tensor, nn
+from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 import gct
+from gct._confirmation import Confirmation
+from gct._hierarchy import _Bucket
+from gct._regroup import Group, Regroup
 
 # ---- threads
 
@@ -166,6 +170,45 @@ def test_control_c_at_any_moment(ends: list[dict[str, Any]]) -> None:
                 assert "KeyboardInterrupt" in output or "RuntimeError" in output, end
             else:
                 assert "RuntimeError: gct: " in output or "Connection" in output, end
+
+
+def interrupted(*_: object) -> Any:
+    raise KeyboardInterrupt
+
+
+def reduce_interrupted(rank: int, world: int, owner: type, name: str) -> None:
+    settings: dict[str, Any] = {"hierarchy": 2} if world > 2 else {"checksum": True}
+    reductions = Reductions(gct.GCTState(start_step=0, **settings), 1 << 12)
+    reductions.start().wait()
+    setattr(owner, name, interrupted)
+    with pytest.raises(RuntimeError, match="KeyboardInterrupt"):
+        reductions.start().wait()
+
+
+@pytest.mark.parametrize(
+    ("world", "owner", "name"),
+    [(2, Confirmation, "_tell"), (2, Confirmation, "_hear"), (4, _Bucket, "_end")],
+    ids=["tell", "hear", "end of a step"],
+)
+def test_control_c_in_a_callback(world: int, owner: type, name: str) -> None:
+    """It comes in whatever the main thread does, callbacks of what is done already included."""
+    run_ranks(world, reduce_interrupted, owner, name)
+
+
+def test_control_c_in_the_callback_of_what_was_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    regroup = Regroup([["a", "b"]])
+    held = []
+    for index, key in enumerate("ba"):
+        parameter = nn.Parameter(torch.zeros(3))
+        held.append(regroup.hold(index, [key], [parameter], torch.ones(3)))
+    (group,) = regroup.groups()
+    monkeypatch.setattr(Group, "take_over", interrupted)
+    reduced: Future[Tensor] = Future()
+    reduced.set_result(torch.ones(6))
+    regroup.finish([(group, reduced)])
+    for future in held:
+        with pytest.raises(RuntimeError, match="KeyboardInterrupt"):
+            future.wait()
 
 
 def test_leaving_with_work_in_flight(ends: list[dict[str, Any]]) -> None:
