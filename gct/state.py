@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -18,9 +18,11 @@ from gct._device_reducer import DeviceReducer
 from gct._hosts import HierarchySetting, check_hierarchy
 from gct._parameters import Layout, ParameterKeys, Residuals, describe, make_layout
 from gct._rate_term import RateSettings, RateTerm
-from gct._reducer import NO_TRAFFIC, Reducer
+from gct._reducer import Reducer
 from gct._regroup import Buckets, Regroup
+from gct._settings import check_settings
 from gct._state_dict import Place, flatten, is_flat, unflatten
+from gct._stats import ParameterStats, RunStats, Stats, make_stats
 from gct.codec import Codec, Kind, Rounding
 from gct.monitor import Monitor, as_monitor
 
@@ -30,43 +32,6 @@ _logger = logging.getLogger("gct")
 
 _STATE_VERSION = 1
 _CODEC_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-
-
-class _HasRows(Protocol):
-    """One row a run: a tensor, or what fetches one from a GPU."""
-
-    def tolist(self) -> list[list[float]]: ...
-
-
-class ParameterStats(TypedDict):
-    """How one parameter's gradient was distributed when this rank last sent it."""
-
-    shape: float  # of the generalized Gaussian, after each block's scale was divided out
-    scale: float  # mean absolute value
-
-
-class Stats(TypedDict):
-    """Totals of this rank since the state was made, except where said otherwise.
-
-    With a hierarchy raw_bytes, wire_bytes and bits_per_element are about what crosses between
-    hosts, and a rank's parameters are those in its share of a bucket.
-    """
-
-    steps: int  # backward passes that were synchronized
-    codec: str  # the codec's kind; codec="auto" may have become "fp32" or "bf16", after start_step
-    codec_seconds: dict[str, float]  # what codec="auto" has measured: a bucket of 25 MB each way
-    raw_bytes: int  # what a ring all-reduce of the same buckets, uncompressed, would have sent
-    wire_bytes: int  # handed to the process group for other ranks, all headers counted
-    local_bytes: int  # with a hierarchy: uncompressed, for ranks of this host; not in wire_bytes
-    ratio: float  # raw_bytes / wire_bytes
-    bits_per_element: float  # mean size of what was encoded, exempt parameters and headers included
-    plain_bytes: int  # sent by ordinary all-reduces (first steps, small buckets), as in a ring
-    encode_seconds: float
-    wait_seconds: float  # for the process group, in the engine's two threads
-    decode_seconds: float  # decoding and adding
-    nonfinite_runs: int  # runs that held NaN or Inf and were sent as NaN
-    scratch_bytes: int  # held now, without residuals
-    parameters: dict[str, ParameterStats]
 
 
 class GCTState:
@@ -188,7 +153,7 @@ class GCTState:
             low_rank=low_rank,
             rounding=rounding,
         )
-        _check_settings(self._settings)
+        check_settings(self._settings)
         rate_settings = RateSettings(rate_weight)
         if process_group is not None:
             if not isinstance(process_group, dist.ProcessGroup):
@@ -217,7 +182,7 @@ class GCTState:
         self._buckets: Buckets = []  # of the last step: keys of their parameters
         self._regroup: Regroup | None = None  # in the first step after load_state_dict
         self._warned = False
-        self._run_stats: dict[int, tuple[Layout, _HasRows]] = {}
+        self._run_stats: RunStats = {}
         self.monitor = as_monitor(monitor)
         if self.monitor is not None:
             self.monitor.attach(self, self._settings)
@@ -307,26 +272,7 @@ class GCTState:
 
     def stats(self) -> Stats:
         """Bytes, rates, times, and shape and scale by parameter; see :class:`Stats`."""
-        reducer = self._reducer
-        traffic = reducer.traffic() if reducer is not None else NO_TRAFFIC
-        raw, wire, numel = (traffic[n] for n in ("raw_bytes", "wire_bytes", "encoded_numel"))
-        return {
-            "steps": self.step,
-            "codec": self._codec_in_use(),
-            "codec_seconds": dict(reducer.seconds) if reducer is not None else {},
-            "raw_bytes": raw,
-            "wire_bytes": wire,
-            "local_bytes": reducer.local_bytes() if reducer is not None else 0,
-            "ratio": raw / wire if wire else 1.0,
-            "bits_per_element": 8 * traffic["encoded_bytes"] / numel if numel else 0.0,
-            "plain_bytes": reducer.plain_bytes if reducer is not None else 0,
-            "encode_seconds": traffic["encode_seconds"],
-            "wait_seconds": traffic["wait_seconds"],
-            "decode_seconds": traffic["decode_seconds"],
-            "nonfinite_runs": traffic["nonfinite_runs"],
-            "scratch_bytes": reducer.scratch_bytes() if reducer is not None else 0,
-            "parameters": self._parameter_stats(),
-        }
+        return make_stats(self.step, self._codec_in_use(), self._reducer, self._run_stats)
 
     def counters(self) -> dict[str, Any]:
         """The engine's totals, for a monitor."""
@@ -551,14 +497,6 @@ class GCTState:
             on_stats=keep,
         )
 
-    def _parameter_stats(self) -> dict[str, ParameterStats]:
-        result: dict[str, ParameterStats] = {}
-        for layout, run_stats in list(self._run_stats.values()):
-            for key, (scale, shape, *_) in zip(layout.keys, run_stats.tolist(), strict=True):
-                if key is not None:
-                    result[key] = {"shape": shape, "scale": scale}
-        return result
-
     def _codec_in_use(self) -> str:
         """The setting; once ``"auto"`` has been measured, what it stands for."""
         if self._reducer is None:
@@ -572,20 +510,3 @@ class GCTState:
         if not dist.is_initialized():
             return Place()
         return Place(dist.get_rank(self._group), dist.get_world_size(self._group))
-
-
-def _check_settings(settings: Mapping[str, Any]) -> None:
-    if settings["error_feedback"] not in (True, False, "auto"):
-        raise ValueError(
-            f'error_feedback must be True, False or "auto", got {settings["error_feedback"]!r}'
-        )
-    for name in ("start_step", "min_numel", "seed"):
-        value = settings[name]
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ValueError(f"{name} must be a whole number from 0 on, got {value!r}")
-    if not isinstance(settings["checksum"], bool):
-        raise ValueError(f"checksum must be True or False, got {settings['checksum']!r}")
-    if settings["algorithm"] not in ("auto", "one_shot", "two_shot"):
-        raise ValueError(
-            f"algorithm must be auto, one_shot or two_shot, got {settings['algorithm']!r}"
-        )

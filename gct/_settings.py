@@ -1,0 +1,24 @@
+"""What GCTState's settings may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError for the first that is out of range."""
+    if settings["error_feedback"] not in (True, False, "auto"):
+        raise ValueError(
+            f'error_feedback must be True, False or "auto", got {settings["error_feedback"]!r}'
+        )
+    for name in ("start_step", "min_numel", "seed"):
+        value = settings[name]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"{name} must be a whole number from 0 on, got {value!r}")
+    if not isinstance(settings["checksum"], bool):
+        raise ValueError(f"checksum must be True or False, got {settings['checksum']!r}")
+    if settings["algorithm"] not in ("auto", "one_shot", "two_shot"):
+        raise ValueError(
+            f"algorithm must be auto, one_shot or two_shot, got {settings['algorithm']!r}"
+        )

@@ -1,0 +1,82 @@
+"""What :meth:`gct.GCTState.stats` tells."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypedDict
+
+from gct._device_reducer import DeviceReducer
+from gct._parameters import Layout
+from gct._reducer import NO_TRAFFIC, Reducer
+
+
+class _HasRows(Protocol):
+    """One row a run: a tensor, or what fetches one from a GPU."""
+
+    def tolist(self) -> list[list[float]]: ...
+
+
+class ParameterStats(TypedDict):
+    """How one parameter's gradient was distributed when this rank last sent it."""
+
+    shape: float  # of the generalized Gaussian, after each block's scale was divided out
+    scale: float  # mean absolute value
+
+
+class Stats(TypedDict):
+    """Totals of this rank since the state was made, except where said otherwise.
+
+    With a hierarchy raw_bytes, wire_bytes and bits_per_element are about what crosses between
+    hosts, and a rank's parameters are those in its share of a bucket.
+    """
+
+    steps: int  # backward passes that were synchronized
+    codec: str  # the codec's kind; codec="auto" may have become "fp32" or "bf16", after start_step
+    codec_seconds: dict[str, float]  # what codec="auto" has measured: a bucket of 25 MB each way
+    raw_bytes: int  # what a ring all-reduce of the same buckets, uncompressed, would have sent
+    wire_bytes: int  # handed to the process group for other ranks, all headers counted
+    local_bytes: int  # with a hierarchy: uncompressed, for ranks of this host; not in wire_bytes
+    ratio: float  # raw_bytes / wire_bytes
+    bits_per_element: float  # mean size of what was encoded, exempt parameters and headers included
+    plain_bytes: int  # sent by ordinary all-reduces (first steps, small buckets), as in a ring
+    encode_seconds: float
+    wait_seconds: float  # for the process group, in the engine's two threads
+    decode_seconds: float  # decoding and adding
+    nonfinite_runs: int  # runs that held NaN or Inf and were sent as NaN
+    scratch_bytes: int  # held now, without residuals
+    parameters: dict[str, ParameterStats]
+
+
+RunStats = dict[int, tuple[Layout, _HasRows]]  # of each bucket's last reduction, by its index
+
+
+def make_stats(
+    steps: int, codec: str, reducer: Reducer | DeviceReducer | None, run_stats: RunStats
+) -> Stats:
+    traffic = reducer.traffic() if reducer is not None else NO_TRAFFIC
+    raw, wire, numel = (traffic[n] for n in ("raw_bytes", "wire_bytes", "encoded_numel"))
+    return {
+        "steps": steps,
+        "codec": codec,
+        "codec_seconds": dict(reducer.seconds) if reducer is not None else {},
+        "raw_bytes": raw,
+        "wire_bytes": wire,
+        "local_bytes": reducer.local_bytes() if reducer is not None else 0,
+        "ratio": raw / wire if wire else 1.0,
+        "bits_per_element": 8 * traffic["encoded_bytes"] / numel if numel else 0.0,
+        "plain_bytes": reducer.plain_bytes if reducer is not None else 0,
+        "encode_seconds": traffic["encode_seconds"],
+        "wait_seconds": traffic["wait_seconds"],
+        "decode_seconds": traffic["decode_seconds"],
+        "nonfinite_runs": traffic["nonfinite_runs"],
+        "scratch_bytes": reducer.scratch_bytes() if reducer is not None else 0,
+        "parameters": _parameter_stats(run_stats),
+    }
+
+
+def _parameter_stats(run_stats: RunStats) -> dict[str, ParameterStats]:
+    result: dict[str, ParameterStats] = {}
+    for layout, rows in list(run_stats.values()):
+        for key, (scale, shape, *_) in zip(layout.keys, rows.tolist(), strict=True):
+            if key is not None:
+                result[key] = {"shape": shape, "scale": scale}
+    return result
