@@ -48,8 +48,44 @@ uint32_t add_word(uint32_t crc, uint64_t word) {
 }
 
 #if defined(__x86_64__)
+// The instruction takes three cycles and one can begin in each: three parts of the data at once.
+constexpr size_t kPart = 1024;
+
+// shift[k][b]: what byte k of a remainder, b, becomes when kPart bytes of zeros follow.
+using Shift = std::array<std::array<uint32_t, 256>, sizeof(uint32_t)>;
+
+constexpr Shift make_shift() {
+  Shift shift{};
+  for (uint32_t bit = 0; bit < 32; ++bit) {
+    uint32_t rest = uint32_t{1} << bit;
+    for (size_t i = 0; i < kPart; ++i) rest = (rest >> 8) ^ kTables[0][rest & 255];
+    for (uint32_t byte = 0; byte < 256; ++byte) {
+      if (byte >> (bit % 8) & 1) shift[bit / 8][byte] ^= rest;
+    }
+  }
+  return shift;
+}
+
+constexpr Shift kShift = make_shift();
+
+// The remainder of a part after that of what stands before it.
+uint64_t append(uint64_t before, uint64_t part) {
+  for (size_t k = 0; k < kShift.size(); ++k) part ^= kShift[k][(before >> (8 * k)) & 255];
+  return part;
+}
+
 __attribute__((target("sse4.2"))) uint32_t by_instruction(const uint8_t* p, size_t bytes) {
   uint64_t crc = 0xffffffff;
+  for (; bytes >= 3 * kPart; p += 3 * kPart, bytes -= 3 * kPart) {
+    uint64_t second = 0;
+    uint64_t third = 0;
+    for (const uint8_t* q = p; q < p + kPart; q += kWord) {
+      crc = _mm_crc32_u64(crc, load_le<uint64_t>(q));
+      second = _mm_crc32_u64(second, load_le<uint64_t>(q + kPart));
+      third = _mm_crc32_u64(third, load_le<uint64_t>(q + 2 * kPart));
+    }
+    crc = append(append(crc, second), third);
+  }
   for (; bytes >= kWord; p += kWord, bytes -= kWord) crc = _mm_crc32_u64(crc, load_le<uint64_t>(p));
   auto rest = static_cast<uint32_t>(crc);
   for (; bytes > 0; ++p, --bytes) rest = _mm_crc32_u8(rest, *p);

@@ -33,7 +33,7 @@ uint32_t bit_by_bit(const uint8_t* p, size_t bytes) {
 
 void test_lengths_and_alignments() {
   gct::test::Random random(1);
-  std::vector<uint8_t> bytes(600);
+  std::vector<uint8_t> bytes(7000);
   for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random.bits() >> 56);
   for (size_t begin = 0; begin < 9; ++begin) {
     for (size_t length = 0; length < 500; length += 1 + length / 40) {
@@ -41,6 +41,11 @@ void test_lengths_and_alignments() {
       const uint32_t expected = bit_by_bit(p, length);
       CHECK(crc32c(p, length) == expected, begin, length);
       CHECK(crc32c_by_tables(p, length) == expected, begin, length);
+    }
+    // Of this length on, three parts are taken at once.
+    for (const size_t length : {3071, 3072, 3073, 3080, 6143, 6144, 6900}) {
+      CHECK(crc32c(bytes.data() + begin, length) == bit_by_bit(bytes.data() + begin, length), begin,
+            length);
     }
   }
 }
