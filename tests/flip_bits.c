@@ -7,13 +7,15 @@
 #include <sys/uio.h>
 
 static _Atomic long least_bytes = 0; /* 0: nothing is to be flipped */
+static _Atomic long most_bytes = 0;
 static _Atomic long skipped = 0;
 static _Atomic long flipped = 0;
 
-/* After `skip` messages with a part of at least `bytes` the next one gets a flipped bit in the middle of that part. */
-void flip_message(long bytes, long skip) {
+/* After `skip` messages with a part of `least` to `most` bytes the next one gets a flipped bit in the middle of that part. */
+void flip_message(long least, long most, long skip) {
   skipped = skip;
-  least_bytes = bytes;
+  most_bytes = most;
+  least_bytes = least;
 }
 long flipped_bits(void) { return flipped; }
 
@@ -24,7 +26,7 @@ ssize_t writev(int fd, const struct iovec* parts, int count) {
   const long least = least_bytes;
   size_t before = 0;
   int part = 0;
-  while (part < count && (least == 0 || (long)parts[part].iov_len < least)) {
+  while (part < count && (least == 0 || (long)parts[part].iov_len < least || (long)parts[part].iov_len > most_bytes)) {
     before += parts[part++].iov_len;
   }
   if (part == count || skipped-- > 0) return real(fd, parts, count);

@@ -22,7 +22,8 @@ import gct
 
 WORLD = 4
 NUMEL = 1 << 16
-LEAST_BYTES = 2000  # longer than any message but segments
+SEGMENT = (2000, 1 << 30)  # bytes: longer than any other message
+SIZE = (24, 24)  # of a segment, three times
 SENDER = 2
 # Settings of a state, and which of the segments that rank 2 sends for a bucket are damaged, in
 # turn: of each shot, which goes to three ranks, or of each step in and between hosts, to one.
@@ -41,9 +42,9 @@ class Flipper:
     def __init__(self) -> None:
         self._library = ctypes.CDLL(None)
 
-    def arm(self, skip: int = 0) -> None:
+    def arm(self, skip: int = 0, message: tuple[int, int] = SEGMENT) -> None:
         if dist.get_rank() == SENDER:
-            self._library.flip_message(ctypes.c_long(LEAST_BYTES), ctypes.c_long(skip))
+            self._library.flip_message(*map(ctypes.c_long, (*message, skip)))
 
     def flipped(self) -> int:
         return int(self._library.flipped_bits())
@@ -94,6 +95,16 @@ def without_checksum(flipper: Flipper) -> bool:
     return all(torch.equal(other, bits[0]) for other in bits)
 
 
+def with_a_wrong_size(flipper: Flipper) -> bool:
+    """Without a checksum: is the result that of other calls? Gloo would end the process."""
+    case = Case(snr_db=10.0, algorithm="two_shot")
+    expected = case.reduce()
+    flipper.arm(message=SIZE)
+    same = torch.equal(case.reduce(), expected)
+    case.state.close()
+    return same
+
+
 def with_hashes(flipper: Flipper) -> str:
     os.environ["GCT_DEBUG"] = "hash"
     case = Case(codec="raw", algorithm="one_shot")
@@ -120,6 +131,9 @@ def main() -> None:
         for name, (settings, messages) in CASES.items()
     }
     results["without"] = without_checksum(flipper)
+    before = flipper.flipped()
+    results["size"] = with_a_wrong_size(flipper)
+    results["flipped in sizes"] = flipper.flipped() - before
     results["hashes"] = with_hashes(flipper)
     results["flipped"] = flipper.flipped()
     result.write_text(json.dumps(results))

@@ -16,10 +16,8 @@ import gct
 
 HERE = Path(__file__).parent
 TEXT_BYTES = 256  # what each rank tells each other one about a bucket
-# Segments that rank 2 sends for a bucket between hosts; and where receivers have to be told sizes,
-# each of the three others is told each size two times more often than without.
+# Segments that rank 2 sends for a bucket between hosts.
 SEGMENTS = {"one shot": 3, "two shots": 6, "sizes unknown": 6, "hosts": 1, "feedback": 6}
-MORE_SIZES = {"sizes unknown": 2 * 3 * 2 * 8}
 
 
 @pytest.fixture(scope="module")
@@ -68,18 +66,23 @@ def test_each_step_between_and_inside_hosts_is_covered(results: list[dict[str, A
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_checksum_takes_four_bytes(case: str, results: list[dict[str, Any]]) -> None:
-    expected = 4 * SEGMENTS[case] + MORE_SIZES.get(case, 0) + TEXT_BYTES * (WORLD - 1)
+    expected = 4 * SEGMENTS[case] + TEXT_BYTES * (WORLD - 1)
     assert results[SENDER][case]["more_bytes"] == expected
 
 
 def test_without_a_checksum_ranks_may_silently_differ(results: list[dict[str, Any]]) -> None:
     """So the bits do flip, and the next test has something to find."""
     assert not any(result["without"] for result in results)
-    bits = sum(len(messages) for _, messages in CASES.values()) + 2
+    bits = sum(len(messages) for _, messages in CASES.values()) + 3
     flipped = [result["flipped"] for result in results]
     # More where the socket takes a message in parts: each part that begins with one is counted.
     assert flipped[2] >= bits
     assert flipped[:2] + flipped[3:] == [0, 0, 0]
+
+
+def test_a_wrong_size_is_outvoted(results: list[dict[str, Any]]) -> None:
+    assert [result["flipped in sizes"] for result in results] == [0, 0, 1, 0]
+    assert all(result["size"] for result in results)
 
 
 def test_debug_hash_names_the_first_bucket_and_step(results: list[dict[str, Any]]) -> None:

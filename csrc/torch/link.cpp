@@ -10,6 +10,8 @@ namespace gct {
 namespace {
 
 constexpr int kNeverSent = 2;  // a tag that no link uses
+constexpr int kCopies = 3;     // of a size
+constexpr int64_t kSizeBytes = kCopies * int64_t{sizeof(int64_t)};
 
 // How long a collective's wait may go on after close(). Each period costs one exception inside
 // torch while a peer is slow.
@@ -32,10 +34,9 @@ bool wait_patiently(c10d::Work& work, Predicate closed) {
   }
 }
 
-// Each bit as two of three copies have it, or as the only one has it.
-int64_t read_size(const uint8_t* p, int copies) {
+// Each bit as two of three copies have it.
+int64_t read_size(const uint8_t* p) {
   const auto a = load_le<uint64_t>(p);
-  if (copies == 1) return static_cast<int64_t>(a);
   const auto b = load_le<uint64_t>(p + sizeof a);
   const auto c = load_le<uint64_t>(p + 2 * sizeof a);
   return static_cast<int64_t>((a & b) | (a & c) | (b & c));
@@ -153,16 +154,15 @@ void Link::hang_up() {
   gct::hang_up(*down_);
 }
 
-void Link::exchange_sizes(Exchange& exchange, bool thrice) {
+void Link::exchange_sizes(Exchange& exchange) {
   const auto world = static_cast<size_t>(size_);
-  const int copies = thrice ? 3 : 1;
-  sizes_.send_bytes.assign(world, copies * int64_t{sizeof(int64_t)});
+  sizes_.send_bytes.assign(world, kSizeBytes);
   sizes_.send_bytes[static_cast<size_t>(rank_)] = 0;
   sizes_.recv_bytes = sizes_.send_bytes;
-  uint8_t* out = sizes_.send.reserve(size_ * copies * int64_t{sizeof(int64_t)});
+  uint8_t* out = sizes_.send.reserve(size_ * kSizeBytes);
   for (size_t rank = 0; rank < world; ++rank) {
     if (static_cast<int>(rank) == rank_) continue;
-    for (int copy = 0; copy < copies; ++copy, out += sizeof(int64_t)) {
+    for (int copy = 0; copy < kCopies; ++copy, out += sizeof(int64_t)) {
       store_le<uint64_t>(out, static_cast<uint64_t>(exchange.send_bytes[rank]));
     }
   }
@@ -172,8 +172,8 @@ void Link::exchange_sizes(Exchange& exchange, bool thrice) {
   const uint8_t* in = sizes_.recv.data();
   for (size_t rank = 0; rank < world; ++rank) {
     if (static_cast<int>(rank) == rank_) continue;
-    exchange.recv_bytes[rank] = read_size(in, copies);
-    in += copies * sizeof(int64_t);
+    exchange.recv_bytes[rank] = read_size(in);
+    in += kSizeBytes;
   }
 }
 

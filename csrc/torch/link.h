@@ -61,8 +61,9 @@ class Link {
   void wait(Exchange& exchange);
 
   // Fills exchange.recv_bytes from the others' send_bytes, for segments whose size the receiver
-  // can't know. `thrice`: each size is sent three times, and what two of them say holds.
-  void exchange_sizes(Exchange& exchange, bool thrice);
+  // can't know. Each size is sent three times, and what two of them say holds: a wrong one would
+  // have Gloo end the process.
+  void exchange_sizes(Exchange& exchange);
 
   // Bytes handed to the process group for other ranks, since the start.
   int64_t sent_bytes() const { return sent_bytes_.load(); }

@@ -74,16 +74,16 @@ void Shots::copy_to_all(Exchange& exchange) const {
 }
 
 void Shots::start(const Job& job, Exchange& exchange, Link& link) {
-  if (!job.slots_known) exchange_sizes(job, exchange, link);
+  if (!job.slots_known) exchange_sizes(exchange, link);
   link.start(exchange);
 }
 
 // Sizes that others announce decide how much memory is reserved.
-void Shots::exchange_sizes(const Job& job, Exchange& exchange, Link& link) {
+void Shots::exchange_sizes(Exchange& exchange, Link& link) {
   const int64_t limit = *std::max_element(exchange.recv_bytes.begin(), exchange.recv_bytes.end());
   {
     const Stopwatch stopwatch(&counters_->wait_ns);
-    link.exchange_sizes(exchange, job.spec.checksum);
+    link.exchange_sizes(exchange);
   }
   for (size_t sender = 0; sender < exchange.recv_bytes.size(); ++sender) {
     if (exchange.recv_bytes[sender] >= 0 && exchange.recv_bytes[sender] <= limit) continue;

@@ -76,7 +76,7 @@ class Shots {
   void copy_to_all(Exchange& exchange) const;
   void start(const Job& job, Exchange& exchange, Link& link);
   void wait(Exchange& exchange, Link& link);
-  void exchange_sizes(const Job& job, Exchange& exchange, Link& link);
+  void exchange_sizes(Exchange& exchange, Link& link);
 
   Link* first_;
   Link* second_;
