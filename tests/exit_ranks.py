@@ -27,10 +27,12 @@ from torch.nn.parallel import DistributedDataParallel
 import gct
 
 LIMIT = 20.0  # seconds for a rank to end; the process group's timeout is 5
+_EARLY = 20.0  # times the pause, of up to 0.05 s
 # How the ranks end, their number, settings of the state, how many times.
 Trial = tuple[str, int, dict[str, Any], int]
 FEW: list[Trial] = [
     ("interrupt all", 2, {"checksum": True}, 2),
+    ("interrupt early", 2, {"checksum": True}, 1),
     ("interrupt one", 2, {}, 1),
     ("leave", 2, {"checksum": True}, 1),
 ]
@@ -39,6 +41,8 @@ ALL: list[Trial] = [
     ("interrupt all", 2, {}, 5),
     ("interrupt all", 2, {"checksum": True, "error_feedback": True}, 5),
     ("interrupt all", 4, {"hierarchy": 2}, 3),
+    ("interrupt early", 2, {"checksum": True}, 5),
+    ("interrupt early", 4, {"hierarchy": 2}, 3),
     ("interrupt one", 2, {}, 3),
     ("leave", 2, {}, 2),
     ("leave", 4, {"hierarchy": 2}, 2),
@@ -99,17 +103,22 @@ def wait(pid: int, deadline: float) -> int | None:
     return None
 
 
+def wait_until_ready(files: list[Path]) -> None:
+    deadline = time.monotonic() + 30.0
+    while not all(file.exists() for file in files) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def trial(how: str, world: int, settings: dict[str, Any], folder: Path, pause: float) -> Any:
     folder.mkdir()
     pids = [fork_rank(rank, world, folder, settings, how == "leave") for rank in range(world)]
-    deadline = time.monotonic() + 30.0
-    while not all((folder / f"ready-{rank}").exists() for rank in range(world)):
-        time.sleep(0.01)
-        if time.monotonic() > deadline:
-            break
-    time.sleep(pause)
+    if how == "interrupt early":  # while they meet, set up, or take their first steps
+        time.sleep(pause * _EARLY)
+    else:
+        wait_until_ready([folder / f"ready-{rank}" for rank in range(world)])
+        time.sleep(pause)
     if how != "leave":
-        for pid in pids if how == "interrupt all" else pids[:1]:
+        for pid in pids[:1] if how == "interrupt one" else pids:
             os.kill(pid, signal.SIGINT)
     deadline = time.monotonic() + LIMIT
     statuses = [wait(pid, deadline) for pid in pids]

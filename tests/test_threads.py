@@ -165,7 +165,7 @@ def test_control_c_at_any_moment(ends: list[dict[str, Any]]) -> None:
             continue
         for rank, (status, output) in enumerate(zip(end["statuses"], end["outputs"], strict=True)):
             assert status in (1, -2), end
-            if rank == 0 or end["how"] == "interrupt all":
+            if rank == 0 or end["how"] != "interrupt one":
                 # A peer that is gone already may be noticed first.
                 assert "KeyboardInterrupt" in output or "RuntimeError" in output, end
             else:
