@@ -21,6 +21,7 @@ from gct._roll_call import silent_ranks
 Collective = Literal["all_reduce", "reduce_scatter", "all_gather"]
 Algorithm = Literal["auto", "one_shot", "two_shot"]
 OnStats = Callable[[Tensor], None]
+Then = Callable[[str], None]
 
 
 class Damage(str):
@@ -96,6 +97,7 @@ class Channel:
         probe: bool = False,
         checksum: bool = False,
         on_stats: OnStats | None = None,
+        then: Then | None = None,
     ) -> Future[str]:
         """Start a collective; all ranks start the same ones in the same order.
 
@@ -119,6 +121,9 @@ class Channel:
             on_stats: called with the float32 [runs, 4] tensor of scale, shape, bits per element and
                 error of each run, from another thread. The error is the squared one over the
                 squared values; bits and error are NaN without ``probe``.
+            then: called with the message, before the future has it, from a thread that Ctrl-C does
+                not interrupt. A future's own callbacks may run on the main thread, where
+                KeyboardInterrupt is raised, before their first line too.
 
         Returns:
             A future of the error message, empty if the result is in place. A message names the job
@@ -137,7 +142,10 @@ class Channel:
             if on_stats is not None and not error:
                 on_stats(run_stats)
             local = Damage(error) if error and checksum and not call else error
-            done.set_result(self._explain(error) if fatal else local)
+            message = self._explain(error) if fatal else local
+            if then is not None:
+                then(message)
+            done.set_result(message)
 
         self._engine.submit(
             collective=collective,

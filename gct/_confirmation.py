@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -11,7 +12,6 @@ from torch.futures import Future
 
 from gct import _C
 from gct._channel import Damage, closed_last, private_group
-from gct._futures import then_complete
 
 _TEXT_BYTES = 256
 _CLOSE_SECONDS = 5.0  # for a busy machine: nobody has to answer
@@ -30,15 +30,18 @@ class Confirmation:
         self._pending: set[Future[str]] = set()
         closed_last.add(self)
 
-    def of(self, done: Future[str], name: str) -> Future[str]:
-        """A future like ``done``, but of a message on all ranks if one of them has found damage.
+    def of(self, start: Callable[..., object], name: str) -> Future[str]:
+        """A future like that of a submit(), but of a message on all ranks if one has found damage.
 
         A rank whose collectives are broken has nothing to tell: the others' are, too.
+
+        Args:
+            start: calls submit() with ``then``, which it is given.
+            name: what messages call it.
         """
         confirmed: Future[str] = Future()
 
-        def tell(done: Future[str]) -> None:
-            error = done.value()
+        def tell(error: str) -> None:
             if error and not isinstance(error, Damage):
                 confirmed.set_result(error)
                 return
@@ -49,11 +52,11 @@ class Confirmation:
             self._pending.add(confirmed)
             confirmed.add_done_callback(self._pending.discard)
             try:
-                then_complete(self._tell(error), hear, [confirmed])
+                self._tell(error).then(hear)
             except Exception as caught:  # whatever it is: those who wait would wait for ever
                 confirmed.set_result(self._failed(name, caught))
 
-        then_complete(done, tell, [confirmed])
+        start(then=tell)
         return confirmed
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ All ranks end with the same bits: those that reduce a shard do, and step 3 moves
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import re
@@ -25,8 +26,7 @@ from torch.futures import Future
 
 from gct import _C
 from gct._agreement import gather_text
-from gct._channel import Algorithm, Channel, Collective, Damage, OnStats, Run
-from gct._futures import then_complete
+from gct._channel import Algorithm, Channel, Collective, Damage, OnStats, Run, Then
 from gct._hosts import HierarchySetting, Place, find_hosts, given_hosts, own_place
 from gct.codec import Codec
 
@@ -90,6 +90,7 @@ class Hierarchy:
         probe: bool = False,
         checksum: bool = False,
         on_stats: OnStats | None = None,
+        then: Then | None = None,
     ) -> Future[str]:
         """Start the reduction of ``buffer`` to its mean over all ranks, in place.
 
@@ -99,7 +100,7 @@ class Hierarchy:
             name: what error messages call it.
             runs: how the shard divides into parameters.
             residual: float32, one for each element of the shard, in units of the host's mean.
-            seed, probe, on_stats: see :meth:`Channel.submit`; what is measured is the shard.
+            seed, probe, on_stats, then: see :meth:`Channel.submit`; what is measured is the shard.
             checksum: in all steps.
 
         Returns:
@@ -153,7 +154,7 @@ class Hierarchy:
             ),
         ]
         failed = f"gct: {name} failed on {self._place}"
-        bucket = _Bucket(failed, name, steps, buffer, copy, self._copies)
+        bucket = _Bucket(failed, name, steps, buffer, copy, self._copies, then)
         bucket.start(0)
         return bucket.done
 
@@ -250,7 +251,8 @@ class _Step(NamedTuple):
 
 @dataclass
 class _Bucket:
-    """A bucket on its way. Each step starts on the thread that has ended the one before it."""
+    """A bucket on its way. Each step starts on the engine's thread that has ended the one before
+    it, so that Ctrl-C does not have this rank leave out a step that others wait for."""
 
     failed: str
     name: str
@@ -258,15 +260,16 @@ class _Bucket:
     buffer: Tensor
     copy: Tensor | None  # what is reduced in its place
     copies: _Copies
+    then: Then | None
     done: Future[str] = field(default_factory=Future)
     error: str = ""
 
     def start(self, index: int) -> None:
         step = self.steps[index]
-        done = step.channel.submit(
-            step.collective, step.input, step.codec, name=self.name, **step.options
+        then = functools.partial(self._end, index)
+        step.channel.submit(
+            step.collective, step.input, step.codec, name=self.name, then=then, **step.options
         )
-        then_complete(done, lambda done: self._end(index, done.value()), [self.done])
 
     def _end(self, index: int, error: str) -> None:
         try:
@@ -282,6 +285,8 @@ class _Bucket:
             self._take_over()
         except Exception as caught:  # whatever it is: those who wait would wait for ever
             self.error = f"{self.failed} {self._place(index)}: {caught}"
+        if self.then is not None:
+            self.then(self.error)
         self.done.set_result(self.error)
 
     def _place(self, index: int) -> str:

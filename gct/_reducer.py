@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch.distributed as dist
@@ -127,11 +128,15 @@ class Reducer:
         params = self._codec._params
         options["checksum"] = self._checksum
         if self._hierarchy is not None:
-            done = self._hierarchy.submit(buffer, params, **options)
+            start = partial(self._hierarchy.submit, buffer, params, **options)
         else:
-            done = self._channel.submit("all_reduce", buffer, params, mean=True, **options)
+            start = partial(
+                self._channel.submit, "all_reduce", buffer, params, mean=True, **options
+            )
         if self._confirmation is not None:
-            done = self._confirmation.of(done, options["name"])
+            done = self._confirmation.of(start, options["name"])
+        else:
+            done = start()
         return done.then(lambda done: result_or_raise(done, buffer))
 
     def traffic(self) -> _C.EngineStats:

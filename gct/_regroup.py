@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.futures import Future
 
 from gct._channel import result_or_raise
-from gct._futures import then_complete
 
 _logger = logging.getLogger("gct")
 
@@ -115,5 +114,14 @@ class Regroup:
             for done in waiting:
                 done.set_result(error)
 
+        def check(called: Future[None]) -> None:
+            """Ctrl-C may end take_over() before its first line; torch keeps the exception."""
+            try:
+                called.value()
+            except RuntimeError as interrupt:
+                for done in waiting:
+                    if not done.done():
+                        done.set_result(f"gct: {interrupt}")
+
         all_reduced = torch.futures.collect_all([reduced for _, reduced in reductions])
-        then_complete(all_reduced, take_over, waiting)
+        all_reduced.then(take_over).add_done_callback(check)

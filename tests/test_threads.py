@@ -7,6 +7,9 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 import gct
+from gct._channel import _channels
 from gct._confirmation import Confirmation
 from gct._hierarchy import _Bucket
 from gct._regroup import Group, Regroup
@@ -172,27 +176,61 @@ def test_control_c_at_any_moment(ends: list[dict[str, Any]]) -> None:
                 assert "RuntimeError: gct: " in output or "Connection" in output, end
 
 
-def interrupted(*_: object) -> Any:
-    raise KeyboardInterrupt
+class SlowToReturn:
+    """An engine whose jobs are done when submit() returns: what is attached later runs at once."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def submit(self, **options: Any) -> None:
+        self._engine.submit(**options)
+        time.sleep(0.1)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
 
 
-def reduce_interrupted(rank: int, world: int, owner: type, name: str) -> None:
+def threads_that_go_on(rank: int, world: int, owner: Any, name: str) -> list[bool]:
+    """Whether each call of a step that other ranks wait for is on the main thread."""
     settings: dict[str, Any] = {"hierarchy": 2} if world > 2 else {"checksum": True}
-    reductions = Reductions(gct.GCTState(start_step=0, **settings), 1 << 12)
+    state = gct.GCTState(start_step=0, **settings)
+    reductions = Reductions(state, 1 << 12)
     reductions.start().wait()
-    setattr(owner, name, interrupted)
-    with pytest.raises(RuntimeError, match="KeyboardInterrupt"):
-        reductions.start().wait()
+    for channel in weakref.WeakSet(_channels):
+        channel._engine = SlowToReturn(channel._engine)  # type: ignore[assignment]
+    on_main = []
+    call = getattr(owner, name)
+
+    def watched(*arguments: Any) -> Any:
+        on_main.append(threading.current_thread() is threading.main_thread())
+        return call(*arguments)
+
+    setattr(owner, name, watched)
+    reductions.start().wait()
+    return on_main
 
 
 @pytest.mark.parametrize(
-    ("world", "owner", "name"),
-    [(2, Confirmation, "_tell"), (2, Confirmation, "_hear"), (4, _Bucket, "_end")],
-    ids=["tell", "hear", "end of a step"],
+    ("world", "owner", "name", "calls"),
+    [
+        (2, Confirmation, "_tell", 1),
+        (2, Confirmation, "_hear", 1),
+        (4, _Bucket, "start", 3),
+        (4, _Bucket, "_end", 3),
+    ],
+    ids=["tell", "hear", "start of a step", "end of a step"],
 )
-def test_control_c_in_a_callback(world: int, owner: type, name: str) -> None:
-    """It comes in whatever the main thread does, callbacks of what is done already included."""
-    run_ranks(world, reduce_interrupted, owner, name)
+def test_control_c_does_not_interrupt_what_others_wait_for(
+    world: int, owner: Any, name: str, calls: int
+) -> None:
+    """It is raised on the main thread, wherever that is."""
+    first_is_callers = name == "start"
+    for on_main in run_ranks(world, threads_that_go_on, owner, name):
+        assert on_main == [first_is_callers, *[False] * (calls - 1)]
+
+
+def interrupted(*_: object) -> Any:
+    raise KeyboardInterrupt
 
 
 def test_control_c_in_the_callback_of_what_was_held(monkeypatch: pytest.MonkeyPatch) -> None:
