@@ -1,5 +1,7 @@
 #include "cpu/block_cost.h"
 
+#include <algorithm>
+
 namespace gct {
 
 void BlockCost::count(const float* x, int n, const Quantizer& q) {
@@ -16,6 +18,8 @@ void BlockCost::count(const float* x, int n, const Quantizer& q) {
   for (; i < n; ++i) ++counts[0][symbols[i]];
   for (int s = 0; s < kMaxSymbols; ++s)
     counts_[s] = static_cast<uint16_t>(counts[0][s] + counts[1][s] + counts[2][s] + counts[3][s]);
+  used_ = 2 * tables::kMaxMagnitude + 1;
+  while (used_ > 0 && counts_[used_ - 1] == 0) --used_;
   num_large_ = 0;
   for (i = 0; i < n && large; ++i) {
     if (symbols[i] == kEscapeSymbol) large_[num_large_++] = quantize_magnitude(x[i], q, i);
@@ -26,12 +30,13 @@ double BlockCost::bits(int table) const {
   const int magnitudes = table_magnitudes(table), order = escape_order(table);
   const uint16_t* cost = encode_table(table).cost;
   uint32_t sum = 0, escapes = static_cast<uint32_t>(num_large_), extra = 0;
-  for (int s = 0; s <= 2 * magnitudes; ++s) sum += uint32_t{counts_[s]} * cost[s];
+  const int inside = std::min(2 * magnitudes + 1, used_);
+  for (int s = 0; s < inside; ++s) sum += uint32_t{counts_[s]} * cost[s];
   const auto escape_bits = [&](int32_t magnitude) {
     return static_cast<uint32_t>(
         1 + golomb_bits(static_cast<uint32_t>(magnitude - magnitudes - 1), order));
   };
-  for (int s = 2 * magnitudes + 1; s <= 2 * tables::kMaxMagnitude; ++s) {
+  for (int s = inside; s < used_; ++s) {
     if (counts_[s] == 0) continue;
     escapes += counts_[s];
     extra += counts_[s] * escape_bits(symbol_magnitude(s));
