@@ -19,6 +19,8 @@ namespace gct {
 namespace {
 
 constexpr int kMaxAttempts = 6;
+// Pieces of a thread between two moments at which all wait: waking threads costs as much as a piece.
+constexpr int64_t kPiecesOfWorker = 8;
 // Share of a slot's payload that factors of low-rank parts may take: column profiles may have 4 %.
 constexpr double kMostForFactors = 0.9;
 constexpr double kCloseEnough = 0.98;  // 0.1 dB
@@ -326,8 +328,9 @@ class SegmentEncoder {
     size_t at = table + kPieceEntryBytes * static_cast<size_t>(pieces);
     const int workers = ws_.pool != nullptr ? ws_.pool->size() : 1;
     std::vector<PieceOutput>& outputs = ws_.outputs();
-    for (int64_t first = 0; first < pieces; first += workers) {
-      const int64_t count = std::min<int64_t>(workers, pieces - first);
+    const int64_t wave = workers > 1 ? kPiecesOfWorker * int64_t{workers} : 1;
+    for (int64_t first = 0; first < pieces; first += wave) {
+      const int64_t count = std::min(wave, pieces - first);
       encode_wave(first, count, &outputs);
       for (int64_t i = 0; i < count; ++i) {
         const PieceOutput& piece = outputs[static_cast<size_t>(i)];
