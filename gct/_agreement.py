@@ -17,14 +17,25 @@ from gct import _C
 from gct._version import __version__
 
 _HASH_BYTES = 8
+# Of a text. A model of 100,000 parameters takes 3 MB; what a peer announces is reserved.
+_MOST_BYTES = 16 << 20
 
 
 def gather_text(group: dist.ProcessGroup, text: str) -> list[str]:
-    """Every rank's text; a collective call. Not all_gather_object: that needs numpy and pickle."""
+    """Every rank's text; a collective call. Not all_gather_object: that needs numpy and pickle.
+
+    Raises:
+        RuntimeError: a text is too long; or the process group's.
+    """
     mine = torch.tensor(list(text.encode()), dtype=torch.uint8)
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(group.size())]
     dist.all_gather(lengths, torch.tensor([mine.numel()]), group=group)
     longest = max(int(length) for length in lengths)
+    if not all(0 <= int(length) <= _MOST_BYTES for length in lengths):
+        raise RuntimeError(
+            f"gct: ranks announce texts of {[int(length) for length in lengths]} bytes, at most "
+            f"{_MOST_BYTES} are possible"
+        )
     texts = [torch.zeros(longest, dtype=torch.uint8) for _ in lengths]
     padded = torch.nn.functional.pad(mine, (0, longest - mine.numel()))
     dist.all_gather(texts, padded, group=group)

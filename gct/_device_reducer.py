@@ -51,6 +51,7 @@ class DeviceReducer:
         self.plain_bytes = 0
         self.seconds: dict[str, float] = {}
         self.plain_kind: PlainKind | None = None
+        self.choice: str | None = None
         if self.rank == 0:
             _logger.info("gct: %d ranks on %s, %s", self.size, device, self._settings)
 

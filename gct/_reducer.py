@@ -45,6 +45,7 @@ class Reducer:
         group: of Gloo.
         settings: GCTState's; compared on all ranks.
         codec: what buckets are compressed with.
+        choice: what ``codec="auto"`` stands for, from a checkpoint; None: to be measured.
 
     Raises:
         ValueError: ranks have another gct or other settings, or hosts that don't fit the group; on
@@ -52,12 +53,20 @@ class Reducer:
         RuntimeError: a peer died or the group's timeout passed.
     """
 
-    def __init__(self, group: dist.ProcessGroup, settings: Mapping[str, Any], codec: Codec) -> None:
+    def __init__(
+        self,
+        group: dist.ProcessGroup,
+        settings: Mapping[str, Any],
+        codec: Codec,
+        choice: str | None = None,
+    ) -> None:
         self._group = group
         self._checksum = settings["checksum"] is True
         self._codec = codec
         self._channel = Channel(group)
-        agree_on_settings(group, settings)
+        auto = settings["codec"] == "auto"
+        agreed = {**settings, "the checkpoint's choice of a codec": choice} if auto else settings
+        agree_on_settings(group, agreed)
         self._hierarchy = open_hierarchy(settings["hierarchy"], group, self._channel)
         self.rank, self.size = self._channel.rank, self._channel.size
         self.hosts = self._hierarchy.hosts if self._hierarchy is not None else 1
@@ -68,12 +77,14 @@ class Reducer:
         if self.rank == 0:
             hosts = f" on {self.hosts} hosts" if self._hierarchy is not None else ""
             _logger.info("gct: %d ranks%s, %s", self.size, hosts, dict(settings))
-        if settings["codec"] == "auto" and self.size > 1:
-            self._choose(settings["algorithm"])
+        self.choice: str | None = None  # with codec="auto"
+        if auto and self.size > 1:
+            self.choice = choice or self._measure(settings["algorithm"])
+            self._use(self.choice)
         self._before, self._local_before = self._totals(), self._local_bytes()
 
-    def _choose(self, algorithm: Algorithm) -> None:
-        """Measure which way is best, the first time that all ranks are here."""
+    def _measure(self, algorithm: Algorithm) -> str:
+        """Which way is best, the first time that all ranks are here."""
 
         def fp32(bucket: Tensor) -> Future[Tensor]:
             return reduce_plain(bucket, self._group, "fp32", _PROBE)[0]
@@ -92,6 +103,11 @@ class Reducer:
         if self.rank == 0:
             took = ", ".join(f"{name} {1e3 * s:.1f} ms" for name, s in self.seconds.items())
             _logger.info('gct: codec="auto" is %s: a bucket of 25 MB takes %s', way, took)
+        return way
+
+    def _use(self, way: str) -> None:
+        if way not in (self._codec.kind, "fp32", "bf16"):
+            raise ValueError(f'the checkpoint says that codec="auto" was {way!r}: it is damaged')
         if way != self._codec.kind:
             self.plain_kind = cast(PlainKind, way)
             if self._hierarchy is not None:

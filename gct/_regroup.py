@@ -1,8 +1,9 @@
-"""The first backward pass after a resume, in the buckets of the run that was saved.
+"""The first backward passes after a resume, in the buckets of the run that was saved.
 
-DDP regroups its buckets after its first pass, in a resumed run as in every other. Values come
-through the codec otherwise in another bucket: blocks, chunks and rate are the bucket's. So that a
-resumed run has the same bits as one that went on, its first pass is reduced in the old buckets.
+DDP regroups its buckets after its first pass, with static_graph after its second, in a resumed run
+as in every other. Values come through the codec otherwise in another bucket: blocks, chunks and
+rate are the bucket's. So that a resumed run has the same bits as one that went on, these passes are
+reduced in the old buckets.
 """
 
 from __future__ import annotations
@@ -44,9 +45,12 @@ class Regroup:
 
     Args:
         buckets: of the saved run.
+        passes_left: after this one, in which DDP may still have its first buckets: it regroups them
+            after its first pass, with ``static_graph`` after its second.
     """
 
-    def __init__(self, buckets: Buckets) -> None:
+    def __init__(self, buckets: Buckets, passes_left: int = 1) -> None:
+        self.passes_left = passes_left
         self.buckets = [list(bucket) for bucket in buckets]
         self._passed = 0  # buckets that are still the same
         self._sparse: set[str] = set()

@@ -180,7 +180,8 @@ class GCTState:
         self._open = True  # the first step: parameters may still be new
         self._seen: dict[int, None] = {}  # buckets of this step (compiled DDP: parameters)
         self._buckets: Buckets = []  # of the last step: keys of their parameters
-        self._regroup: Regroup | None = None  # in the first step after load_state_dict
+        self._regroup: Regroup | None = None  # in the first steps after load_state_dict
+        self._choice: str | None = None  # of a saved run with codec="auto"
         self._warned = False
         self._run_stats: RunStats = {}
         self.monitor = as_monitor(monitor)
@@ -222,7 +223,7 @@ class GCTState:
         return self._reduce(buffer, layout, index, residual, name, number)
 
     def _reduce_held(self) -> Buckets | None:
-        """After the last bucket of a resumed run's first step: those that wait; the buckets."""
+        """After the last bucket of a resumed run's first steps: those that wait; the buckets."""
         if self._regroup is None:
             return None
         regroup, self._regroup = self._regroup, None
@@ -233,6 +234,8 @@ class GCTState:
             future = self._reduce_as(index, parameters, layout, group.joined(), index + 1)
             reductions.append((group, future))
         regroup.finish(reductions)
+        if regroup.buckets and regroup.passes_left:
+            self._regroup = Regroup(regroup.buckets, regroup.passes_left - 1)
         return regroup.buckets
 
     def reduce_gradient(self, gradient: Tensor, parameter: Tensor) -> Tensor:
@@ -293,7 +296,8 @@ class GCTState:
     def state_dict(self, *, flat: bool = False) -> dict[str, Any]:
         """What a resumed run needs to go on with the same bits: see docs/reliability.md.
 
-        The step, this rank's residuals, the rate term's memory and the buckets. Residuals differ
+        The step, this rank's residuals, the rate term's memory, the buckets and what
+        ``codec="auto"`` has chosen. Residuals differ
         from rank to rank: with error feedback every rank saves its own. The rest is the same on all
         ranks.
 
@@ -311,6 +315,7 @@ class GCTState:
             "residuals": self._residuals.state_dict(complete=self.error_feedback),
             "rate_term": self._rate_term.state_dict() if self._rate_term is not None else {},
             "buckets": [list(keys) for keys in self._buckets],
+            "choice": self._choice if self._reducer is None else self._reducer.choice,
         }
         return flatten(state_dict) if flat else state_dict
 
@@ -355,8 +360,14 @@ class GCTState:
         self._residuals.load_state_dict(saved["residuals"])
         self._buckets = saved.get("buckets", [])
         self._regroup = Regroup(self._buckets) if self._buckets else None
+        self._choice = saved.get("choice")
         if self._rate_term is not None:
-            self._rate_term.load_state_dict(saved.get("rate_term", {}))  # not in 0.1's
+            memory = saved.get("rate_term", {})
+            self._rate_term.load_state_dict(memory)
+            if self.step and not memory:
+                _logger.warning(
+                    "gct: the checkpoint has no memory of the rate term: its first step is without"
+                )
 
     def _drop_residuals_of_others(self) -> None:
         """Those that another rank, or this one among other hosts, has saved."""
@@ -431,7 +442,7 @@ class GCTState:
                         self._group, self._settings, self.codec, self._device
                     )
                 else:
-                    self._reducer = Reducer(self._group, self._settings, self.codec)
+                    self._reducer = Reducer(self._group, self._settings, self.codec, self._choice)
             except RuntimeError as error:
                 rank, size = self._group.rank(), self._group.size()
                 raise RuntimeError(

@@ -38,7 +38,7 @@ SETTINGS: dict[str, Any] = {
 class Run:
     """Model, optimizer, state."""
 
-    def __init__(self, named: bool = True, **settings: Any) -> None:
+    def __init__(self, named: bool = True, ddp: Any = None, **settings: Any) -> None:
         torch.manual_seed(0)
         self.model = nn.Sequential(
             nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.LayerNorm(4 * WIDTH), nn.Linear(4 * WIDTH, 8)
@@ -46,7 +46,7 @@ class Run:
         model = self.model if named else None
         self.state = gct.GCTState(**{**SETTINGS, **settings}, model=model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
-        self.ddp = DistributedDataParallel(self.model, bucket_cap_mb=0.02)
+        self.ddp = DistributedDataParallel(self.model, **{"bucket_cap_mb": 0.02, **(ddp or {})})
         self.ddp.register_comm_hook(self.state, gct.hook)
 
     def steps(self, begin: int, end: int) -> None:

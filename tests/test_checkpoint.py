@@ -87,6 +87,8 @@ def resumed(rank: int, world: int, folder: str, way: str, settings: dict[str, An
         (3, "by_torch_save", {"named": False, "algorithm": "two_shot"}),
         (4, "by_torch_save", {"hierarchy": 2}),
         (2, "by_torch_save", {"start_step": 100}),
+        (2, "by_torch_save", {"ddp": {"static_graph": True, "bucket_cap_mb": 0.005}}),
+        (2, "by_torch_save", {"ddp": {"find_unused_parameters": True, "bucket_cap_mb": 0.005}}),
         (2, "by_safetensors", {}),
         (2, "by_distributed_checkpoint", {"rate_weight": 0.0}),
         (2, "by_distributed_checkpoint", {"rate_weight": 0.0, "error_feedback": False}),
@@ -187,6 +189,46 @@ def test_another_number_of_ranks_drops_residuals_and_says_so(tmp_path: Path) -> 
     first, second = run_ranks(2, load_from, str(tmp_path), 0)
     assert first == "gct: residuals of rank 0 of 3 are dropped on rank 0 of 2\n"
     assert second == "gct: residuals of rank 0 of 3 are dropped on rank 1 of 2\n"
+
+
+def grow(rank: int, world: int, folder: str, saved_world: int) -> str:
+    """By the recipe of docs/reliability.md: ranks that are new load what another one has saved."""
+    import torch.distributed.checkpoint as dcp  # some of its parts warn that they are deprecated
+
+    run = Run(rate_weight=0.0)
+    name = f"gct-{rank % saved_world}"
+    if world == saved_world:
+        run.steps(0, SAVED)
+        dcp.save({name: run.state}, checkpoint_id=folder)
+        return ""
+    text = logged(lambda: dcp.load({name: run.state}, checkpoint_id=folder))
+    assert run.state.step == SAVED
+    assert not any(r.any() for r in run.state.state_dict()["residuals"].values())
+    run.steps(SAVED, END)
+    return text
+
+
+def test_more_ranks_load_a_distributed_checkpoint(tmp_path: Path) -> None:
+    run_ranks(2, grow, str(tmp_path), 2)
+    texts = run_ranks(3, grow, str(tmp_path), 2)
+    for rank, whose in enumerate([0, 1, 0]):
+        expected = f"gct: residuals of rank {whose} of 2 are dropped on rank {rank} of 3\n"
+        assert expected in texts[rank]
+
+
+def forgotten_rate_term(rank: int, world: int, folder: str) -> str:
+    import torch.distributed.checkpoint as dcp
+
+    run = Run()
+    run.steps(0, SAVED)
+    dcp.save({f"gct-{rank}": run.state}, checkpoint_id=folder)
+    return logged(lambda: dcp.load({f"gct-{rank}": Run().state}, checkpoint_id=folder))
+
+
+def test_a_lost_memory_of_the_rate_term_is_said(tmp_path: Path) -> None:
+    """A distributed checkpoint loads what is there already: before the first pass, nothing."""
+    for text in run_ranks(2, forgotten_rate_term, str(tmp_path)):
+        assert "gct: the checkpoint has no memory of the rate term" in text
 
 
 def before_the_group(rank: int, world: int, folder: str) -> str:

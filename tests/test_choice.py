@@ -131,6 +131,30 @@ def chosen(rank: int, world: int, wanted: str, hierarchy: Any) -> dict[str, Any]
     return dict(state.stats())
 
 
+def resumed_choice(rank: int, world: int) -> None:
+    """A resumed run goes on as it was saved, whatever would be measured now."""
+    _reducer.measure = lambda ways, channel: {"fp32": 2.0, "bf16": 1.0, "gg": 2.0}
+    parameter = nn.Parameter(torch.zeros(NUMEL, 1))
+    gradient = laplace(NUMEL, rank).view(NUMEL, 1)
+    first = gct.GCTState(codec="auto", start_step=0)
+    gct.hook(first, (gradient.clone(), parameter)).wait()
+    saved = first.state_dict()
+    _reducer.measure = lambda ways, channel: {"fp32": 1.0, "bf16": 2.0, "gg": 2.0}
+    second = gct.GCTState(codec="auto", start_step=0)
+    second.load_state_dict(saved)
+    assert second.state_dict()["choice"] == "bf16", "also before its first pass"
+    gct.hook(second, (gradient.clone(), parameter)).wait()
+    assert second.stats()["codec"] == "bf16"
+    third = gct.GCTState(codec="auto", start_step=0)
+    third.load_state_dict({**saved, "choice": "gg"} if rank == 1 else saved)
+    with pytest.raises(ValueError, match="choice of a codec is 'bf16' on rank 0 and 'gg' on rank"):
+        gct.hook(third, (gradient.clone(), parameter)).wait()
+
+
+def test_a_resumed_run_keeps_its_choice() -> None:
+    run_ranks(2, resumed_choice)
+
+
 @pytest.mark.parametrize("wanted", WAYS)
 def test_all_ranks_choose_the_same(wanted: str) -> None:
     hierarchy = 2 if wanted == "gg" else "off"

@@ -16,11 +16,14 @@ from ranks import run_ranks
 from test_hook import make_model, train, wrap
 
 import gct
+from gct._agreement import gather_text
 
 PACKAGE = Path(gct.__file__).parent
 # Names whose call would run what came from outside, or fetch something.
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_MODULES = {"marshal", "shelve", "urllib", "http", "requests", "ftplib", "subprocess"}
+FORBIDDEN_MODULES |= {"dill", "cloudpickle", "builtins", "runpy", "ctypes"}
+FORBIDDEN_FUNCTIONS = {"os.system", "os.popen"}
 
 
 def violations(source: str) -> Iterator[str]:
@@ -28,7 +31,9 @@ def violations(source: str) -> Iterator[str]:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             names = [name.name for name in node.names]
             for module in [node.module or ""] if isinstance(node, ast.ImportFrom) else names:
-                if module.split(".")[0] in FORBIDDEN_MODULES:
+                # pickle's exceptions may be caught: the module is imported for them.
+                pickles = module == "pickle" and isinstance(node, ast.ImportFrom)
+                if pickles or module.split(".")[0] in FORBIDDEN_MODULES:
                     yield f"line {node.lineno}: imports {module}"
         if not isinstance(node, ast.Call):
             continue
@@ -37,7 +42,9 @@ def violations(source: str) -> Iterator[str]:
         if isinstance(node.func, ast.Attribute):
             owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
             name = f"{owner}.{node.func.attr}"
-            if owner == "pickle" or name.endswith(("_object", "_object_list")):
+            if owner == "pickle" or name in FORBIDDEN_FUNCTIONS:
+                yield f"line {node.lineno}: calls {name}"
+            if name.endswith(("_object", "_object_list")):
                 yield f"line {node.lineno}: calls {name}"
             options = {keyword.arg: keyword.value for keyword in node.keywords}
             safe = options.get("weights_only")
@@ -59,6 +66,10 @@ def test_the_package_runs_and_fetches_nothing() -> None:
         "import subprocess",
         "from urllib.request import urlopen",
         "pickle.loads(wire)",
+        "from pickle import loads",
+        "from builtins import eval as run",
+        "import dill",
+        "os.system(text)",
         "dist.all_gather_object(everyone, mine)",
         "torch.load(path)",
         "torch.load(path, weights_only=False)",
@@ -66,6 +77,21 @@ def test_the_package_runs_and_fetches_nothing() -> None:
 )
 def test_what_is_forbidden_is_noticed(line: str) -> None:
     assert len(list(violations(line))) == 1
+
+
+def announce_too_much(rank: int, world: int) -> None:
+    if rank == 1:  # as gather_text() does it, but for the number
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
+        dist.all_gather(lengths, torch.tensor([2**45]))
+        return
+    with pytest.raises(
+        RuntimeError, match=r"texts of .*35184372088832.* at most 16777216"
+    ):
+        gather_text(dist.group.WORLD, "a text")
+
+
+def test_a_peer_cannot_have_memory_reserved() -> None:
+    run_ranks(2, announce_too_much)
 
 
 def without_pickle(rank: int, world: int) -> None:
