@@ -16,7 +16,7 @@ from torch.futures import Future
 
 from gct import _C
 from gct._hosts import local_size
-from gct._roll_call import silent_ranks
+from gct._roll_call import call_the_roll
 
 Collective = Literal["all_reduce", "reduce_scatter", "all_gather"]
 Algorithm = Literal["auto", "one_shot", "two_shot"]
@@ -186,11 +186,7 @@ class Channel:
     def _explain(self, error: str) -> str:
         """The engine's first error, and which ranks to look at."""
         if not self._failure:
-            known = self.roll_call if not self._closed else None
-            silent = silent_ranks(known) if known is not None else []
-            names = ", ".join(map(str, silent))
-            hint = f"\nDead, stuck or still waiting: rank {names}." if silent else ""
-            self._failure = error + hint
+            self._failure = error + call_the_roll(None if self._closed else self.roll_call)
         return self._failure
 
 

@@ -12,21 +12,26 @@ from torch.futures import Future
 
 from gct import _C
 from gct._channel import Damage, closed_last, private_group
+from gct._roll_call import call_the_roll
 
 _TEXT_BYTES = 256
 _CLOSE_SECONDS = 5.0  # for a busy machine: nobody has to answer
 
 
 class Confirmation:
-    """Every rank of ``group`` makes one together; it has a private group of its own.
+    """Every rank of ``group`` makes one together; it has a private group of its own, and
+    ``roll_call`` is one on which failures are reported.
 
     So it mixes with nothing: buckets are done in the same order on all ranks, but what else goes on
     at that moment differs.
     """
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
+    def __init__(self, group: dist.ProcessGroup, roll_call: dist.ProcessGroup | None) -> None:
         self.sent_bytes = 0
         self._group = private_group(group, range(group.size()), "confirmation")
+        self._roll_call = roll_call
+        self._hint: str | None = None  # which ranks are silent
+        self._closed = False
         self._pending: set[Future[str]] = set()
         closed_last.add(self)
 
@@ -64,6 +69,7 @@ class Confirmation:
 
         Gloo's threads call back into Python, and would end the process if Python had ended.
         """
+        self._closed = True
         if not self._pending:
             return
         _C.hang_up(str(self._group.group_name))
@@ -105,4 +111,6 @@ class Confirmation:
 
     def _failed(self, name: str, error: Exception) -> str:
         rank, size = self._group.rank(), self._group.size()
-        return f"gct: confirming {name} failed on rank {rank} of {size}: {error}"
+        if self._hint is None:  # once: buckets fail one after the other
+            self._hint = call_the_roll(None if self._closed else self._roll_call)
+        return f"gct: confirming {name} failed on rank {rank} of {size}: {error}{self._hint}"

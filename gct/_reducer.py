@@ -18,6 +18,7 @@ from gct._choice import choose, measure
 from gct._confirmation import Confirmation
 from gct._hierarchy import open_hierarchy
 from gct._plain import PlainKind, reduce_plain
+from gct._roll_call import call_the_roll
 from gct.codec import Codec
 
 _logger = logging.getLogger("gct")
@@ -70,7 +71,9 @@ class Reducer:
         self._hierarchy = open_hierarchy(settings["hierarchy"], group, self._channel)
         self.rank, self.size = self._channel.rank, self._channel.size
         self.hosts = self._hierarchy.hosts if self._hierarchy is not None else 1
-        self._confirmation = Confirmation(group) if self._checksum and self.size > 1 else None
+        self._confirmation: Confirmation | None = None
+        if self._checksum and self.size > 1:
+            self._confirmation = Confirmation(group, self._channel.roll_call)
         self.plain_bytes = 0
         self.seconds: dict[str, float] = {}  # with codec="auto": by way
         self.plain_kind: PlainKind | None = None  # what was measured to be better than the codec
@@ -127,6 +130,7 @@ class Reducer:
                 raise
             raise RuntimeError(
                 f"gct: comparing {name} failed on rank {self.rank} of {self.size}: {error}"
+                f"{call_the_roll(self._channel.roll_call)}"
             ) from error
 
     def plain(self, buffer: Tensor, name: str, kind: PlainKind) -> Future[Tensor]:

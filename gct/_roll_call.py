@@ -14,6 +14,12 @@ SECONDS = (
 _POLL_SECONDS = 0.05
 
 
+def call_the_roll(group: dist.ProcessGroup | None) -> str:
+    """What an error message says about ranks that are silent, on a line of its own, or nothing."""
+    silent = silent_ranks(group) if group is not None else []
+    return f"\nDead, stuck or still waiting: rank {', '.join(map(str, silent))}." if silent else ""
+
+
 def silent_ranks(group: dist.ProcessGroup) -> list[int]:
     """Ranks of ``group`` that do not report within SECONDS that they have failed too.
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import gct
 from gct import _C, _agreement
+from gct._confirmation import Confirmation
+from gct._reducer import Reducer
 
 TIMEOUT = 3.0  # the process group's, in seconds
 # A wait ends with the group's timeout, then the roll is called for at most 2 s; the rest is for a
@@ -125,6 +128,42 @@ def test_a_rank_that_is_lost_in_a_phase(phase: str, sign: signal.Signals) -> Non
         assert "of bucket 0 of step " in error
         assert f"Dead, stuck or still waiting: rank {VICTIM}." in error
         assert seconds < IN_TIME
+
+
+def lost_elsewhere(rank: int, world: int, owner: Any, name: str, calls: int) -> str:
+    """The survivors' error where the victim is killed in its ``calls``-th call of a function."""
+    call, left = getattr(owner, name), [calls]
+
+    def last(*arguments: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments)
+
+    if rank == VICTIM:
+        setattr(owner, name, last)
+    reductions = Reductions(gct.GCTState(start_step=0, checksum=True), 1 << 12)
+    while True:
+        try:
+            reductions.start().wait()
+        except RuntimeError as error:
+            return str(error)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "calls", "doing"),
+    [(Confirmation, "_tell", 3, "confirming"), (Reducer, "agree", 1, "comparing")],
+    ids=["confirmation", "comparison of a layout"],
+)
+def test_a_rank_that_is_lost_outside_of_a_collective(
+    owner: Any, name: str, calls: int, doing: str
+) -> None:
+    errors = run_ranks(
+        3, lost_elsewhere, owner, name, calls, group_timeout=TIMEOUT, timeout=40.0, lost={VICTIM}
+    )
+    for rank, error in enumerate(errors[:VICTIM]):
+        assert f"gct: {doing} bucket 0 of step {calls - 1} failed on rank {rank} of 3" in error
+        assert f"Dead, stuck or still waiting: rank {VICTIM}." in error
 
 
 # ---- ranks that aren't like the others

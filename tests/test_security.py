@@ -84,9 +84,7 @@ def announce_too_much(rank: int, world: int) -> None:
         lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
         dist.all_gather(lengths, torch.tensor([2**45]))
         return
-    with pytest.raises(
-        RuntimeError, match=r"texts of .*35184372088832.* at most 16777216"
-    ):
+    with pytest.raises(RuntimeError, match=r"texts of .*35184372088832.* at most 16777216"):
         gather_text(dist.group.WORLD, "a text")
 
 
