@@ -21,8 +21,13 @@ Codebook::Codebook(int shape, int bits) : bits(bits) {
     signed_levels[count + i] = -signed_levels[i];
   }
   for (float& threshold : thresholds) threshold = std::numeric_limits<float>::infinity();
-  for (int i = 0; i + 1 < count; ++i)
-    thresholds[i] = 0.5f * (signed_levels[i] + signed_levels[i + 1]);
+  for (int first = 1; first < count; first *= 2) {
+    const int stride = count / first;  // between the levels that neighbours on this step divide
+    for (int path = 0; path < first; ++path) {
+      const float* above = &signed_levels[path * stride + stride / 2];
+      thresholds[first + path] = 0.5f * (above[-1] + above[0]);
+    }
+  }
 }
 
 void encode_fixed_run(const Run& run, DType dtype, const RunHeader& header, int bits,

@@ -32,7 +32,10 @@ struct BlockMoments {
 // Codebook of kind fixed, in units of mean |x|.
 struct Codebook {
   int bits;
-  float thresholds[128];     // midpoints between levels, infinity behind the last
+  // Midpoints between levels as a search meets them: 2^l of search step l from number 2^l on, that
+  // of the path so far (one bit a step) among them. So the last steps alone need large tables.
+  // Number 0 is not used; look-ups of more than a step's numbers read what lies behind.
+  float thresholds[128];
   float signed_levels[256];  // by code
 
   Codebook(int shape, int bits);

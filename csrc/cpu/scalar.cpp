@@ -97,8 +97,8 @@ void fixed_codes(const float* x, int n, float inverse, const Codebook& book, uin
   for (int i = 0; i < n; ++i) {
     const float magnitude = bits_float(float_bits(x[i]) & 0x7fffffffu) * inverse;
     uint32_t index = 0;
-    for (uint32_t half = 1u << (book.bits - 1) >> 1; half > 0; half /= 2)
-      index += magnitude >= book.thresholds[index + half - 1] ? half : 0;
+    for (uint32_t first = 1; first < 1u << (book.bits - 1); first *= 2)
+      index = 2 * index + (magnitude >= book.thresholds[first + index] ? 1 : 0);
     codes[i] = static_cast<uint8_t>((float_bits(x[i]) >> 31) << (book.bits - 1) | index);
   }
 }

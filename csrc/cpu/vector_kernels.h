@@ -302,21 +302,28 @@ void decode_pair(BlockDecode* blocks, bool accumulate) {
   }
 }
 
+// One step of the search for the interval of each magnitude, and those after it; see Codebook.
+template <int kBits, int kStep>
+Int find_intervals(Float magnitude, const float* thresholds, Int path) {
+  if constexpr (kStep + 1 < kBits) {
+    constexpr int kSize = kStep <= 4 ? 16 : 1 << kStep;  // numbers of the step, rounded up
+    const Float threshold = Simd::look_up<kSize>(thresholds + (1 << kStep), path);
+    path =
+        Simd::add_where(Simd::reached(magnitude, threshold), Simd::add(path, path), Simd::set(1u));
+    return find_intervals<kBits, kStep + 1>(magnitude, thresholds, path);
+  }
+  return path;
+}
+
 template <int kBits>
 void fixed_code_vectors(const float* x, int n, float inverse, const Codebook& book,
                         uint8_t* codes) {
-  constexpr int kSize = kBits <= 5 ? 16 : 1 << (kBits - 1);  // levels of one sign, rounded up
   const Float factor = Simd::set(inverse);
   const Int sign_bit = Simd::set(1u << (kBits - 1));
   for (int i = 0; i < n; i += kWidth) {
     const Float value = Simd::load(x + i);
     const Float magnitude = Simd::multiply(Simd::abs(value), factor);
-    Int index = Simd::set(0u);
-    for (uint32_t half = 1u << (kBits - 1) >> 1; half > 0; half /= 2) {
-      const Float threshold =
-          Simd::look_up<kSize>(book.thresholds, Simd::add(index, Simd::set(half - 1)));
-      index = Simd::add_where(Simd::reached(magnitude, threshold), index, Simd::set(half));
-    }
+    const Int index = find_intervals<kBits, 0>(magnitude, book.thresholds, Simd::set(0u));
     Simd::store_bytes(codes + i, Simd::add_where(Simd::negative(value), index, sign_bit));
   }
 }
