@@ -16,7 +16,7 @@ class BlockCost {
 
  private:
   uint16_t counts_[kMaxSymbols];  // by symbol, of magnitudes up to kMaxMagnitude
-  int used_ = 0;  // past the last symbol that occurs, escapes aside
+  int used_ = 0;                  // past the last symbol that occurs, escapes aside
   int num_large_ = 0;
   int32_t large_[kBlock];  // the other magnitudes
 };

@@ -19,7 +19,8 @@ namespace gct {
 namespace {
 
 constexpr int kMaxAttempts = 6;
-// Pieces of a thread between two moments at which all wait: waking threads costs as much as a piece.
+// Pieces of a thread between two moments at which all wait: waking threads costs as much as a
+// piece.
 constexpr int64_t kPiecesOfWorker = 8;
 // Share of a slot's payload that factors of low-rank parts may take: column profiles may have 4 %.
 constexpr double kMostForFactors = 0.9;
