@@ -5,9 +5,10 @@
 
 For each number of hosts and rate it makes the hosts, measures each scheme at each size with
 allreduce_bw.py, and predicts the same from the codec's speed on this machine. Writes plan.json and
-plan.md. Needs a machine on which nothing else runs. All ranks share its cores: the model is told
-so, and the codec's speed is measured with all cores busy. Exit status 1 if a prediction is further
-off than --tolerance.
+plan.md. Needs a machine on which nothing else runs. All ranks share its cores: the codec's speed is
+measured in as many processes at once as there are hosts, and what a message and a byte take is
+measured with float32 all-reduces between as many hosts whose links have no limit. Exit status 1 if
+a prediction is further off than --tolerance.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import shlex
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +37,7 @@ from gct import plan
 ROOT = Path(__file__).resolve().parents[1]
 _TOOL = Path(__file__).with_name("allreduce_bw.py")
 _SIZES = ("1M", "16M", "4")  # -b, -e, -f: 1, 4 and 16 MiB
+_RING_SIZES = ("4K", "16M", "4096")  # the time of messages, and that of bytes
 _BITS, _RANK = 2.0, 4
 # allreduce_bw's names of schemes, and the model's.
 _SCHEMES = {
@@ -81,16 +84,18 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(hosts: int, rate: str, seconds: float) -> dict[str, Any]:
-    """allreduce_bw's facts and rows on these hosts."""
-    smallest, largest, factor = _SIZES
+def measure(
+    hosts: int, rate: str, seconds: float, sizes: Sequence[str], schemes: Sequence[str]
+) -> dict[str, Any]:
+    """allreduce_bw's facts and rows on these hosts; sizes are its -b, -e and -f."""
+    smallest, largest, factor = sizes
     lab = labs.create(f"plan-check-{os.getpid()}", hosts, rate)
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows.json"
             command = [sys.executable, str(_TOOL), "-b", smallest, "-e", largest, "-f", factor]
             command += ["--seconds", str(seconds), "--json", str(path)]
-            status = run_everywhere(lab, [*command, "--schemes", *_SCHEMES], quiet=True)
+            status = run_everywhere(lab, [*command, "--schemes", *schemes], quiet=True)
             if status:
                 raise UserError(f"allreduce_bw.py ended with status {status}: see above.")
             content: dict[str, Any] = json.loads(path.read_text())
@@ -99,23 +104,29 @@ def measure(hosts: int, rate: str, seconds: float) -> dict[str, Any]:
         labs.destroy(lab.name)
 
 
-def calibrate() -> plan.Speed:
-    """Mean over as many processes at the same time as there are cores."""
-    count = len(os.sched_getaffinity(0))
+def calibrate(hosts: int, seconds: float) -> plan.Speed:
+    """What each of the hosts' ranks has of this machine: the mean over as many processes at once,
+    and the time of a message and of a byte from rings over links without a limit."""
     context = multiprocessing.get_context("forkserver")
-    barrier = context.Barrier(count)
-    with context.Pool(count, initializer=_keep, initargs=(barrier,)) as pool:
-        speeds = pool.map(_calibrate, range(count), chunksize=1)
+    barrier = context.Barrier(hosts)
+    with context.Pool(hosts, initializer=_keep, initargs=(barrier,)) as pool:
+        speeds = pool.map(_calibrate, range(hosts), chunksize=1)
 
     def curve(name: str) -> plan.Curve:
         columns = zip(*(getattr(speed, name) for speed in speeds), strict=True)
         return tuple((c[0][0], statistics.fmean(seconds for _, seconds in c)) for c in columns)
 
+    small, large = measure(hosts, labs.UNLIMITED, seconds, _RING_SIZES, ["fp32"])["rows"]
+    # The least: in a ring everybody waits for the rank that gets a core last, in an exchange nobody.
+    message = small["seconds_min"] / (2 * (hosts - 1))
+    moved = 2 * (hosts - 1) / hosts * (large["size"] - small["size"])
     return plan.Speed(
         encode=curve("encode"),
         decode=curve("decode"),
         cast_rate=statistics.fmean(speed.cast_rate for speed in speeds),
         powersgd_rate=statistics.fmean(speed.powersgd_rate for speed in speeds),
+        message_seconds=message,
+        byte_seconds=(large["seconds"] - small["seconds"]) / moved,
     )
 
 
@@ -131,16 +142,17 @@ def _calibrate(_: int) -> plan.Speed:
     values = make_source("gg", 0, 1).values  # those of allreduce_bw
     plan.calibrate(bits=_BITS, powersgd_rank=_RANK, values=values)  # memory is fetched once
     _barrier.wait()
-    return plan.calibrate(bits=_BITS, powersgd_rank=_RANK, values=values)
+    return plan.calibrate(bits=_BITS, powersgd_rank=_RANK, values=values, clock=time.perf_counter)
 
 
 def check(hosts: int, rate: str, rows: Sequence[dict[str, Any]], speed: plan.Speed) -> list[Check]:
     bits_per_second = labs.bits_per_second(rate)
     if bits_per_second is None:
         raise UserError("The model needs a rate: 'unlimited' can't be checked.")
-    link = plan.Link(bits_per_second, efficiency=_EFFICIENCY)
-    cores = len(os.sched_getaffinity(0)) / hosts
-    cluster = plan.Cluster(hosts, link, cores=cores)
+    latency = speed.message_seconds  # these links have none of their own
+    link = plan.Link(bits_per_second, latency, message=latency, efficiency=_EFFICIENCY)
+    # The speeds are of as many processes as there are ranks: each has what it has of a core.
+    cluster = plan.Cluster(hosts, link)
     result = []
     for row in rows:
         numel = int(row["numel"])
@@ -191,12 +203,21 @@ _HEADER = ["hosts", "link", "size", "scheme", "bytes predicted", "bytes counted"
            "ms measured", "least ms", "error", "limit"]  # fmt: skip
 
 
-def markdown(checks: Sequence[Check], speed: plan.Speed, facts: dict[str, Any]) -> str:
+def described(hosts: int, speed: plan.Speed) -> str:
+    encode = ", ".join(f"{1e6 * t:,.0f} us for {n:,.0f}" for n, t in speed.encode)
+    decode = ", ".join(f"{1e6 * t:,.0f} us for {n:,.0f}" for n, t in speed.decode)
+    return (
+        f"Each of {hosts} ranks at once: encode {encode} elements; decode {decode}; bfloat16 and "
+        f"back {speed.cast_rate / 1e6:,.0f} M elements/s, PowerSGD's products "
+        f"{speed.powersgd_rate / 1e6:,.0f} M; a message {1e6 * speed.message_seconds:,.0f} us, its "
+        f"bytes {1e9 * speed.byte_seconds:.2f} ns each."
+    )
+
+
+def markdown(checks: Sequence[Check], speeds: dict[int, plan.Speed], facts: dict[str, Any]) -> str:
     rows = [_HEADER, ["---:"] * len(_HEADER), *(line(c) for c in checks)]
     table = ["| " + " | ".join(row) + " |" for row in rows]
     largest = max(checks, key=lambda c: abs(c.error))
-    encode = ", ".join(f"{1e6 * t:,.0f} us for {n:,.0f}" for n, t in speed.encode)
-    decode = ", ".join(f"{1e6 * t:,.0f} us for {n:,.0f}" for n, t in speed.decode)
     return "\n".join(
         [
             "# gct.plan against measured all-reduces",
@@ -207,9 +228,7 @@ def markdown(checks: Sequence[Check], speed: plan.Speed, facts: dict[str, Any]) 
             f"rank. Largest error: {100 * largest.error:+.0f} % ({largest.scheme}, "
             f"{largest.hosts} hosts, {largest.rate}).",
             "",
-            f"Codec on one core with all cores busy: encode {encode} elements; decode {decode}. "
-            f"bfloat16 and back {speed.cast_rate / 1e6:,.0f} M elements/s, PowerSGD's products "
-            f"{speed.powersgd_rate / 1e6:,.0f} M.",
+            *(described(hosts, speed) for hosts, speed in speeds.items()),
             "",
             f"Machine: {facts['machine']}; torch {facts['torch']}; gct {facts['gct']}; "
             f"{facts['date']}.",
@@ -220,29 +239,32 @@ def markdown(checks: Sequence[Check], speed: plan.Speed, facts: dict[str, Any]) 
     )
 
 
-def write(checks: Sequence[Check], speed: plan.Speed, facts: dict[str, Any], out: Path) -> None:
+def write(
+    checks: Sequence[Check], speeds: dict[int, plan.Speed], facts: dict[str, Any], out: Path
+) -> None:
     out.mkdir(parents=True, exist_ok=True)
     content = {
         "facts": facts,
-        "speed": asdict(speed),
+        "speed": {hosts: asdict(speed) for hosts, speed in speeds.items()},
         "rows": [{**asdict(c), "error": c.error} for c in checks],
     }
     (out / "plan.json").write_text(json.dumps(content, indent=1) + "\n")
-    (out / "plan.md").write_text(markdown(checks, speed, facts))
+    (out / "plan.md").write_text(markdown(checks, speeds, facts))
 
 
 def run(args: argparse.Namespace) -> int:
     checks: list[Check] = []
-    speed = calibrate()
+    speeds: dict[int, plan.Speed] = {}
     for hosts in args.hosts:
+        speeds[hosts] = calibrate(hosts, args.seconds)
         for rate in args.rates:
             print(f"{hosts} hosts, {rate}", file=sys.stderr, flush=True)
-            measured = measure(hosts, rate, args.seconds)
-            checks += check(hosts, rate, measured["rows"], speed)
+            measured = measure(hosts, rate, args.seconds, _SIZES, list(_SCHEMES))
+            checks += check(hosts, rate, measured["rows"], speeds[hosts])
             names = ("machine", "torch", "gct", "date")
             facts = {name: measured["facts"][name] for name in names}
             facts["command"] = shlex.join(["python", "benchmarks/plan_check.py", *sys.argv[1:]])
-            write(checks, speed, facts, args.out)
+            write(checks, speeds, facts, args.out)
     print((args.out / "plan.md").read_text())
     worst = max(abs(c.error) for c in checks)
     print(f"largest error {100 * worst:.0f} %, allowed {100 * args.tolerance:.0f} %")

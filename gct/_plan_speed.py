@@ -38,12 +38,16 @@ class Speed:
             from zero, linear, beyond the last as the last two.
         cast_rate: elements a second from float32 to bfloat16 and back.
         powersgd_rate: elements a second through PowerSGD's products and error feedback.
+        message_seconds, byte_seconds: of a core, for a message that a rank sends and one that it
+            receives, and for each of their bytes; nothing where other hardware moves them.
     """
 
     encode: Curve
     decode: Curve
     cast_rate: float = math.inf
     powersgd_rate: float = math.inf
+    message_seconds: float = 0.0
+    byte_seconds: float = 0.0
 
     @classmethod
     def from_rates(cls, encode_rate: float, decode_rate: float) -> Speed:
@@ -53,6 +57,10 @@ class Speed:
     def encode_seconds(self, numel: float, cores: float = 1.0) -> float:
         """A segment on ``cores`` cores; the first piece keeps one busy, the others are shared."""
         return _on_cores(self.encode, numel, cores)
+
+    def transport_seconds(self, messages: float, sent_bytes: float) -> float:
+        """To send so many messages and bytes and to receive as many."""
+        return messages * self.message_seconds + sent_bytes * self.byte_seconds
 
     def decode_seconds(self, numel: float, cores: float = 1.0) -> float:
         return _on_cores(self.decode, numel, cores)
@@ -76,6 +84,7 @@ def calibrate(
     bits: float = 2.0,
     powersgd_rank: int = 4,
     values: Tensor | None = None,
+    clock: Callable[[], float] = time.thread_time,
 ) -> Speed:
     """Measure this machine, on one core, in under a second if nothing else runs on it.
 
@@ -84,6 +93,8 @@ def calibrate(
         powersgd_rank: of PowerSGD's products.
         values: float32, 1-D, at least 512 Ki elements of real gradients; None: generalized
             Gaussian ones of shape 0.8 whose scale differs from block to block.
+        clock: in seconds. The default is this thread's time on a core: what else runs on the
+            machine does not count; ``time.perf_counter`` has it count.
 
     Raises:
         ValueError: fewer values.
@@ -99,14 +110,14 @@ def calibrate(
         for numel in _SIZES:
             stretches = [_stretch(pool, numel, i) for i in range(_STRETCHES)]
             wires = [encode(x, codec) for x in stretches]
-            encoding.append((float(numel), _mean_of(lambda x: encode(x, codec), stretches)))
-            decoding.append((float(numel), _mean_of(decode, wires)))
+            encoding.append((float(numel), _mean_of(lambda x: encode(x, codec), stretches, clock)))
+            decoding.append((float(numel), _mean_of(decode, wires, clock)))
         bucket = pool.repeat(-(-_BUCKET_NUMEL // pool.numel()))[:_BUCKET_NUMEL]
         return Speed(
             encode=_growing(encoding),
             decode=_growing(decoding),
-            cast_rate=_BUCKET_NUMEL / _mean_of(_cast, [bucket] * _BUCKETS),
-            powersgd_rate=_BUCKET_NUMEL / _powersgd_seconds(bucket, powersgd_rank),
+            cast_rate=_BUCKET_NUMEL / _mean_of(_cast, [bucket] * _BUCKETS, clock),
+            powersgd_rate=_BUCKET_NUMEL / _powersgd_seconds(bucket, powersgd_rank, clock),
         )
     finally:
         torch.set_num_threads(threads)
@@ -128,20 +139,21 @@ def _stretch(pool: Tensor, numel: int, index: int) -> Tensor:
     return pool[begin : begin + numel]
 
 
-def _mean_of(call: Callable[[Tensor], object], inputs: list[Tensor]) -> float:
+def _mean_of(
+    call: Callable[[Tensor], object], inputs: list[Tensor], clock: Callable[[], float]
+) -> float:
     """Mean without the slowest, which something else may have disturbed.
 
     A mean, because some values are encoded twice (csrc/cpu/encode.cpp). Each input is used once:
     what is in the cache already would be too quick.
     """
-    return statistics.fmean(sorted(_seconds(call, x) for x in inputs)[:-1])
+    return statistics.fmean(sorted(_seconds(call, x, clock) for x in inputs)[:-1])
 
 
-def _seconds(call: Callable[[Tensor], object], x: Tensor) -> float:
-    """This thread's time on a core: what else runs on the machine does not count."""
-    began = time.thread_time()
+def _seconds(call: Callable[[Tensor], object], x: Tensor, clock: Callable[[], float]) -> float:
+    began = clock()
     call(x)
-    return time.thread_time() - began
+    return clock() - began
 
 
 def _growing(points: list[tuple[float, float]]) -> Curve:
@@ -159,7 +171,7 @@ def _cast(x: Tensor) -> None:
     x.copy_(x.to(torch.bfloat16).div_(2))
 
 
-def _powersgd_seconds(bucket: Tensor, rank: int) -> float:
+def _powersgd_seconds(bucket: Tensor, rank: int, clock: Callable[[], float]) -> float:
     """What torch's powerSGD_hook does to a bucket around its all-reduces."""
     matrices = bucket.view(-1, 1, _SIDE, _SIDE)
     q, _ = torch.linalg.qr(torch.randn(1, _SIDE, rank))
@@ -176,4 +188,4 @@ def _powersgd_seconds(bucket: Tensor, rank: int) -> float:
             torch.bmm(p, new_q.transpose(1, 2), out=matrix)
         error = copy - bucket
 
-    return _mean_of(reduce, [bucket] * _BUCKETS)
+    return _mean_of(reduce, [bucket] * _BUCKETS, clock)

@@ -192,12 +192,12 @@ def predict(
     """
     numel = step.numel / step.buckets
     if scheme == "fp32":
-        flow = _ring(cluster, 4 * numel)
+        flow = _ring(cluster, 4 * numel, speed)
     elif scheme == "bf16":
-        flow = _after(numel / speed.cast_rate / cluster.cores, _ring(cluster, 2 * numel))
+        flow = _after(numel / speed.cast_rate / cluster.cores, _ring(cluster, 2 * numel, speed))
     elif scheme == "powersgd":
         compute = numel / speed.powersgd_rate / cluster.cores
-        flow = _after(compute, _low_rank(cluster, numel, powersgd_rank, matrix))
+        flow = _after(compute, _low_rank(cluster, numel, powersgd_rank, matrix, speed))
     elif scheme == "gct":
         flow = _flat(cluster, numel, bits, speed)
     elif scheme == "gct-hierarchical":
@@ -238,13 +238,14 @@ def _stream(scheme: str, flow: _Flow, step: Step) -> Prediction:
     )
 
 
-def _ring(cluster: Cluster, payload_bytes: float) -> _Flow:
+def _ring(cluster: Cluster, payload_bytes: float, speed: Speed) -> _Flow:
     """Gloo's all-reduce; each host's link carries one edge of the ring."""
     world = cluster.ranks
     sent = 2 * (world - 1) / world * payload_bytes
     across = sent if cluster.hosts > 1 else 0.0
     inside = sent if cluster.local_ranks > 1 else 0.0
-    wire = max(cluster.link.seconds(across), cluster.local_link.seconds(inside))
+    moving = speed.transport_seconds(0, sent) / cluster.cores
+    wire = max(cluster.link.seconds(across), cluster.local_link.seconds(inside), moving)
     slowest = cluster.link if cluster.hosts > 1 else cluster.local_link
     latency = 2 * (world - 1) * slowest.latency
     return _Flow(
@@ -266,17 +267,19 @@ def _after(compute: float, flow: _Flow) -> _Flow:
     )
 
 
-def _low_rank(cluster: Cluster, numel: float, rank: int, matrix: tuple[int, int]) -> _Flow:
+def _low_rank(
+    cluster: Cluster, numel: float, rank: int, matrix: tuple[int, int], speed: Speed
+) -> _Flow:
     """All-reduces of P (rows x rank) and then of Q (columns x rank) of each matrix.
 
     torch's hook leaves matrices alone that it would not make at least twice as small.
     """
     rows, columns = matrix
     if 2 * rank * (rows + columns) >= rows * columns:
-        return _ring(cluster, 4 * numel)
+        return _ring(cluster, 4 * numel, speed)
     matrices = numel / (rows * columns)
-    p = _ring(cluster, 4 * matrices * rank * rows)
-    q = _ring(cluster, 4 * matrices * rank * columns)
+    p = _ring(cluster, 4 * matrices * rank * rows, speed)
+    q = _ring(cluster, 4 * matrices * rank * columns, speed)
     return _Flow(
         sent_bytes=p.sent_bytes + q.sent_bytes,
         host_bytes=p.host_bytes + q.host_bytes,
@@ -352,11 +355,13 @@ class _Engine:
         # Slices on their way wait for a free buffer of either shot.
         first = (encode + wire + self.latency + receive) / _FIRST_EXCHANGES
         second = (wire + self.latency + receive + finish) / _SECOND_EXCHANGES
-        codec = sum(self._stages(part, shots, cores=1.0)) / self.cores
-        interval = max(encode, receive + finish, codec, shots * wire, first, (shots - 1) * second)
+        messages = shots * (self.world - 1)
+        moving = self.speed.transport_seconds(messages, messages * message)
+        busy = (sum(self._stages(part, shots, cores=1.0)) + moving) / self.cores
+        interval = max(encode, receive + finish, busy, shots * wire, first, (shots - 1) * second)
         path = encode + receive + finish + shots * (wire + self.latency)
         return _Flow(
-            sent_bytes=slices * shots * (self.world - 1) * message,
+            sent_bytes=slices * messages * message,
             host_bytes=0.0,
             seconds=path + (slices - 1) * interval,
             interval=slices * interval,
