@@ -117,7 +117,7 @@ def calibrate(hosts: int, seconds: float) -> plan.Speed:
         return tuple((c[0][0], statistics.fmean(seconds for _, seconds in c)) for c in columns)
 
     small, large = measure(hosts, labs.UNLIMITED, seconds, _RING_SIZES, ["fp32"])["rows"]
-    # The least: in a ring everybody waits for the rank that gets a core last, in an exchange nobody.
+    # The least: in a ring all wait for the rank that gets a core last, in an exchange nobody does.
     message = small["seconds_min"] / (2 * (hosts - 1))
     moved = 2 * (hosts - 1) / hosts * (large["size"] - small["size"])
     return plan.Speed(

@@ -17,25 +17,27 @@ from gct import _C
 from gct._version import __version__
 
 _HASH_BYTES = 8
-# Of a text. A model of 100,000 parameters takes 3 MB; what a peer announces is reserved.
-_MOST_BYTES = 16 << 20
+# Of a rank's text: a layout of 10,000 parameters is under 1 MiB. Lengths come from peers, and every
+# rank reserves the longest for each of them.
+_MAX_TEXT_BYTES = 16 << 20
 
 
 def gather_text(group: dist.ProcessGroup, text: str) -> list[str]:
     """Every rank's text; a collective call. Not all_gather_object: that needs numpy and pickle.
 
     Raises:
-        RuntimeError: a text is too long; or the process group's.
+        RuntimeError: on all ranks, where one announces more than 16 MiB or less than nothing.
     """
     mine = torch.tensor(list(text.encode()), dtype=torch.uint8)
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(group.size())]
     dist.all_gather(lengths, torch.tensor([mine.numel()]), group=group)
+    for rank, length in enumerate(lengths):
+        if not 0 <= int(length) <= _MAX_TEXT_BYTES:
+            raise RuntimeError(
+                f"gct: rank {rank} announces a text of {int(length)} bytes, and a rank's text has "
+                f"at most {_MAX_TEXT_BYTES}: does it run another program?"
+            )
     longest = max(int(length) for length in lengths)
-    if not all(0 <= int(length) <= _MOST_BYTES for length in lengths):
-        raise RuntimeError(
-            f"gct: ranks announce texts of {[int(length) for length in lengths]} bytes, at most "
-            f"{_MOST_BYTES} are possible"
-        )
     texts = [torch.zeros(longest, dtype=torch.uint8) for _ in lengths]
     padded = torch.nn.functional.pad(mine, (0, longest - mine.numel()))
     dist.all_gather(texts, padded, group=group)
