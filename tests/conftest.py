@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from small_run import WORLD, record
 
 from gct import _C
 from gct.__main__ import main
+
+
+def pytest_configure() -> None:
+    # What a script starts in the background ignores Ctrl-C, and so do all whom the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
