@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 
 import torch
@@ -49,7 +50,12 @@ def gather_text(group: dist.ProcessGroup, text: str) -> list[str]:
 
 def agree_on_settings(group: dist.ProcessGroup, settings: Mapping[str, object]) -> None:
     """Raise ValueError on all ranks unless they have the same gct and the same ``settings``."""
-    mine = {"gct's version": __version__, "gct's format": _C.wire_format(), **settings}
+    mine = {
+        "gct's version": __version__,
+        "gct's format": _C.wire_format(),
+        "GCT_DEBUG": os.environ.get("GCT_DEBUG", ""),  # hashes are messages
+        **settings,
+    }
     everyone = [json.loads(text) for text in gather_text(group, json.dumps(mine))]
     first = everyone[0]
     for rank, other in enumerate(everyone):

@@ -105,7 +105,7 @@ class Confirmation:
             if text:
                 return (
                     f"gct: the result of {name} is lost on all ranks: rank {rank} reports that "
-                    f"{text}\nEnd all ranks and start again from a checkpoint."
+                    f"{text}\nSkip this step on all ranks, or start again from a checkpoint."
                 )
         return ""
 

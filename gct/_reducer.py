@@ -82,6 +82,8 @@ class Reducer:
             _logger.info("gct: %d ranks%s, %s", self.size, hosts, dict(settings))
         self.choice: str | None = None  # with codec="auto"
         if auto and self.size > 1:
+            if choice is not None and self.rank == 0:
+                _logger.info('gct: codec="auto" is %s, by the checkpoint', choice)
             self.choice = choice or self._measure(settings["algorithm"])
             self._use(self.choice)
         self._before, self._local_before = self._totals(), self._local_bytes()
@@ -112,6 +114,8 @@ class Reducer:
         if way not in (self._codec.kind, "fp32", "bf16"):
             raise ValueError(f'the checkpoint says that codec="auto" was {way!r}: it is damaged')
         if way != self._codec.kind:
+            if self._checksum and self.rank == 0:
+                _logger.warning('gct: codec="auto" is %s, which has no checksums', way)
             self.plain_kind = cast(PlainKind, way)
             if self._hierarchy is not None:
                 self._hierarchy.close()

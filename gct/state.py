@@ -361,6 +361,8 @@ class GCTState:
         self._buckets = saved.get("buckets", [])
         self._regroup = Regroup(self._buckets) if self._buckets else None
         self._choice = saved.get("choice")
+        if self.error_feedback and self.step > self.start_step and not saved["residuals"]:
+            _logger.warning("gct: the checkpoint has no residuals: error feedback begins anew")
         if self._rate_term is not None:
             memory = saved.get("rate_term", {})
             self._rate_term.load_state_dict(memory)

@@ -192,6 +192,11 @@ def other_settings(last: bool) -> None:
     first_pass(gct.GCTState(bits=3.0 if last else 2.0))
 
 
+def other_debug(last: bool) -> None:
+    os.environ["GCT_DEBUG"] = "hash" if last else ""
+    first_pass(gct.GCTState())
+
+
 def other_shape(last: bool) -> None:
     """As many elements as the others', which Gloo would not notice."""
     reduce_one(torch.zeros((32, 128) if last else (64, 64)))
@@ -210,6 +215,7 @@ STARTS: dict[str, tuple[Callable[[bool], None], str]] = {
     "version": (other_version, r"gct's version is '.*' on rank 0 and '0\.0\.7' on rank 2"),
     "tables": (other_tables, r"gct's format is 'wire .*' on rank 0 and '.* 01234567' on rank 2"),
     "settings": (other_settings, r"bits is 2\.0 on rank 0 and 3\.0 on rank 2"),
+    "debug": (other_debug, r"GCT_DEBUG is '' on rank 0 and 'hash' on rank 2"),
     "shape": (other_shape, r"holds .*64x64 float32.* on rank 0 and .*32x128 .* on rank 2"),
     "dtype": (other_dtype, r"holds .*64x64 float32.* on rank 0 and .*64x64 bfloat16.* on rank 2"),
 }

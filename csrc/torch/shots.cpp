@@ -124,7 +124,7 @@ void Shots::check_same(const Job& job) {
     if (load_le<uint64_t>(in) != mine) {
       throw std::runtime_error("GCT_DEBUG=hash: rank " + std::to_string(sender) +
                                " has another result than rank " + std::to_string(rank()) +
-                               "; please report this as a bug of gct");
+                               ": a bit that flipped on the way (try checksum=True), or a bug of gct");
     }
     in += sizeof mine;
   }
