@@ -122,9 +122,10 @@ void Shots::check_same(const Job& job) {
   for (int sender = 0; sender < size(); ++sender) {
     if (sender == rank()) continue;
     if (load_le<uint64_t>(in) != mine) {
-      throw std::runtime_error("GCT_DEBUG=hash: rank " + std::to_string(sender) +
-                               " has another result than rank " + std::to_string(rank()) +
-                               ": a bit that flipped on the way (try checksum=True), or a bug of gct");
+      throw std::runtime_error(
+          "GCT_DEBUG=hash: rank " + std::to_string(sender) + " has another result than rank " +
+          std::to_string(rank()) +
+          ": a bit that flipped on the way (try checksum=True), or a bug of gct");
     }
     in += sizeof mine;
   }
