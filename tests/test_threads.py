@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -196,7 +195,7 @@ def threads_that_go_on(rank: int, world: int, owner: Any, name: str) -> list[boo
     state = gct.GCTState(start_step=0, **settings)
     reductions = Reductions(state, 1 << 12)
     reductions.start().wait()
-    for channel in weakref.WeakSet(_channels):
+    for channel in list(_channels):
         channel._engine = SlowToReturn(channel._engine)  # type: ignore[assignment]
     on_main = []
     call = getattr(owner, name)
