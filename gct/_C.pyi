@@ -109,7 +109,9 @@ class EngineStats(TypedDict):
     wait_seconds: float
 
 class Engine:
-    def __init__(self, first_group: str, second_group: str, threads: int) -> None: ...
+    def __init__(
+        self, first_group: str, second_group: str, threads: int, check_hashes: bool
+    ) -> None: ...
     def submit(
         self,
         *,

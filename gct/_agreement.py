@@ -49,11 +49,15 @@ def gather_text(group: dist.ProcessGroup, text: str) -> list[str]:
 
 
 def agree_on_settings(group: dist.ProcessGroup, settings: Mapping[str, object]) -> None:
-    """Raise ValueError on all ranks unless they have the same gct and the same ``settings``."""
+    """Raise ValueError on all ranks unless they have the same gct and the same ``settings``.
+
+    Also where GCT_DEBUG has a value that means nothing: here, so that no rank raises alone.
+    """
+    debug = os.environ.get("GCT_DEBUG", "")
     mine = {
         "gct's version": __version__,
         "gct's format": _C.wire_format(),
-        "GCT_DEBUG": os.environ.get("GCT_DEBUG", ""),  # hashes are messages
+        "GCT_DEBUG": debug,  # hashes are messages
         **settings,
     }
     everyone = [json.loads(text) for text in gather_text(group, json.dumps(mine))]
@@ -66,6 +70,8 @@ def agree_on_settings(group: dist.ProcessGroup, settings: Mapping[str, object]) 
                     f"all ranks need the same gct and the same settings, but {name} is "
                     f"{first.get(name)!r} on rank 0 and {other.get(name)!r} on rank {rank}"
                 )
+    if debug not in ("", "hash"):
+        raise ValueError(f"GCT_DEBUG must be unset or hash, got {debug!r}")
 
 
 def agree_on_layout(group: dist.ProcessGroup, what: str, layout: str) -> None:

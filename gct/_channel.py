@@ -74,7 +74,8 @@ class Channel:
         ]
         self.roll_call = roll_call or (self._groups[0] if self._groups else None)
         names = [str(private.group_name) for private in self._groups] or [""]
-        self._engine = _C.Engine(names[0], names[-1], num_threads())
+        hashes = os.environ.get("GCT_DEBUG") == "hash"  # another value: see agree_on_settings
+        self._engine = _C.Engine(names[0], names[-1], num_threads(), hashes)
         self._calls = 0
         self._failure = ""
         self._closed = False

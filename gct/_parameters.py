@@ -25,7 +25,8 @@ class ParameterKeys:
     """Stable keys: names where the model is known, else the order in which parameters appear.
 
     Names are those of the user's own model, however it has been wrapped. The order is the same in
-    every run of the same model under DDP, which fills its first buckets in a fixed order.
+    every run of the same model under DDP, which fills its first buckets in a fixed order: so a run
+    that is resumed without the model goes on with the names of the one that was saved.
     """
 
     def __init__(self, model: nn.Module | None) -> None:
@@ -35,13 +36,25 @@ class ParameterKeys:
         self._names = WeakTensorKeyDictionary()
         for name, parameter in named_parameters(model) if model is not None else ():
             self._names[parameter] = name
+        self._saved: list[str] = []
 
     def knows(self, parameter: Tensor) -> bool:
         return parameter in self._keys
 
     def add(self, parameter: Tensor) -> None:
         if parameter not in self._keys:
-            self._keys[parameter] = self._names.get(parameter, str(len(self._keys)))
+            place = len(self._keys)
+            self._keys[parameter] = self._names.get(parameter) or (
+                self._saved[place] if place < len(self._saved) else str(place)
+            )
+
+    def appeared(self) -> list[str]:
+        """All keys so far, in the order in which their parameters appeared; for a checkpoint."""
+        return list(self._keys.values()) or list(self._saved)
+
+    def load(self, appeared: Sequence[str]) -> None:
+        """Give the parameters that are still to come the keys they had in the saved run."""
+        self._saved = [] if self._names else list(appeared)
 
     def compressible(self) -> list[str]:
         """Names of the model's parameters that travel compressed; none where it isn't known."""
@@ -160,6 +173,11 @@ class Residuals:
                 f"parameter has {parameter.numel()}: it belongs to another model"
             )
         return loaded
+
+    def unclaimed(self) -> list[str]:
+        """Keys of loaded ones, not zero, whose parameters have not appeared."""
+        appeared = set(self._keys.appeared())
+        return [key for key, r in self._loaded.items() if key not in appeared and r.any()]
 
     def state_dict(self, complete: bool = False) -> dict[str, Tensor]:
         """Copies by parameter key, flat.

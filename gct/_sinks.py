@@ -14,6 +14,8 @@ Record = Mapping[str, Any]
 
 
 class Sink(Protocol):
+    name: str  # for messages
+
     def write(self, record: Record) -> None: ...
 
     def close(self) -> None: ...
@@ -23,6 +25,7 @@ class JsonLines:
     """One JSON object a line, each handed to the system at once: a killed run keeps its lines."""
 
     def __init__(self, path: Path, *, append: bool) -> None:
+        self.name = str(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if append:
             _end_last_line(path)
@@ -85,7 +88,7 @@ class TensorBoard:
     """Scalars and histograms for TensorBoard, in the folder ``directory``."""
 
     def __init__(self, directory: str | PathLike[str]) -> None:
-        self._directory = str(directory)
+        self.name = str(directory)
         self._writer: Any = None
         self._names: list[str] = []
 
@@ -104,7 +107,7 @@ class TensorBoard:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(self._directory)
+            self._writer = SummaryWriter(self.name)
         kind, step = record["kind"], record.get("step", 0)
         if kind == "parameters":
             self._names = list(record["names"])

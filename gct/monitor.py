@@ -11,6 +11,7 @@ and describes the records.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import math
 import os
@@ -76,6 +77,9 @@ class Monitor:
         OSError: the file could not be written. Nothing is made or changed before the first backward
             pass; ranks that don't write may have no such folder.
         ImportError: ``tensorboard`` is given, but not installed.
+
+    A file that can't be written later, such as on a full disk, ends with a warning in the log;
+    training goes on.
     """
 
     def __init__(
@@ -136,8 +140,11 @@ class Monitor:
         """Write what is measured and close the file. The interpreter's exit does it too."""
         self._write_pending()
         self._drop_pending()
-        for sink in self._sinks or ():
-            sink.close()
+        for sink in list(self._sinks or ()):
+            try:
+                sink.close()
+            except OSError as error:
+                self._give_up(sink, error)
         self._sinks, self._active, self.sampling = [], False, False
 
     # What the state calls.
@@ -224,8 +231,21 @@ class Monitor:
     def _write(self, record: Record) -> None:
         if self._sinks is None:
             self._early.append(record)
-        for sink in self._sinks or ():
-            sink.write(record)
+        for sink in list(self._sinks or ()):
+            try:
+                sink.write(record)
+            except OSError as error:
+                self._give_up(sink, error)
+
+    def _give_up(self, sink: Sink, error: OSError) -> None:
+        """A disk that is full is no reason to end a training run."""
+        _logger.warning("gct: the monitor stops writing to %s: %s", sink.name, error)
+        with contextlib.suppress(OSError):  # what is left in a buffer doesn't fit either
+            sink.close()
+        assert self._sinks is not None
+        self._sinks.remove(sink)
+        if not self._sinks:
+            self._active = self._pending = self.sampling = False
 
     def _write_pending(self) -> None:
         """Write the measured pass once its backward pass is over."""

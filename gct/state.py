@@ -315,6 +315,7 @@ class GCTState:
             "residuals": self._residuals.state_dict(complete=self.error_feedback),
             "rate_term": self._rate_term.state_dict() if self._rate_term is not None else {},
             "buckets": [list(keys) for keys in self._buckets],
+            "appeared": self._keys.appeared(),
             "choice": self._choice if self._reducer is None else self._reducer.choice,
         }
         return flatten(state_dict) if flat else state_dict
@@ -322,9 +323,10 @@ class GCTState:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`, in either form; settings stay what they are.
 
-        Residuals are an error not yet sent, of one rank: they are dropped, with a warning in the
-        log, if they were saved by another rank, in a world of another size or with another number
-        of hosts; at the first backward pass if the process group isn't there yet.
+        Settings that were others are named in the log. Residuals are an error not yet sent, of one
+        rank: they are dropped, with a warning in the log, if they were saved by another rank, in a
+        world of another size or with another number of hosts; at the first backward pass if the
+        process group isn't there yet.
 
         Raises:
             ValueError: not from :meth:`state_dict`, or of another version.
@@ -336,6 +338,7 @@ class GCTState:
             raise ValueError(
                 f"expected a GCTState's state_dict of version {_STATE_VERSION}, got {version!r}"
             )
+        self._warn_of_settings(state_dict["settings"])
         self._restore(state_dict)
         self._drop_residuals_of_others()
 
@@ -357,6 +360,7 @@ class GCTState:
     def _restore(self, saved: Mapping[str, Any]) -> None:
         self.step = int(saved["step"])
         self._saved_at = Place(saved["rank"], saved["world_size"], saved.get("hosts", 1))
+        self._keys.load(saved.get("appeared", []))
         self._residuals.load_state_dict(saved["residuals"])
         self._buckets = saved.get("buckets", [])
         self._regroup = Regroup(self._buckets) if self._buckets else None
@@ -370,6 +374,27 @@ class GCTState:
                 _logger.warning(
                     "gct: the checkpoint has no memory of the rate term: its first step is without"
                 )
+
+    def _warn_of_settings(self, saved: Mapping[str, Any]) -> None:
+        """Where a resumed run is set otherwise: meant or not, its bits are others."""
+        changes = [
+            f"{name} is {value!r} and was {saved[name]!r}"
+            for name, value in self._settings.items()
+            if name in saved and saved[name] != value
+        ]
+        if changes:
+            _logger.warning("gct: other settings than the checkpoint's: %s", ", ".join(changes))
+
+    def _warn_of_unclaimed(self) -> None:
+        """At the end of a resumed run's first step, when all parameters have been there."""
+        keys = self._residuals.unclaimed()
+        if keys:
+            _logger.warning(
+                "gct: the checkpoint's residuals of %d parameters have no parameter here, such as "
+                "%r: was its state made with model= and this one without, or the reverse?",
+                len(keys),
+                keys[0],
+            )
 
     def _drop_residuals_of_others(self) -> None:
         """Those that another rank, or this one among other hosts, has saved."""
@@ -412,6 +437,8 @@ class GCTState:
         reducer.agree(f"{what} of step {self.step}", layout)
 
     def _end_step(self, buckets: Buckets | None = None) -> None:
+        if self._open:
+            self._warn_of_unclaimed()
         self._buckets = buckets or [self._layouts[index].parameters for index in self._seen]
         self.step += 1
         if self.monitor is not None:

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ def resumed(rank: int, world: int, folder: str, way: str, settings: dict[str, An
         (2, "by_distributed_checkpoint", {"rate_weight": 0.0}),
         (2, "by_distributed_checkpoint", {"rate_weight": 0.0, "error_feedback": False}),
         (2, "by_pickle", {"named": False}),
+        (2, "by_pickle", {}),
     ],
 )
 def test_a_resumed_run_has_the_same_bits(
@@ -191,6 +193,34 @@ def test_another_number_of_ranks_drops_residuals_and_says_so(tmp_path: Path) -> 
     assert second == "gct: residuals of rank 0 of 3 are dropped on rank 1 of 2\n"
 
 
+def name_otherwise(rank: int, world: int, named: bool) -> str:
+    """Saved with model= or without, loaded the other way; what is said."""
+    first = Run(named=named)
+    first.steps(0, SAVED)
+    saved, rest = first.state.state_dict(), first.rest()
+    first.steps(SAVED, END)
+    second = Run(named=not named)
+    second.load_rest(rest)
+
+    def go_on() -> None:
+        second.state.load_state_dict(saved)
+        second.steps(SAVED, END)
+
+    text = logged(go_on)
+    assert torch.equal(second.result(), first.result()) == named
+    return text
+
+
+def test_without_model_a_resumed_run_takes_the_names_of_the_saved_one() -> None:
+    assert run_ranks(2, name_otherwise, True) == ["", ""]
+
+
+def test_residuals_saved_without_names_are_missed_where_there_are_names() -> None:
+    for text in run_ranks(2, name_otherwise, False):
+        assert re.search(r"residuals of \d parameters have no parameter here, such as '\d'", text)
+        assert "was its state made with model= and this one without" in text
+
+
 def grow(rank: int, world: int, folder: str, saved_world: int) -> str:
     """By the recipe of docs/reliability.md: ranks that are new load what another one has saved."""
     import torch.distributed.checkpoint as dcp  # some of its parts warn that they are deprecated
@@ -274,6 +304,17 @@ def test_ranks_must_resume_at_the_same_step() -> None:
 
 
 # ---- without processes
+
+
+def test_other_settings_are_said() -> None:
+    saved = gct.GCTState(bits=2.0, hierarchy=[[0, 1], [2, 3]])
+    same = gct.GCTState(bits=2.0, hierarchy=[[0, 1], [2, 3]])
+    for flat in (False, True):
+        assert logged(lambda flat=flat: same.load_state_dict(saved.state_dict(flat=flat))) == ""
+    other = gct.GCTState(bits=3.0, seed=1, hierarchy=[[0, 1], [2, 3]])
+    assert logged(lambda: other.load_state_dict(saved.state_dict())) == (
+        "gct: other settings than the checkpoint's: bits is 3.0 and was 2.0, seed is 1 and was 0\n"
+    )
 
 
 def test_flat_form() -> None:

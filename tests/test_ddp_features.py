@@ -102,12 +102,16 @@ def descend(
     return flat(ddp) - start
 
 
-def compare(rank: int, world: int, scenario: Scenario, group: Any = None) -> None:
+def compare(
+    rank: int, world: int, scenario: Scenario, group: Any = None, order: float = 0.0
+) -> None:
+    """``order``: what another order of additions may change in what is not compressed."""
     plain = scenario(rank, world, Ways("off"))
     assert plain.abs().max() > 0, "the scenario does nothing"
     raw = scenario(rank, world, Ways("raw"))
     coded = scenario(rank, world, Ways("gg"))
-    assert torch.equal(raw, plain), f"off by {(raw - plain).abs().max()} of {plain.abs().max()}"
+    off = (raw - plain).abs().max() / plain.abs().max()
+    assert off <= order, f"off by {off}"
     error = float((coded - plain).norm() / plain.norm())
     assert 0 < error < TOLERANCE
     if group is None:
@@ -429,19 +433,26 @@ def in_pairs(rank: int, world: int, ways: Ways) -> Tensor:
 
 
 def post_local_sgd(rank: int, world: int, ways: Ways) -> Tensor:
-    """Gradients are reduced within pairs, parameters averaged over all now and then."""
+    """After two steps gradients are reduced within pairs, and parameters averaged now and then."""
     from torch.distributed.optim import PostLocalSGDOptimizer
 
     pair, _ = dist.new_subgroups_by_enumeration([[0, 1], [2, 3]])
     ddp = DistributedDataParallel(make_model(), bucket_cap_mb=0.01)
     if ways.codec == "off":
-        state = post_local.PostLocalSGDState(None, pair, start_localSGD_iter=0)
+        state = post_local.PostLocalSGDState(None, pair, start_localSGD_iter=2)
         ddp.register_comm_hook(state, post_local.post_localSGD_hook)
     else:
-        ddp.register_comm_hook(ways.state(process_group=pair), gct.hook)
-    averager = PeriodicModelAverager(period=2, warmup_steps=0)
+        states = ways.state(), ways.state(process_group=pair)
+        ddp.register_comm_hook(states, all_then_pairs)
+    averager = PeriodicModelAverager(period=2, warmup_steps=2)
     optimizer = PostLocalSGDOptimizer(SGD(ddp.parameters(), lr=0.1), averager)
-    return descend(ddp, rank, optimizer, steps=5)
+    return descend(ddp, rank, optimizer, steps=6)
+
+
+def all_then_pairs(states, bucket):
+    """By the recipe of docs/reliability.md. DDP refuses annotations that are texts, as here."""
+    among_all, in_pairs = states
+    return gct.hook(among_all if among_all.step < 2 else in_pairs, bucket)
 
 
 def compare_in_pairs(rank: int, world: int) -> None:
@@ -453,7 +464,10 @@ def test_pairs_as_without_the_hook() -> None:
 
 
 def compare_post_local_sgd(rank: int, world: int) -> None:
-    compare(rank, world, post_local_sgd, group="pairs")
+    # Sums of four in float32 differ by roundings, 6e-8 of a parameter, and each of six steps adds
+    # some; the change that is compared is a hundredth of the parameters. Seen: 6e-6. A wrong group
+    # would be tens of percent.
+    compare(rank, world, post_local_sgd, group="pairs", order=2e-5)
 
 
 @pytest.mark.long

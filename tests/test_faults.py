@@ -197,6 +197,16 @@ def other_debug(last: bool) -> None:
     first_pass(gct.GCTState())
 
 
+def wrong_debug(last: bool) -> None:
+    os.environ["GCT_DEBUG"] = "hashes" if last else "hash"
+    first_pass(gct.GCTState())
+
+
+def unknown_debug(last: bool) -> None:
+    os.environ["GCT_DEBUG"] = "hashes"
+    first_pass(gct.GCTState())
+
+
 def other_shape(last: bool) -> None:
     """As many elements as the others', which Gloo would not notice."""
     reduce_one(torch.zeros((32, 128) if last else (64, 64)))
@@ -216,6 +226,8 @@ STARTS: dict[str, tuple[Callable[[bool], None], str]] = {
     "tables": (other_tables, r"gct's format is 'wire .*' on rank 0 and '.* 01234567' on rank 2"),
     "settings": (other_settings, r"bits is 2\.0 on rank 0 and 3\.0 on rank 2"),
     "debug": (other_debug, r"GCT_DEBUG is '' on rank 0 and 'hash' on rank 2"),
+    "wrong debug": (wrong_debug, r"GCT_DEBUG is 'hash' on rank 0 and 'hashes' on rank 2"),
+    "unknown debug": (unknown_debug, r"GCT_DEBUG must be unset or hash, got 'hashes'"),
     "shape": (other_shape, r"holds .*64x64 float32.* on rank 0 and .*32x128 .* on rank 2"),
     "dtype": (other_dtype, r"holds .*64x64 float32.* on rank 0 and .*64x64 bfloat16.* on rank 2"),
 }

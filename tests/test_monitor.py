@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import math
 import os
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +260,40 @@ def test_new_run_begins_the_file_anew(tmp_path: Path) -> None:
     for _ in range(2):
         run_ranks(1, in_a_world_of_one, str(path))
     assert [line["kind"] for line in lines_of(path)].count("run") == 1
+
+
+FULL = 200_000  # more than the file that the process group's store is in
+
+
+def full_disk(rank: int, world: int, folder: str) -> tuple[str, list[float], list[float]]:
+    """One file is full from the start, one as soon as it has FULL bytes."""
+    _, plain = train(rank)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    stream = io.StringIO()
+    logging.getLogger("gct").addHandler(logging.StreamHandler(stream))
+    _, full = train(rank, monitor="/dev/full")
+    monitor = gct.Monitor(f"{folder}/run.jsonl", interval=2)
+    for step in range(FULL // 50):  # a line has more than 50 bytes
+        monitor.log(step, before=step)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FULL, resource.RLIM_INFINITY))
+    _, filled = train(rank, monitor=monitor)
+    monitor.close()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert full == plain
+    return stream.getvalue(), plain, filled
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_disk_does_not_end_training(tmp_path: Path) -> None:
+    [(text, plain, filled), _] = run_ranks(WORLD, full_disk, str(tmp_path))
+    assert filled == plain
+    path = tmp_path / "run.jsonl"
+    assert text.splitlines() == [
+        "gct: the monitor stops writing to /dev/full: [Errno 28] No space left on device",
+        f"gct: the monitor stops writing to {path}: [Errno 27] File too large",
+    ]
+    assert path.stat().st_size == FULL
+    assert len(read_recording(path).values["before"]) == path.read_text().count('before": ') - 1
 
 
 def lines_before_training(rank: int, world: int, path: str) -> list[str]:

@@ -3,7 +3,6 @@
 #include <pthread.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <cstring>
 #include <stdexcept>
 #include <utility>
@@ -16,13 +15,6 @@ namespace {
 // lag by one.
 constexpr size_t kFirstExchanges = 3;
 constexpr size_t kSecondExchanges = 2;
-
-bool debug_hashes() {
-  const char* value = std::getenv("GCT_DEBUG");
-  if (!value || !*value) return false;
-  if (strcmp(value, "hash") == 0) return true;
-  throw std::invalid_argument(std::string("GCT_DEBUG must be unset or hash, got ") + value);
-}
 
 // What a ring without compression would send from each rank, in the tensor's own dtype.
 int64_t ring_bytes(const Job& job, int world) {
@@ -72,9 +64,10 @@ void copy_alone(const Job& job) {
 
 }  // namespace
 
-Engine::Engine(const std::string& first_group, const std::string& second_group, int threads)
+Engine::Engine(const std::string& first_group, const std::string& second_group, int threads,
+               bool check_hashes)
     : owner_pid_(getpid()),
-      check_hashes_(debug_hashes()),
+      check_hashes_(check_hashes),
       pool_(threads),
       first_(first_group, second_group, 0),
       second_(second_group, first_group, 1),

@@ -25,8 +25,10 @@ namespace gct {
 class Engine {
  public:
   // Names of two process groups of the same ranks that nobody else uses; empty in a world of one.
-  // `threads` bounds the pool that encoding and decoding share.
-  Engine(const std::string& first_group, const std::string& second_group, int threads);
+  // `threads` bounds the pool that encoding and decoding share. `check_hashes`, the same on all
+  // ranks: compare results after every job.
+  Engine(const std::string& first_group, const std::string& second_group, int threads,
+         bool check_hashes);
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;

@@ -113,8 +113,8 @@ void register_engine(py::module_& m) {
         "fails, here and on the other ranks.");
   py::class_<Engine, std::unique_ptr<Engine, EngineDeleter>>(
       m, "Engine", "The compressed collectives of one process group; see csrc/torch/engine.h.")
-      .def(py::init<const std::string&, const std::string&, int>(), py::arg("first_group"),
-           py::arg("second_group"), py::arg("threads"))
+      .def(py::init<const std::string&, const std::string&, int, bool>(), py::arg("first_group"),
+           py::arg("second_group"), py::arg("threads"), py::arg("check_hashes"))
       .def("submit", &submit, py::kw_only(), py::arg("collective"), py::arg("input"),
            py::arg("output"), py::arg("residual"), py::arg("runs"), py::arg("codec"),
            py::arg("mean"), py::arg("algorithm"), py::arg("seed"), py::arg("name"), py::arg("call"),
