@@ -42,6 +42,8 @@ SCHEMES = ("fp32", "bf16", "powersgd", "gct", "gct-hierarchical")
 
 # csrc/torch/layout.cpp, job.cpp and engine.cpp; a test compares bytes with the real engine's.
 _SLICE_NUMEL = 512 * 1024
+_MAX_SLICE_NUMEL = 1024 * 1024
+_FEW_SLICES = 4
 _LEAST_CHUNK_NUMEL = 64 * 1024
 _LATENCY_BYTES = 16 * 1024
 _FIRST_EXCHANGES = 3
@@ -346,7 +348,8 @@ class _Engine:
         """The first slice takes all stages, each further one as long as what is busiest."""
         if self.world == 1:
             return _Flow(0.0, 0.0, 0.0, 0.0, {"wire": 0.0})
-        slices = math.ceil(numel / max(_SLICE_NUMEL, _LEAST_CHUNK_NUMEL * self.world))
+        usual = min(max(numel / _FEW_SLICES, _SLICE_NUMEL), _MAX_SLICE_NUMEL)
+        slices = math.ceil(numel / max(usual, _LEAST_CHUNK_NUMEL * self.world))
         part = numel / slices
         shots = 1 if self._one_shot(numel) else 2
         message = self.bits / 8 * (part if shots == 1 else part / self.world)

@@ -25,6 +25,7 @@ from gct import _channel, collectives
 
 BLOCK = 256
 SLICE = 512 * 1024  # kSliceNumel of csrc/torch/layout.cpp
+MAX_SLICE = 1024 * 1024  # kMaxSliceNumel there
 MIN_CHUNK = 64 * 1024  # kMinChunkNumel there
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 ALGORITHMS = ("one_shot", "two_shot")
@@ -54,7 +55,8 @@ def parts(numel: int, count: int) -> list[slice]:
 
 
 def slices(numel: int, world: int) -> list[slice]:
-    return parts(numel, max(1, -(-numel // max(SLICE, MIN_CHUNK * world))))
+    usual = min(max(SLICE, numel // 4), MAX_SLICE)
+    return parts(numel, max(1, -(-numel // max(usual, MIN_CHUNK * world))))
 
 
 def model_one_shot(inputs: list[Tensor], codec: gct.Codec, divisor: float) -> Tensor:
@@ -137,6 +139,8 @@ def test_tensors_of_several_slices(world: int) -> None:
     codecs = [gct.Codec(bits=2.0), gct.Codec("eg", bits=3.0), gct.Codec("fixed", bits=4)]
     run_ranks(world, sweep, [300_007], codecs)
     run_ranks(world, sweep, [2 * SLICE + 12_345], codecs[:1])
+    if world == 2:  # slices of an odd length, and longest ones
+        run_ranks(world, sweep, [5 * SLICE + 12_345, 9 * SLICE + 12_345], codecs[:1])
 
 
 def alone(rank: int, world: int) -> None:
@@ -398,9 +402,9 @@ def scratch(rank: int, world: int, numel: int) -> list[int]:
 def test_scratch_is_bounded_and_reused(world: int) -> None:
     numel = 6_500_000
     for sizes in run_ranks(world, scratch, numel):
-        assert sizes[-1] <= 0.6 * numel
+        assert sizes[-1] <= 1.1 * numel  # docs/architecture.md
         # At least what a slice's segments take, to and from the others, three slices in flight.
-        assert sizes[-1] >= 3 * 2 * SLICE * 2 // 8 * (world - 1) // world
+        assert sizes[-1] >= 3 * 2 * MAX_SLICE * 2 // 8 * (world - 1) // world
         # The last of three slices in flight may be needed for the first time late, when ranks fall
         # behind each other: half as much again. What grew with the steps would be five times.
         assert sizes[-1] <= 1.5 * sizes[1]

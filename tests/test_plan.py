@@ -84,7 +84,7 @@ def test_the_codec_is_the_limit_where_the_link_is_fast() -> None:
 
 def test_slices_overlap() -> None:
     """Ten slices on one core: encoding and decoding take turns, the wire hides behind them."""
-    numel = 10 * 512 * 1024
+    numel = 10 * 1024 * 1024
     speed = plan.Speed.from_rates(1e8, 4e8)
     wide = plan.Cluster(2, link(1e6), cores=1.0)
     alone = plan.predict("gct", wide, one_bucket(numel), speed).seconds
@@ -102,7 +102,7 @@ def test_slices_overlap() -> None:
 def test_few_slices_are_on_their_way_over_a_long_link() -> None:
     """A second of latency: three buffers, so at least a third of a second for each slice."""
     cluster = plan.Cluster(2, link(1000, latency=1.0))
-    flow = plan.predict("gct", cluster, one_bucket(30 * 512 * 1024), FREE)
+    flow = plan.predict("gct", cluster, one_bucket(30 * 1024 * 1024), FREE)
     assert flow.seconds == pytest.approx(1 + 29 / 3, rel=0.01)
     assert flow.limit == "latency"
 

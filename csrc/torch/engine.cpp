@@ -1,6 +1,5 @@
 #include "torch/engine.h"
 
-#include <pthread.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -32,17 +31,8 @@ int64_t ring_bytes(const Job& job, int world) {
 // How much of a job's extent makes a slice. All ranks' parts of it are on their way together: of a
 // tensor that is reduced once, or of one for each rank.
 int64_t slice_extent(const Job& job, int world) {
-  const int64_t numel = slice_numel(world);
-  return job.spec.collective == Collective::kAllReduce ? numel : numel / world;
-}
-
-// As `top -H` and profilers show it.
-void name_thread(const char* name) {
-#ifdef __linux__
-  pthread_setname_np(pthread_self(), name);
-#else
-  (void)name;
-#endif
+  const int64_t tensors = job.spec.collective == Collective::kAllReduce ? 1 : world;
+  return slice_numel(job.extent * tensors, world) / tensors;
 }
 
 const char* collective_name(Collective collective) {
@@ -69,8 +59,8 @@ Engine::Engine(const std::string& first_group, const std::string& second_group, 
     : owner_pid_(getpid()),
       check_hashes_(check_hashes),
       pool_(threads),
-      first_(first_group, second_group, 0),
-      second_(second_group, first_group, 1),
+      first_(first_group, second_group, 0, &wire_),
+      second_(second_group, first_group, 1, &wire_),
       shots_(&first_, &second_, &pool_, &counters_),
       first_ring_(kFirstExchanges),
       second_ring_(kSecondExchanges),
@@ -102,6 +92,7 @@ void Engine::close() {
   front_thread_.join();
   flights_.close();
   back_thread_.join();
+  wire_.close();
 }
 
 int64_t Engine::scratch_bytes() const {

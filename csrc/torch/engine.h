@@ -15,10 +15,12 @@
 
 #include "cpu/thread_pool.h"
 #include "torch/agreement.h"
+#include "torch/exchange_ring.h"
 #include "torch/job.h"
 #include "torch/link.h"
 #include "torch/queue.h"
 #include "torch/shots.h"
+#include "torch/wire_thread.h"
 
 namespace gct {
 
@@ -71,6 +73,7 @@ class Engine {
   const bool check_hashes_;
   Counters counters_;
   ThreadPool pool_;
+  WireThread wire_;
   Link first_, second_;
   Shots shots_;
   Agreement agreement_;  // front thread

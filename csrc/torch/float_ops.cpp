@@ -66,7 +66,14 @@ void add_to_float(DType dtype, const void* src, float* dst, int64_t numel) {
 }
 
 void divide(float* values, float divisor, int64_t numel) {
-  for (int64_t i = 0; i < numel; ++i) values[i] /= divisor;
+  int exponent;
+  if (std::frexp(divisor, &exponent) == 0.5f) {
+    // The same bits in a third of the time: both are the exact quotient, rounded once.
+    const float factor = 1 / divisor;
+    for (int64_t i = 0; i < numel; ++i) values[i] *= factor;
+  } else {
+    for (int64_t i = 0; i < numel; ++i) values[i] /= divisor;
+  }
 }
 
 void negate(float* values, int64_t numel) {

@@ -8,8 +8,11 @@ namespace gct {
 namespace {
 
 // Large enough that a slice takes milliseconds on a slow link, small enough that scratch memory is
-// a fraction of a usual bucket. The chunk's minimum keeps headers and lane states small beside it.
+// a fraction of a usual bucket; the longer ones for tensors that still make four of them. The
+// chunk's minimum keeps headers and lane states small beside it.
 constexpr int64_t kSliceNumel = 512 * 1024;
+constexpr int64_t kMaxSliceNumel = 1024 * 1024;
+constexpr int64_t kFewSlices = 4;
 constexpr int64_t kMinChunkNumel = 64 * 1024;
 
 }  // namespace
@@ -46,7 +49,10 @@ void RunTable::cut(Range range, const void* data, DType dtype, std::vector<Run>*
   }
 }
 
-int64_t slice_numel(int world) { return std::max(kSliceNumel, kMinChunkNumel * world); }
+int64_t slice_numel(int64_t numel, int world) {
+  const int64_t usual = std::clamp(numel / kFewSlices, kSliceNumel, kMaxSliceNumel);
+  return std::max(usual, kMinChunkNumel * world);
+}
 
 std::vector<Range> plan_slices(int64_t numel, int64_t slice) {
   return numel == 0 ? std::vector<Range>{}

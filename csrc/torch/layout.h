@@ -44,10 +44,10 @@ class RunTable {
   std::vector<int64_t> begins_;  // one more than runs
 };
 
-// Elements of a slice for `world` ranks. Long enough that per-message costs vanish and that a
-// rank's chunk keeps its statistics; short enough that encoding, wire and decoding of one tensor
-// overlap and that buffers stay in the cache.
-int64_t slice_numel(int world);
+// Elements of a slice of a tensor of `numel` for `world` ranks. Long enough that the costs of a
+// message and of threads that wait for each other vanish and that a rank's chunk keeps its
+// statistics; short enough that encoding, wire and decoding of one tensor overlap.
+int64_t slice_numel(int64_t numel, int world);
 
 // [0, numel) in slices of nearly equal length, at most about `slice` long, cut at multiples of
 // kBlock.

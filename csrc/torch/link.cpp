@@ -4,6 +4,7 @@
 #include <chrono>
 #include <numeric>
 #include <torch/csrc/distributed/c10d/GroupRegistry.hpp>
+#include <utility>
 
 namespace gct {
 
@@ -12,27 +13,6 @@ namespace {
 constexpr int kNeverSent = 2;  // a tag that no link uses
 constexpr int kCopies = 3;     // of a size
 constexpr int64_t kSizeBytes = kCopies * int64_t{sizeof(int64_t)};
-
-// How long a collective's wait may go on after close(). Each period costs one exception inside
-// torch while a peer is slow.
-constexpr std::chrono::milliseconds kPatience{500};
-
-// Waits for a work that can't be aborted; false once `closed`.
-template <typename Predicate>
-bool wait_patiently(c10d::Work& work, Predicate closed) {
-  for (;;) {
-    if (closed()) return false;
-    try {
-      work.wait(kPatience);
-      return true;
-    } catch (const std::exception&) {
-      // Either our patience or the collective came to its end; only the second is an error.
-      if (!work.isCompleted()) continue;
-      if (work.exception()) throw;
-      return true;
-    }
-  }
-}
 
 // Each bit as two of three copies have it.
 int64_t read_size(const uint8_t* p) {
@@ -61,7 +41,8 @@ void hang_up(c10d::Backend& gloo) {
   }
 }
 
-Link::Link(const std::string& upward, const std::string& downward, int tag) : tag_(tag) {
+Link::Link(const std::string& upward, const std::string& downward, int tag, WireThread* wire)
+    : tag_(tag), wire_(wire) {
   if (upward.empty()) return;
   up_group_ = c10d::resolve_process_group(upward);
   down_group_ = c10d::resolve_process_group(downward);
@@ -72,14 +53,41 @@ Link::Link(const std::string& upward, const std::string& downward, int tag) : ta
   // Not Gloo's all-to-all: it tells its peers that it waits for them after it has sent to them, so
   // that they hear of it behind a whole segment; on a slow link that takes as long again. And not
   // both ways over one connection: Gloo's receiving thread spins while another one sends on it.
-  // MPI's point-to-point works hold a lock of torch's while they wait.
-  pairwise_ = up_->getBackendName() == "gloo";
 }
 
 void Link::expect(Exchange& exchange) {
   exchange.recv.reserve(total(exchange.recv_bytes));
   exchange.expected = true;
-  if (!pairwise_) return;
+  post(exchange, &Link::post_receives);
+}
+
+void Link::start(Exchange& exchange) {
+  if (!exchange.expected) expect(exchange);
+  exchange.expected = false;
+  sent_bytes_.fetch_add(total(exchange.send_bytes));
+  post(exchange, &Link::post_sends);
+}
+
+void Link::post(Exchange& exchange, void (Link::*half)(Exchange&)) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    ++exchange.posting;
+  }
+  wire_->post([this, &exchange, half] {
+    std::exception_ptr error;
+    try {
+      (this->*half)(exchange);
+    } catch (...) {  // a peer that is gone, or Closed: for the thread that waits
+      error = std::current_exception();
+    }
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!exchange.error) exchange.error = error;
+    --exchange.posting;
+    posted_.notify_all();
+  });
+}
+
+void Link::post_receives(Exchange& exchange) {
   int64_t begin = 0;
   for (int sender = 0; sender < size_; ++sender) {
     const int64_t bytes = exchange.recv_bytes[static_cast<size_t>(sender)];
@@ -89,11 +97,7 @@ void Link::expect(Exchange& exchange) {
   }
 }
 
-void Link::start(Exchange& exchange) {
-  if (!exchange.expected) expect(exchange);
-  exchange.expected = false;
-  sent_bytes_.fetch_add(total(exchange.send_bytes));
-  if (!pairwise_) return start_collective(exchange);
+void Link::post_sends(Exchange& exchange) {
   // Every rank begins with another peer, so that not all send to the same one.
   for (int distance = 1; distance < size_; ++distance) {
     const int receiver = (rank_ + distance) % size_;
@@ -104,24 +108,19 @@ void Link::start(Exchange& exchange) {
   }
 }
 
-void Link::start_collective(Exchange& exchange) {
-  at::Tensor send = exchange.send.view(0, total(exchange.send_bytes));
-  at::Tensor recv = exchange.recv.view(0, total(exchange.recv_bytes));
-  // Copies: some backends empty their arguments. The backend itself: ProcessGroup's name for this
-  // collective has changed between versions of torch.
-  std::vector<int64_t> send_bytes = exchange.send_bytes;
-  std::vector<int64_t> recv_bytes = exchange.recv_bytes;
-  keep(exchange, up_->alltoall_base(recv, send, recv_bytes, send_bytes));
-}
-
 void Link::wait(Exchange& exchange) {
+  wait_until_posted(exchange);
   for (const Work& work : exchange.works) {
-    if (!(pairwise_ ? work->wait() : wait_patiently(*work, [&] { return closed(); }))) {
-      throw Closed();
-    }
+    if (!work->wait()) throw Closed();
     forget(work);
   }
   exchange.works.clear();
+}
+
+void Link::wait_until_posted(Exchange& exchange) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  posted_.wait(lock, [&] { return exchange.posting == 0; });
+  if (exchange.error) std::rethrow_exception(std::exchange(exchange.error, nullptr));
 }
 
 void Link::keep(Exchange& exchange, Work work) {
@@ -136,20 +135,14 @@ void Link::forget(const Work& work) {
   pending_.erase(std::find(pending_.begin(), pending_.end(), work));
 }
 
-bool Link::closed() {
-  std::lock_guard<std::mutex> lock(mutex_);
-  return closed_;
-}
-
 void Link::close() {
   std::lock_guard<std::mutex> lock(mutex_);
   closed_ = true;
-  if (!pairwise_) return;
   for (const Work& work : pending_) work->abort();
 }
 
 void Link::hang_up() {
-  if (!pairwise_) return;
+  if (size_ == 1) return;
   gct::hang_up(*up_);
   gct::hang_up(*down_);
 }

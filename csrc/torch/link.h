@@ -2,7 +2,9 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -11,6 +13,7 @@
 
 #include "core/common.h"
 #include "torch/buffers.h"
+#include "torch/wire_thread.h"
 
 namespace gct {
 
@@ -26,8 +29,12 @@ struct Exchange {
   std::vector<int64_t> send_bytes, recv_bytes;  // one a rank, 0 for this one
   int64_t own_bytes =
       0;  // where all ranks get the same segment: its size, it stands first in `send`
+  bool expected = false;  // the receiving half is on its way
+
+  // Between the wire thread and the one that waits.
+  int posting = 0;           // halves that the wire thread has not handed over yet
+  std::exception_ptr error;  // why it couldn't
   std::vector<c10::intrusive_ptr<c10d::Work>> works;  // on their way
-  bool expected = false;                              // the receiving half is
 
   int64_t capacity_bytes() const { return send.capacity_bytes() + recv.capacity_bytes(); }
 };
@@ -38,17 +45,18 @@ void hang_up(c10d::Backend& gloo);
 
 class Link {
  public:
-  // The groups that torch registered under these names (ProcessGroup.group_name), with a CPU
-  // backend, the same ranks in each. An empty name is a world of one rank, which never exchanges
-  // anything. Gloo: messages to higher ranks cross `upward`, those to lower ranks `downward`, and
-  // `tag` tells them from another link's on the same groups. Other backends: `upward` alone.
-  Link(const std::string& upward, const std::string& downward, int tag);
+  // The groups that torch registered under these names (ProcessGroup.group_name), of Gloo, the same
+  // ranks in each. An empty name is a world of one rank, which never exchanges anything. Messages
+  // to higher ranks cross `upward`, those to lower ranks `downward`, and `tag` tells them from
+  // another link's on the same groups. They are handed over by `wire`.
+  Link(const std::string& upward, const std::string& downward, int tag, WireThread* wire);
 
   int rank() const { return rank_; }
   int size() const { return size_; }
 
-  // Starts an exchange: exchange.send_bytes and recv_bytes are set, exchange.send is filled. All
-  // ranks start the same exchanges of a link in the same order.
+  // Starts an exchange: exchange.send_bytes and recv_bytes are set, exchange.send is filled; none
+  // of them may change before wait(). All ranks start the same exchanges of a link in the same
+  // order.
   void start(Exchange& exchange);
 
   // The receiving half of start(), as soon as exchange.recv_bytes is set: a peer sends nothing
@@ -77,10 +85,14 @@ class Link {
  private:
   using Work = c10::intrusive_ptr<c10d::Work>;
 
-  void start_collective(Exchange& exchange);
+  // On the wire thread.
+  void post_receives(Exchange& exchange);
+  void post_sends(Exchange& exchange);
   void keep(Exchange& exchange, Work work);
+
+  void post(Exchange& exchange, void (Link::*half)(Exchange&));
+  void wait_until_posted(Exchange& exchange);
   void forget(const Work& work);
-  bool closed();
 
   // What carries messages between two ranks.
   c10d::Backend& way(int sender, int receiver) { return sender < receiver ? *up_ : *down_; }
@@ -88,13 +100,14 @@ class Link {
   c10::intrusive_ptr<c10d::ProcessGroup> up_group_, down_group_;
   c10::intrusive_ptr<c10d::Backend> up_, down_;
   const int tag_;
+  WireThread* const wire_;
   int rank_ = 0;
   int size_ = 1;
-  bool pairwise_ = false;  // messages one by one, not as a collective
   Exchange sizes_;
   std::atomic<int64_t> sent_bytes_{0};
 
-  std::mutex mutex_;  // guards what follows
+  std::mutex mutex_;  // guards what follows, and `posting`, `error` and `works` of exchanges
+  std::condition_variable posted_;
   bool closed_ = false;
   std::vector<Work> pending_;  // all that close() has to end
 };

@@ -1,4 +1,4 @@
-#include "torch/queue.h"
+#include "torch/exchange_ring.h"
 
 namespace gct {
 
