@@ -13,6 +13,8 @@ PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 600
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Python compiles what it imports; pip would compile every file of every package, 20 s for torch alone.
+export PIP_NO_COMPILE := 1
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
