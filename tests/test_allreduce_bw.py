@@ -381,6 +381,7 @@ def test_a_launchers_variables(variables: Any, job: str, launcher: str, tmp_path
 
 
 @needs_hosts
+@pytest.mark.alone
 def test_four_hosts_on_slow_links(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     rate = 100e6
