@@ -3,7 +3,7 @@
 #   PYTHON       the Python that makes .venv (python3)
 #   TORCH        what pip installs as torch where .venv has none (torch==2.13.0)
 #   VENV_ARGS    further arguments for python -m venv; --system-site-packages uses the machine's torch
-#   PYTEST_ARGS  further arguments for pytest, such as "-m long"
+#   PYTEST_ARGS  further arguments for pytest, such as "-m long"; "-n 0" runs the tests one after the other
 #   FUZZ_SECONDS how long make fuzz runs each target (600)
 
 PYTHON ?= python3
@@ -13,6 +13,8 @@ PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 600
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Python compiles what it imports; pip would compile every file of every package, 20 s for torch alone.
+export PIP_NO_COMPILE := 1
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
@@ -22,6 +24,8 @@ CLANG_FORMATTED := $(shell find csrc tests/cpp tests/fuzz benchmarks/peers -name
 PIP := pip --quiet --disable-pip-version-check
 # C++ tests with more than one thread: the others would only be slow under ThreadSanitizer.
 THREADED := test_thread_pool|test_concurrency
+# Many tests are ranks that wait for each other. A file stays with one worker: its tests share what is slow to set up.
+TWO_AT_A_TIME := -n 2 --dist loadfile
 INSTALL := GCT_DEV=1 GCT_BUILD_DIR=build/ext $(PIP) install --no-build-isolation --editable
 
 .PHONY: help test build lint format cpp-test sanitize fuzz fuzz-short py-test dist-test gpu browser demo clean
@@ -94,7 +98,7 @@ fuzz-short: .venv/.tools
 	tools/fuzz.sh 6
 
 py-test: .venv/.experiments
-	pytest -q $(PYTEST_ARGS)
+	pytest -q $(TWO_AT_A_TIME) $(PYTEST_ARGS)
 
 dist-test: build
 	TORCH='$(TORCH)' tools/dist_test.sh

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from alone import room
 from ranks import run_ranks
 from small_run import WORLD, record
 
@@ -18,6 +19,13 @@ from gct.__main__ import main
 def pytest_configure() -> None:
     # What a script starts in the background ignores Ctrl-C, and so do all whom the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test marked `alone` runs while no other test does."""
+    with room(item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

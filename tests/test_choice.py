@@ -49,6 +49,7 @@ class Alone:
         return list(values)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("rate", [2e5, 1e6, 1e7, 1e9])
 def test_measuring_is_over_in_a_second(rate: float) -> None:
     """Three ways over a link of so many elements a second, with 2 ms of latency."""

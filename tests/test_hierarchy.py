@@ -413,6 +413,7 @@ def test_a_lost_rank_is_an_exception_on_the_others(step: str, how: str) -> None:
 
 
 @needs_hosts
+@pytest.mark.alone
 def test_half_the_bytes_leave_each_of_two_hosts(tmp_path: Path) -> None:
     script = str(Path(__file__).with_name("netlab_ranks.py"))
     hosts = [f"--name=gct-hier-{os.getpid()}", "--hosts=2", "--rate=100mbit", "--per-host=2"]

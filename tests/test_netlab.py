@@ -72,6 +72,7 @@ def test_hosts_know_their_own_and_each_others_names(lab: labs.Lab) -> None:
 
 
 @needs_hosts
+@pytest.mark.alone
 def test_the_link_has_its_rate(lab: labs.Lab) -> None:
     assert labs.rate_of(lab) == "200mbit"
     result = netlab("probe", f"--name={NAME}")

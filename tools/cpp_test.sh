@@ -13,4 +13,4 @@ cmake -S . -B "$folder" -G Ninja -DCMAKE_MAKE_PROGRAM="$(command -v ninja)" -DGC
 targets=()
 [[ -z ${TESTS-} ]] || read -ra targets <<< "--target ${TESTS//|/ }"
 cmake --build "$folder" "${targets[@]}"
-ctest --test-dir "$folder" --output-on-failure --no-tests=error --tests-regex "^(${TESTS-.*})$"
+ctest --test-dir "$folder" --parallel "$(nproc)" --output-on-failure --no-tests=error --tests-regex "^(${TESTS-.*})$"

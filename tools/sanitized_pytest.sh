@@ -5,7 +5,8 @@ cd "$(dirname "$0")/.."
 package=$PWD/build/sanitize
 
 log=build/sanitize.log
-GCT_SANITIZE=1 GCT_DEV=1 GCT_CUDA=0 GCT_BUILD_DIR=build/ext-sanitize \
+# The folder of the sanitized C++ tests: the codec in it is the same.
+GCT_SANITIZE=1 GCT_DEV=1 GCT_CUDA=0 GCT_BUILD_DIR=build/cpp-sanitize \
   python setup.py --quiet build --build-lib "$package" > "$log" 2>&1 || { tail -n 60 "$log"; exit 1; }
 
 # Python itself is not instrumented, so the runtime has to be there before it; libstdc++ too, or exceptions are not seen.
@@ -18,4 +19,4 @@ files=()
 for file in "$@"; do files+=("$PWD/$file"); done
 cd "$package" # not the source folder, whose gct would be imported first
 python -c 'from gct import _C; assert _C.build_info()["sanitize"], "not the sanitized extension"'
-pytest -q "${files[@]}"
+pytest -q -n 2 "${files[@]}" # by pytest-xdist: two at a time

@@ -1,18 +1,14 @@
 #include "torch/device_codec.h"
 
 #include <algorithm>
-#include <stdexcept>
 #include <utility>
 
 #include "torch/float_ops.h"
+#include "torch/require.h"
 
 namespace gct {
 
 namespace {
-
-void require(bool condition, const std::string& message) {
-  if (!condition) throw std::invalid_argument("gct: " + message);
-}
 
 gpu::Executor& executor_of(at::Device device) {
   if (device.is_cpu()) return gpu::host_executor();

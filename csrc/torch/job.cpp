@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "torch/float_ops.h"
+#include "torch/require.h"
 
 namespace gct {
 
@@ -18,10 +19,6 @@ constexpr double kLatencyBytes = 16 * 1024;
 double expected_bits(const CodecParams& codec, DType dtype) {
   if (codec.kind == Kind::kRaw) return 8.0 * dtype_bytes(dtype);
   return codec.target == Target::kBits ? codec.value : 4.0;
-}
-
-void require(bool condition, const std::string& message) {
-  if (!condition) throw std::invalid_argument("gct: " + message);
 }
 
 void check_tensor(const at::Tensor& tensor, const std::string& what) {

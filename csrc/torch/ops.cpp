@@ -4,14 +4,11 @@
 #include <string>
 
 #include "torch/float_ops.h"
+#include "torch/require.h"
 
 namespace gct {
 
 namespace {
-
-void require(bool condition, const std::string& message) {
-  if (!condition) throw std::invalid_argument("gct: " + message);
-}
 
 void check_plain(const at::Tensor& tensor, const std::string& what) {
   require(tensor.device().is_cpu(),
