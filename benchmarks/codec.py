@@ -2,6 +2,7 @@
 
     python benchmarks/codec.py
     python benchmarks/codec.py --sizes 1024 6500000 67108864 --kinds gg fixed --dtypes float32
+    python benchmarks/codec.py --kinds gg --bits 6 8 --allocation mse --peers off
     python benchmarks/codec.py --threads 2 --peers off --json build/codec.json --csv build/codec.csv
     python benchmarks/codec.py --device cuda       # the kernels; benchmarks/codec_gpu.py
 
@@ -160,7 +161,7 @@ def codec_rows(
     configs = [
         (kind, bits, name)
         for kind in options.kinds
-        for bits in KINDS[kind]
+        for bits in options.bits or KINDS[kind]
         for name in options.implementations
     ]
     allocation8 = ALLOCATIONS[options.allocation]
@@ -342,6 +343,7 @@ def parse_options() -> argparse.Namespace:
     add("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: see codec_gpu.py")
     add("--sizes", type=int, nargs="+", help="elements")
     add("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    add("--bits", type=float, nargs="+", help="of all kinds, in the place of each one's own")
     add("--dtypes", nargs="+", choices=DTYPES, default=["float32", "bfloat16"])
     add("--implementations", nargs="+", default=_C.implementations())
     add("--allocation", choices=ALLOCATIONS, default="relative")
