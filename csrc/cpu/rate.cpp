@@ -42,7 +42,7 @@ RunCode run_code(const EncodePlan& plan, double log2_step, int offset, const Run
   return code;
 }
 
-// Symbols one by one: blocks whose elements have tables of their own, or low bits beside symbols.
+// Symbols one by one: blocks whose elements have tables of their own.
 double gg_bits(const float* x, int n, const BlockSetup& setup, std::vector<uint8_t>* extra_bytes) {
   uint8_t symbols[kBlock];
   extra_bytes->clear();
@@ -201,22 +201,26 @@ void RateControl::add_block_bits(const BlockPlace& s, double log2_step, const Ru
   const float* x =
       load_floats(plan_.input->runs[s.run], plan_.input->dtype, s.block * kBlock, s.n, scratch);
   const bool golomb = plan_.params->kind == Kind::kEG;
-  bool counted = false;
+  int counted = -1;  // with how many low bits aside
   int order = -1;
   double golomb_sum = 0;
   for (size_t i = 0; i < count; ++i) {
     if (!setup_.prepare(plan_, s, codes[i], log2_step)) continue;
-    const bool one_table = setup_.choice == nullptr && setup_.code.shift == 0;
+    const bool one_table = setup_.choice == nullptr;
+    const int shift = setup_.code.shift;
     if (golomb) {
       // All that a table decides is the order: often the last one's.
-      const int next = one_table ? tables::kGolombOrders[setup_.code.table] : -1;
+      const int next = one_table ? tables::kGolombOrders[setup_.code.table] + shift : -1;
       if (next < 0 || next != order) golomb_sum = golomb_block_bits(x, s.n, setup_);
       order = next;
       bits[i] += golomb_sum;
     } else if (one_table) {
-      if (!counted) cost_.count(x, s.n, setup_.quantizer);
-      counted = true;
-      bits[i] += cost_.bits(setup_.code.table);
+      if (counted != shift) {
+        const BlockView view(x, s.n, setup_.quantizer, shift);
+        cost_.count(view.x, s.n, view.q);
+      }
+      counted = shift;
+      bits[i] += cost_.bits(setup_.code.table, static_cast<uint32_t>(s.n * shift));
     } else {
       bits[i] += gg_bits(x, s.n, setup_, &scratch_.extra);
     }
