@@ -42,6 +42,7 @@ struct PieceOutput {
   std::vector<uint8_t> symbols;
   std::vector<uint8_t> tables;  // of each element of blocks in runs with a column profile
   double model_bits = 0;
+  bool ready = false;  // to be placed in the segment
 
   uint32_t num_words() const { return static_cast<uint32_t>(words.size() - first_word); }
 };
