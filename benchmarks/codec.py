@@ -312,6 +312,7 @@ def machine() -> dict[str, str]:
         "torch": torch.__version__,
         "gct": gct.__version__,
         "commit": commit or "unknown",
+        "date": time.strftime("%Y-%m-%d"),
         "command": " ".join(["python", *sys.argv]),
     }
 

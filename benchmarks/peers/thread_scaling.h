@@ -35,15 +35,16 @@ inline uint64_t chain(int64_t steps) {
   return x;
 }
 
-// Work in one part for each thread of the pool, on one thread or on all.
+// Work in one part for each thread of the pool, on one thread or on all: long enough that to wake
+// a thread is nothing.
 class Controls {
  public:
-  explicit Controls(gct::ThreadPool* pool) : pool_(pool), memory_(1u << 24, 1) {}
+  explicit Controls(gct::ThreadPool* pool) : pool_(pool), memory_(1u << 25, 1) {}
 
   std::vector<Task> tasks() {
     return {
-        {"arithmetic", [this](bool all) { run(all, [](int64_t) { return arithmetic(500000); }); }},
-        {"chain", [this](bool all) { run(all, [](int64_t) { return chain(1500000); }); }},
+        {"arithmetic", [this](bool all) { run(all, [](int64_t) { return arithmetic(5000000); }); }},
+        {"chain", [this](bool all) { run(all, [](int64_t) { return chain(10000000); }); }},
         {"read", [this](bool all) { run(all, [this](int64_t part) { return read(part); }); }}};
   }
 
@@ -70,7 +71,7 @@ class Controls {
   }
 
   gct::ThreadPool* pool_;
-  const std::vector<uint64_t> memory_;  // 128 MiB
+  const std::vector<uint64_t> memory_;  // 256 MiB
 };
 
 inline double time_of(const Task& task, bool threaded, int calls) {
