@@ -2,7 +2,9 @@
 
     python benchmarks/codec.py
     python benchmarks/codec.py --sizes 1024 6500000 67108864 --kinds gg fixed --dtypes float32
+    python benchmarks/codec.py --kinds gg --bits 6 8 --allocation mse --peers off
     python benchmarks/codec.py --threads 2 --peers off --json build/codec.json --csv build/codec.csv
+    python benchmarks/codec.py --scaling --threads 2 --kinds gg --bits 2 --sizes 1048576 16777216
     python benchmarks/codec.py --device cuda       # the kernels; benchmarks/codec_gpu.py
 
 Values are generalized Gaussian of shape 0.8 with log-normal block scales, as gradients are. A small
@@ -42,6 +44,7 @@ from pathlib import Path
 from typing import Any
 
 import codec_gpu
+import codec_scaling
 import numpy as np
 import torch
 from torch import Tensor
@@ -134,14 +137,19 @@ def program() -> Path:
 
 
 def run_program(
-    x: Tensor, codes: Tensor | None, lines: list[str], repeats: int, threads: int
+    x: Tensor,
+    codes: Tensor | None,
+    lines: list[str],
+    repeats: int,
+    threads: int,
+    *words: str,
 ) -> Iterator[dict[str, Any]]:
     binary = program()
     with tempfile.TemporaryDirectory() as folder:
         values = Path(folder) / "values"
         x.view(torch.uint8).numpy().tofile(values)
         dtype = next(name for name, dtype in DTYPES.items() if dtype == x.dtype)
-        command = [str(binary), str(values), dtype, str(repeats), str(threads)]
+        command = [str(binary), str(values), dtype, str(repeats), str(threads), *words]
         if codes is not None:
             codes.numpy().tofile(Path(folder) / "codes")
             command.append(str(Path(folder) / "codes"))
@@ -160,7 +168,7 @@ def codec_rows(
     configs = [
         (kind, bits, name)
         for kind in options.kinds
-        for bits in KINDS[kind]
+        for bits in options.bits or KINDS[kind]
         for name in options.implementations
     ]
     allocation8 = ALLOCATIONS[options.allocation]
@@ -178,6 +186,17 @@ def codec_rows(
         numel = result["bytes"] // 4 if result["name"] == "read" else x.numel()
         rows.append(row_of(result, "float32", numel, options.peer_bits))
     return rows
+
+
+def scaling_rows(x: Tensor, options: argparse.Namespace) -> Iterator[codec_scaling.Scaling]:
+    """With the best implementation."""
+    allocation8, best = ALLOCATIONS[options.allocation], options.implementations[0]
+    for kind in options.kinds:
+        for bits in options.bits or KINDS[kind]:
+            line = f"{kind} {bits:g} {allocation8} {best}"
+            threads = options.threads
+            for result in run_program(x, None, [line], options.repeats, threads, "--scaling"):
+                yield from codec_scaling.rows(result, bits, x.numel())
 
 
 def row_of(result: dict[str, Any], dtype: str, numel: int, target_bits: float) -> Row:
@@ -293,6 +312,7 @@ def machine() -> dict[str, str]:
         "torch": torch.__version__,
         "gct": gct.__version__,
         "commit": commit or "unknown",
+        "date": time.strftime("%Y-%m-%d"),
         "command": " ".join(["python", *sys.argv]),
     }
 
@@ -342,10 +362,12 @@ def parse_options() -> argparse.Namespace:
     add("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: see codec_gpu.py")
     add("--sizes", type=int, nargs="+", help="elements")
     add("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    add("--bits", type=float, nargs="+", help="of all kinds, in the place of each one's own")
     add("--dtypes", nargs="+", choices=DTYPES, default=["float32", "bfloat16"])
     add("--implementations", nargs="+", default=_C.implementations())
     add("--allocation", choices=ALLOCATIONS, default="relative")
     add("--threads", type=int, default=1, help="of the codec; peers have one")
+    add("--scaling", action="store_true", help="one thread against --threads: codec_scaling.py")
     add("--peers", choices=["on", "off"], default="on")
     add("--peer-bits", type=float, default=2.0, help="entropy of the codes that peers get")
     add("--repeats", type=int, default=7)
@@ -375,6 +397,15 @@ def main() -> None:
         write_json(options.json, environment, [asdict(row) for row in on_device])
         return
     print(f"threads: {options.threads}, allocation: {options.allocation}")
+    if options.scaling:
+        print(codec_scaling.HEAD)
+        measured: list[codec_scaling.Scaling] = []
+        for numel in options.sizes:
+            for scaling in scaling_rows(gradient(numel), options):
+                print(scaling, flush=True)
+                measured.append(scaling)
+        write_json(options.json, environment, [asdict(scaling) for scaling in measured])
+        return
     print("\nM elements/s: median and best; GB/s of input to encode; share of reading")
     print(
         f"{'':15} {'':7} {'':8} {'elements':>9} {'bits':>6} {'dB':>6} |  encode    best"

@@ -2,12 +2,16 @@
 // it, feeds it and reads what it prints.
 //
 //   codec_speed VALUES DTYPE REPEATS THREADS [CODES]
+//   codec_speed VALUES DTYPE REPEATS THREADS --scaling
 //
 // VALUES: a file of elements of DTYPE (float32, bfloat16, float16). From the standard input it
 // takes lines `kind bits allocation8 implementation` and prints a line of JSON for each: seconds of
 // one call (median and best of the repeats), with a workspace and buffers that are reused, as the
 // collectives do. At the end it prints a line for reading memory and, where CODES (a file of bytes)
 // is given, one for htscodecs' 32-way order-0 rANS on these bytes.
+//
+// --scaling: one thread against THREADS, call by call in turn, and beside them work that needs
+// nothing but the processor or the memory (thread_scaling.h). All seconds are printed.
 #include <dlfcn.h>
 
 #include <algorithm>
@@ -25,6 +29,7 @@
 #include "codec.h"
 #include "core/convert.h"
 #include "cpu/thread_pool.h"
+#include "thread_scaling.h"
 
 namespace {
 
@@ -115,20 +120,9 @@ class Bench {
 
   void codec(const std::string& kind, double bits, int allocation8, const std::string& name) {
     expect(gct::set_implementation(name), "no implementation " + name);
-    gct::CodecParams params;
-    params.kind = kind == "gg"      ? gct::Kind::kGG
-                  : kind == "eg"    ? gct::Kind::kEG
-                  : kind == "fixed" ? gct::Kind::kFixed
-                                    : gct::Kind::kRaw;
-    params.value = bits;
-    params.allocation8 = allocation8;
-    gct::Run run;
-    run.data = values_.data();
-    run.numel = static_cast<int64_t>(x_.size());
-    gct::EncodeInput input;
-    input.dtype = dtype_;
-    input.runs = &run;
-    input.num_runs = 1;
+    const gct::CodecParams params = params_of(kind, bits, allocation8);
+    const gct::Run run = whole_run();
+    const gct::EncodeInput input = input_of(run);
     Bytes wire(gct::max_segment_bytes(params, input));
     std::vector<float> y(x_.size(), 0.0f);
     size_t size = 0;
@@ -153,6 +147,41 @@ class Bench {
               << wire_digest << ' ' << value_digest << "\", \"encode\": " << encode_times
               << ", \"decode\": " << decode_times
               << ", \"decode_add\": " << times(repeats_, [&] { decode(true); }) << "}" << std::endl;
+  }
+
+  // One thread and all in turn, with the controls in the same turns.
+  void scaling(const std::string& kind, double bits, int allocation8, const std::string& name) {
+    expect(gct::set_implementation(name), "no implementation " + name);
+    const gct::CodecParams params = params_of(kind, bits, allocation8);
+    const gct::Run run = whole_run();
+    const gct::EncodeInput input = input_of(run);
+    gct::Workspace alone;
+    Bytes wire(gct::max_segment_bytes(params, input));
+    std::vector<float> y(x_.size());
+    size_t size = 0;
+    const auto encode = [&](bool threaded) {
+      const gct::Status status = gct::encode(params, input, wire.data(), wire.size(), &size,
+                                             threaded ? workspace_ : alone);
+      expect(status == gct::Status::kOk, gct::status_message(status));
+    };
+    const auto decode_add = [&](bool threaded) {
+      const gct::Status status =
+          gct::decode(wire.data(), size, y.data(), run.numel, true, threaded ? workspace_ : alone);
+      expect(status == gct::Status::kOk, gct::status_message(status));
+    };
+    uint64_t digests[2][2];
+    for (bool threaded : {false, true}) {
+      encode(threaded);
+      std::fill(y.begin(), y.end(), 0.0f);
+      decode_add(threaded);
+      digests[threaded][0] = digest(wire.data(), size);
+      digests[threaded][1] = digest(y.data(), 4 * y.size());
+    }
+    expect(std::equal(digests[0], digests[0] + 2, digests[1]), "threads give another result");
+    std::cout << "{\"name\": \"" << kind << "\", \"bytes\": " << size << ", \"seconds\": "
+              << scaling::seconds({{"encode", encode}, {"decode_add", decode_add}}, repeats_,
+                                  &pool_)
+              << "}" << std::endl;
   }
 
   // The fastest of plain loops over 256 MiB, 8 bytes a time, which the compiler vectorizes.
@@ -196,6 +225,32 @@ class Bench {
   }
 
  private:
+  static gct::CodecParams params_of(const std::string& kind, double bits, int allocation8) {
+    gct::CodecParams params;
+    params.kind = kind == "gg"      ? gct::Kind::kGG
+                  : kind == "eg"    ? gct::Kind::kEG
+                  : kind == "fixed" ? gct::Kind::kFixed
+                                    : gct::Kind::kRaw;
+    params.value = bits;
+    params.allocation8 = allocation8;
+    return params;
+  }
+
+  gct::Run whole_run() const {
+    gct::Run run;
+    run.data = values_.data();
+    run.numel = static_cast<int64_t>(x_.size());
+    return run;
+  }
+
+  gct::EncodeInput input_of(const gct::Run& run) const {
+    gct::EncodeInput input;
+    input.dtype = dtype_;
+    input.runs = &run;
+    input.num_runs = 1;
+    return input;
+  }
+
   const Bytes values_;
   const gct::DType dtype_;
   const int repeats_;
@@ -207,7 +262,7 @@ class Bench {
 }  // namespace
 
 int main(int argc, char** argv) {
-  expect(argc == 5 || argc == 6, "expected VALUES DTYPE REPEATS THREADS [CODES]");
+  expect(argc == 5 || argc == 6, "expected VALUES DTYPE REPEATS THREADS [CODES | --scaling]");
   const std::string name = argv[2];
   const gct::DType dtype = name == "bfloat16"  ? gct::DType::kBFloat16
                            : name == "float16" ? gct::DType::kFloat16
@@ -216,8 +271,15 @@ int main(int argc, char** argv) {
   std::string kind, implementation;
   double bits = 0;
   int allocation8 = 0;
-  while (std::cin >> kind >> bits >> allocation8 >> implementation)
-    bench.codec(kind, bits, allocation8, implementation);
+  const bool scaling = argc == 6 && std::string(argv[5]) == "--scaling";
+  while (std::cin >> kind >> bits >> allocation8 >> implementation) {
+    if (scaling) {
+      bench.scaling(kind, bits, allocation8, implementation);
+    } else {
+      bench.codec(kind, bits, allocation8, implementation);
+    }
+  }
+  if (scaling) return 0;
   bench.read();
   if (argc == 6) bench.htscodecs(read_file(argv[5]));
 }

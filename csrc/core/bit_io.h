@@ -26,6 +26,17 @@ class BasicBitWriter {
     }
   }
 
+  // The first `count` bits of `bytes`, words at a time; for sinks that extend.
+  void put_all(const uint8_t* bytes, int count) {
+    uint8_t* out = sink_.extend(static_cast<size_t>(count / 64 * 8));
+    for (; count >= 64; count -= 64, bytes += 8, out += 8) {
+      const uint64_t word = load_le<uint64_t>(bytes);
+      store_le<uint64_t>(out, pending_ | word << filled_);
+      pending_ = filled_ > 0 ? word >> (64 - filled_) : 0;
+    }
+    for (; count > 0; count -= 8) put(*bytes++, count < 8 ? count : 8);
+  }
+
   GCT_HD void finish() {
     if (filled_ > 0) sink_(static_cast<uint8_t>(pending_));
     pending_ = 0;
@@ -37,13 +48,18 @@ class BasicBitWriter {
  private:
   Sink sink_;
   uint64_t pending_ = 0;
-  int filled_ = 0;
+  int filled_ = 0;  // under 8 between calls
 };
 
 class VectorSink {
  public:
   VectorSink(std::vector<uint8_t>* bytes) : bytes_(bytes) {}
   void operator()(uint8_t byte) { bytes_->push_back(byte); }
+  // Where the next `count` bytes go; valid up to the next one that is put.
+  uint8_t* extend(size_t count) {
+    bytes_->resize(bytes_->size() + count);
+    return bytes_->data() + bytes_->size() - count;
+  }
 
  private:
   std::vector<uint8_t>* bytes_;
@@ -71,6 +87,16 @@ class BitReader {
     return value;
   }
 
+  // The next `count` bits as bytes, words at a time.
+  void get_all(int count, uint8_t* bytes) {
+    for (; count >= 64 && end_ - data_ >= 8; count -= 64, bytes += 8, data_ += 8) {
+      const uint64_t word = load_le<uint64_t>(data_);
+      store_le<uint64_t>(bytes, pending_ | word << filled_);
+      pending_ = filled_ > 0 ? word >> (64 - filled_) : 0;
+    }
+    for (; count > 0; count -= 8) *bytes++ = static_cast<uint8_t>(get(count < 8 ? count : 8));
+  }
+
   GCT_HD bool overrun() const { return overrun_; }
   // Whether only the last byte's padding, all zeros, is left.
   GCT_HD bool exhausted() const { return data_ == end_ && filled_ < 8 && pending_ == 0; }
@@ -79,7 +105,7 @@ class BitReader {
   const uint8_t* data_;
   const uint8_t* end_;
   uint64_t pending_ = 0;
-  int filled_ = 0;
+  int filled_ = 0;  // under 8 between calls
   bool overrun_ = false;
 };
 

@@ -26,10 +26,10 @@ void BlockCost::count(const float* x, int n, const Quantizer& q) {
   }
 }
 
-double BlockCost::bits(int table) const {
+double BlockCost::bits(int table, uint32_t low_bits) const {
   const int magnitudes = table_magnitudes(table), order = escape_order(table);
   const uint16_t* cost = encode_table(table).cost;
-  uint32_t sum = 0, escapes = static_cast<uint32_t>(num_large_), extra = 0;
+  uint32_t sum = 0, escapes = static_cast<uint32_t>(num_large_), extra = low_bits;
   const int inside = std::min(2 * magnitudes + 1, used_);
   for (int s = 0; s < inside; ++s) sum += uint32_t{counts_[s]} * cost[s];
   const auto escape_bits = [&](int32_t magnitude) {

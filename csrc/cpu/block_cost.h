@@ -11,8 +11,9 @@ class BlockCost {
   // Of a block without a column profile.
   void count(const float* x, int n, const Quantizer& q);
 
-  // Bits in a table, escapes' extra bits counted by whole bytes.
-  double bits(int table) const;
+  // Bits in a table with low_bits of the whole block aside; all extra bits are counted by whole
+  // bytes.
+  double bits(int table, uint32_t low_bits) const;
 
  private:
   uint16_t counts_[kMaxSymbols];  // by symbol, of magnitudes up to kMaxMagnitude

@@ -5,6 +5,7 @@
 #include "core/bit_io.h"
 #include "cpu/block_setup.h"
 #include "cpu/kernels.h"
+#include "cpu/low_bits.h"
 
 namespace gct {
 
@@ -15,51 +16,68 @@ GCT_HD inline void put_escape(BasicBitWriter<Sink>* extra, bool negative, int32_
   put_golomb(extra, static_cast<uint32_t>(excess), escape_order(table));
 }
 
-// Extra bits of the elements whose bit is set in escapes[0, rows), in a block with one table.
-inline void put_escapes(const float* x, const uint32_t* escapes, int rows, const Quantizer& q,
-                        int table, BitWriter* extra) {
-  for (int row = 0; row < rows; ++row) {
+// A block's values and quantizer as the alphabet has them: with shift > 0, for a block far above
+// the table grid, those of the high parts of its integers (see Kernels::split_low).
+struct BlockView {
+  BlockView(const float* values, int numel, const Quantizer& quantizer, int low_bits)
+      : x(values), n(numel), q(quantizer), shift(low_bits) {
+    if (shift == 0) return;
+    kernels().split_low(x, n, q, shift, high, low);
+    static constexpr float kNoBias[tables::kTablesPerShape] = {};
+    x = high;
+    q.inverse_step = 1;
+    q.bias = 0;
+    q.biases = kNoBias;
+    q.stochastic = false;
+  }
+  BlockView(const BlockView&) = delete;  // x may point into it
+  BlockView& operator=(const BlockView&) = delete;
+
+  const float* x;
+  int n;
+  Quantizer q;
+  int shift;
+  float high[kBlock];
+  uint32_t low[kBlock];
+};
+
+// Extra bits of a block; an element's bit in escapes as in Kernels::encode_values. table: of an
+// element, by its number.
+template <typename Table>
+void put_extra(const BlockView& block, const uint32_t* escapes, Table table, BitWriter* extra) {
+  int begin = 0;
+  const auto put_low_up_to = [&](int end) {
+    if (block.shift > 0) put_low(block.low + begin, end - begin, block.shift, extra);
+    begin = end;
+  };
+  for (int row = 0; row * kLanes < block.n; ++row) {
     for (uint32_t left = escapes[row]; left != 0; left &= left - 1) {
       const int i = row * kLanes + __builtin_ctz(left);
-      const int32_t excess = quantize_magnitude(x[i], q, i) - q.magnitudes - 1;
-      put_escape(extra, float_bits(x[i]) >> 31, excess, table);
+      const int32_t magnitude = quantize_magnitude(block.x[i], block.q, i);
+      put_low_up_to(i);
+      put_escape(extra, float_bits(block.x[i]) >> 31, magnitude - block.q.magnitudes_at(i) - 1,
+                 table(i));
     }
   }
+  put_low_up_to(block.n);
 }
 
-// A block far above the table grid: k = (high << shift) + low - half; high goes through the table,
-// low aside.
-inline void quantize_shifted(const float* x, int n, const BlockSetup& setup, uint8_t* symbols,
-                             BitWriter* extra) {
-  const Quantizer& q = setup.quantizer;
-  const int shift = setup.code.shift;
-  const int32_t half = 1 << (shift - 1);
-  for (int i = 0; i < n; ++i) {
-    const int32_t magnitude = quantize_magnitude(x[i], q, i), limit = q.magnitudes_at(i);
-    const int32_t k = (float_bits(x[i]) >> 31) != 0 ? -magnitude : magnitude;
-    const int32_t high = (k + half) >> shift;
-    const int32_t high_magnitude = high < 0 ? -high : high;
-    symbols[i] = static_cast<uint8_t>(magnitude_symbol(high_magnitude, high < 0, limit));
-    if (symbols[i] == kEscapeSymbol)
-      put_escape(extra, high < 0, high_magnitude - limit - 1, setup.table(i));
-    extra->put(static_cast<uint32_t>(k + half) & ((1u << shift) - 1), shift);
+inline void find_escapes(const uint8_t* symbols, int n, uint32_t* escapes) {
+  for (int row = 0; row * kLanes < n; ++row) {
+    escapes[row] = 0;
+    for (int i = row * kLanes; i < n && i < (row + 1) * kLanes; ++i)
+      escapes[row] |= uint32_t{symbols[i] == kEscapeSymbol} << (i % kLanes);
   }
 }
 
 // Symbols of a block into symbols[0, n) and its extra bits.
 inline void make_symbols(const float* x, int n, const BlockSetup& setup, uint8_t* symbols,
                          BitWriter* extra) {
-  const Quantizer& q = setup.quantizer;
-  if (setup.code.shift > 0) {
-    quantize_shifted(x, n, setup, symbols, extra);
-    return;
-  }
-  if (!kernels().quantize(x, n, q, symbols)) return;
-  for (int i = 0; i < n; ++i) {
-    if (symbols[i] != kEscapeSymbol) continue;
-    const int32_t excess = quantize_magnitude(x[i], q, i) - q.magnitudes_at(i) - 1;
-    put_escape(extra, float_bits(x[i]) >> 31, excess, setup.table(i));
-  }
+  const BlockView block(x, n, setup.quantizer, setup.code.shift);
+  if (!kernels().quantize(block.x, n, block.q, symbols) && block.shift == 0) return;
+  uint32_t escapes[kBlock / kLanes];
+  find_escapes(symbols, n, escapes);
+  put_extra(block, escapes, [&](int i) { return setup.table(i); }, extra);
 }
 
 }  // namespace gct

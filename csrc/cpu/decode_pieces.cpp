@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "core/class_code.h"
+#include "cpu/block_symbols.h"
 #include "cpu/columns.h"
 #include "cpu/kernels.h"
 #include "cpu/pieces.h"
@@ -95,19 +96,31 @@ Status restore_escapes(const DecodedBlock& block, const ElementTables& tables,
   return Status::kOk;
 }
 
+// Values of a block far above the table grid from the high parts of its integers, which have 0 for
+// the escapes.
 Status restore_shifted(const DecodedBlock& block, const ElementTables& tables,
-                       const uint8_t* symbols, bool accumulate, BitReader* extra) {
+                       const uint32_t* escapes, bool accumulate, float* high, BitReader* extra) {
   const int shift = block.code.shift;
   const int64_t half = int64_t{1} << (shift - 1);
-  for (int i = 0; i < block.n; ++i) {
-    int32_t high = symbol_magnitude(symbols[i]);
-    bool negative = symbol_negative(symbols[i]);
-    if (symbols[i] == kEscapeSymbol && !get_escape(extra, tables[i], &negative, &high))
-      return Status::kCorrupt;
-    const int64_t signed_high = negative ? -int64_t{high} : int64_t{high};
-    const int64_t k = signed_high * (2 * half) + extra->get(shift) - half;
-    store(block.code.step * static_cast<float>(k), accumulate, &block.out[i]);
+  uint32_t low[kBlock];
+  int begin = 0;
+  for (int row = 0; row * kLanes < block.n; ++row) {
+    for (uint32_t left = escapes[row]; left != 0; left &= left - 1) {
+      const int i = row * kLanes + __builtin_ctz(left);
+      bool negative;
+      int32_t magnitude;
+      get_low(extra, i - begin, shift, low + begin);
+      if (!get_escape(extra, tables[i], &negative, &magnitude)) return Status::kCorrupt;
+      const int64_t signed_high = negative ? -int64_t{magnitude} : int64_t{magnitude};
+      // All of it in the high part, which may have a fraction: rounded once to a float.
+      const int64_t k = signed_high * (2 * half) + extra->get(shift) - half;
+      high[i] = static_cast<float>(k) / static_cast<float>(2 * half);
+      low[i] = static_cast<uint32_t>(half);
+      begin = i + 1;
+    }
   }
+  get_low(extra, block.n - begin, shift, low + begin);
+  kernels().join_low(high, low, block.n, shift, block.code.step, accumulate, block.out);
   return Status::kOk;
 }
 
@@ -150,18 +163,23 @@ class PieceDecoder {
     result.states = lanes_;
     result.words = words_;
     result.table = tables_ + block.code.t - tables::kTableMin;
-    result.levels = levels_ + block.code.t - tables::kTableMin;
+    result.levels = levels_of(block) + block.code.t - tables::kTableMin;
     result.magnitudes = table_magnitudes(block.code.table);
-    result.step = block.code.step;
+    result.step = block.code.shift > 0 ? 1 : block.code.step;
     result.n = block.n;
-    result.out = block.out;
+    result.out = block.code.shift > 0 ? high_ : block.out;
     result.escapes = escapes;
+    // Where the kernel adds its values.
+    if (block.code.shift > 0 && accumulate_) std::fill(high_, high_ + kBlock, 0.0f);
     return result;
   }
   Status finish(const BlockDecode& done) {
     words_ = done.words;
     if (words_ > words_end_) return Status::kCorrupt;
     const DecodedBlock& block = blocks_[next_++];
+    if (block.code.shift > 0)
+      return restore_shifted(block, ElementTables(block), done.escapes, accumulate_, high_,
+                             &extra_);
     uint32_t any = 0;
     for (int row = 0; row * kLanes < block.n; ++row) any |= done.escapes[row];
     if (any == 0) return Status::kOk;
@@ -185,9 +203,7 @@ class PieceDecoder {
   }
 
  private:
-  bool one_table() const {
-    return blocks_[next_].offsets == nullptr && blocks_[next_].code.shift == 0;
-  }
+  bool one_table() const { return blocks_[next_].offsets == nullptr; }
 
   Status decode_classes() {
     ClassRestorer restorer;
@@ -230,6 +246,11 @@ class PieceDecoder {
     levels_ = level_tables(run_->code.shape, stochastic_);
   }
 
+  // High parts of integers are integers.
+  const LevelTable* levels_of(const DecodedBlock& block) const {
+    return block.code.shift > 0 ? level_tables(run_->code.shape, /*stochastic=*/true) : levels_;
+  }
+
   Status step_by_symbols(uint32_t* escapes) {
     uint8_t symbols[kBlock];
     const DecodedBlock& block = blocks_[next_++];
@@ -239,15 +260,16 @@ class PieceDecoder {
     words_ = kernels().decode(lanes_, tables_ + tables.base(), tables.choice(), block.n, words_,
                               symbols);
     if (words_ > words_end_) return Status::kCorrupt;
-    if (block.code.shift > 0) return restore_shifted(block, tables, symbols, accumulate_, &extra_);
-    kernels().dequantize(symbols, block.n, levels_ + tables.base(), tables.choice(),
-                         block.code.step, accumulate_, block.out);
-    if (memchr(symbols, kEscapeSymbol, static_cast<size_t>(block.n)) == nullptr) return Status::kOk;
-    for (int row = 0; row * kLanes < block.n; ++row) {
-      escapes[row] = 0;
-      for (int i = row * kLanes; i < std::min(block.n, (row + 1) * kLanes); ++i)
-        escapes[row] |= uint32_t{symbols[i] == kEscapeSymbol} << (i % kLanes);
+    const LevelTable* levels = levels_of(block) + tables.base();
+    if (block.code.shift > 0) {
+      kernels().dequantize(symbols, block.n, levels, tables.choice(), 1, false, high_);
+      find_escapes(symbols, block.n, escapes);
+      return restore_shifted(block, tables, escapes, accumulate_, high_, &extra_);
     }
+    kernels().dequantize(symbols, block.n, levels, tables.choice(), block.code.step, accumulate_,
+                         block.out);
+    if (memchr(symbols, kEscapeSymbol, static_cast<size_t>(block.n)) == nullptr) return Status::kOk;
+    find_escapes(symbols, block.n, escapes);
     return restore_escapes(block, tables, escapes, stochastic_, accumulate_, &extra_);
   }
 
@@ -263,6 +285,7 @@ class PieceDecoder {
   const RunHeader* run_ = nullptr;  // whose tables these are
   const DecodeTable* tables_ = nullptr;
   const LevelTable* levels_ = nullptr;
+  float high_[kBlock];  // of the present block's integers, where low bits stand aside
   bool padded_ = false;
   uint8_t padding_[2 * kReadable];
 };

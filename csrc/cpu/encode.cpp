@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <mutex>
 
 #include "codec.h"
 #include "core/convert.h"
@@ -326,25 +327,13 @@ class SegmentEncoder {
     const int64_t pieces = num_pieces();
     const size_t raw_bytes = static_cast<size_t>(plan_.raw_numel * sizes_.raw_bytes);
     const size_t table = static_cast<size_t>(sizes_.headers) + sections_.size();
-    size_t at = table + kPieceEntryBytes * static_cast<size_t>(pieces);
+    PiecePlace place = {out_ + table, table + kPieceEntryBytes * static_cast<size_t>(pieces),
+                        raw_bytes, limit};
     const int workers = ws_.pool != nullptr ? ws_.pool->size() : 1;
-    std::vector<PieceOutput>& outputs = ws_.outputs();
     const int64_t wave = workers > 1 ? kPiecesOfWorker * int64_t{workers} : 1;
-    for (int64_t first = 0; first < pieces; first += wave) {
-      const int64_t count = std::min(wave, pieces - first);
-      encode_wave(first, count, &outputs);
-      for (int64_t i = 0; i < count; ++i) {
-        const PieceOutput& piece = outputs[static_cast<size_t>(i)];
-        const size_t size = piece_bytes(piece);
-        if (at + size + raw_bytes <= limit) {
-          copy_piece(piece, out_ + table + kPieceEntryBytes * static_cast<size_t>(first + i),
-                     out_ + at);
-        }
-        at += size;
-        if (stats_ != nullptr) stats_->model_bits += piece.model_bits;
-      }
-    }
-    total_size_ = at + raw_bytes;
+    for (int64_t first = 0; first < pieces; first += wave)
+      encode_wave(first, std::min(wave, pieces - first), &place);
+    total_size_ = place.at + raw_bytes;
     if (total_size_ > limit) return Status::kTooSmall;
     const WireKind kind = params_.kind == Kind::kGG ? WireKind::kGG : WireKind::kEG;
     write_headers(segment_header(kind, total_size_));
@@ -358,17 +347,43 @@ class SegmentEncoder {
     for (RunPlan& p : plan_.runs) p.header.model = 0;
   }
 
-  void encode_wave(int64_t first, int64_t count, std::vector<PieceOutput>* outputs) {
-    if (outputs->size() < static_cast<size_t>(count)) outputs->resize(static_cast<size_t>(count));
+  // Where the next piece goes.
+  struct PiecePlace {
+    uint8_t* entry;  // in the piece table
+    size_t at;       // of its data in the segment
+    size_t behind;   // bytes that come after the pieces
+    size_t limit;    // of the segment
+  };
+
+  void place_piece(const PieceOutput& piece, PiecePlace* place) {
+    const size_t size = piece_bytes(piece);
+    if (place->at + size + place->behind <= place->limit)
+      copy_piece(piece, place->entry, out_ + place->at);
+    place->entry += kPieceEntryBytes;
+    place->at += size;
+    if (stats_ != nullptr) stats_->model_bits += piece.model_bits;
+  }
+
+  // Who encodes a piece that others waited for places them all: nobody has to at the end.
+  void encode_wave(int64_t first, int64_t count, PiecePlace* place) {
+    std::vector<PieceOutput>& outputs = ws_.outputs();
+    if (outputs.size() < static_cast<size_t>(count)) outputs.resize(static_cast<size_t>(count));
+    for (PieceOutput& out : outputs) out.ready = false;
+    std::mutex placing;
+    size_t next = 0;  // to be placed
     const auto body = [&](int64_t i, int) {
       const int64_t begin = (first + i) << kPieceBlocksLog2;
       const int64_t end = std::min(begin + (int64_t{1} << kPieceBlocksLog2), plan_.coded_blocks);
-      PieceOutput* out = &(*outputs)[static_cast<size_t>(i)];
+      PieceOutput* out = &outputs[static_cast<size_t>(i)];
       if (params_.kind == Kind::kGG) {
         encode_piece_gg(plan_, begin, end, stats_ != nullptr && stats_->want_model_bits, out);
       } else {
         encode_piece_eg(plan_, begin, end, out);
       }
+      const std::lock_guard<std::mutex> lock(placing);
+      out->ready = true;
+      for (; next < static_cast<size_t>(count) && outputs[next].ready; ++next)
+        place_piece(outputs[next], place);
     };
     if (ws_.pool != nullptr && count > 1) {
       ws_.pool->parallel_for(count, body);

@@ -116,7 +116,7 @@ const float* block_floats(const EncodePlan& plan, const CodedBlock& block, float
   return load_floats(run, plan.input->dtype, block.local * kBlock, block.n, scratch);
 }
 
-// Sets the blocks' coders; false if one of them has several tables, or low bits beside symbols.
+// Sets the blocks' coders; false if one of them has several tables.
 // Coders follow from run and class, so they are worked out once for each.
 bool find_coders(const EncodePlan& plan, int64_t begin, PieceOutput* out) {
   if (plan.params->rounding == Rounding::kStochastic) return false;
@@ -132,14 +132,15 @@ bool find_coders(const EncodePlan& plan, int64_t begin, PieceOutput* out) {
       if (run.columns > 0) return false;
       const BlockPlace place = {block.run, block.local, block.n, c};
       if (!setup.prepare(plan, place, run.code, plan.log2_step)) return false;
-      if (setup.code.shift > 0) return false;
       coder.run = static_cast<int64_t>(block.run);
       coder.inverse_step = setup.quantizer.inverse_step;
       coder.bias = setup.quantizer.bias;
+      coder.shift = setup.code.shift;
       coder.table = setup.code.table;
     }
     block.inverse_step = coder.inverse_step;
     block.bias = coder.bias;
+    block.shift = coder.shift;
     block.table = coder.table;
   }
   return true;
@@ -154,7 +155,7 @@ Quantizer quantizer_of(const CodedBlock& block) {
 }
 
 // Values to words in one pass; then, for their bits stand in the order of the elements, the
-// escapes.
+// escapes and low bits.
 uint16_t* encode_by_values(const EncodePlan& plan, PieceOutput* out, BitWriter* extra,
                            uint16_t* word) {
   constexpr size_t kRows = kBlock / kLanes;
@@ -163,18 +164,20 @@ uint16_t* encode_by_values(const EncodePlan& plan, PieceOutput* out, BitWriter* 
   for (size_t b = out->blocks.size(); b-- > 0;) {
     const CodedBlock& block = out->blocks[b];
     if (block.table < 0) continue;
-    const float* x = block_floats(plan, block, scratch);
-    word = kernels().encode_values(out->states, x, block.n, quantizer_of(block),
+    const BlockView view(block_floats(plan, block, scratch), block.n, quantizer_of(block),
+                         block.shift);
+    word = kernels().encode_values(out->states, view.x, view.n, view.q,
                                    magnitude_table(block.table), word, &out->escapes[b * kRows]);
   }
   for (size_t b = 0; b < out->blocks.size(); ++b) {
     const CodedBlock& block = out->blocks[b];
     const uint32_t* escapes = &out->escapes[b * kRows];
     const size_t rows = static_cast<size_t>(div_up(block.n, kLanes));
-    if (block.table < 0 || std::all_of(escapes, escapes + rows, [](uint32_t e) { return e == 0; }))
-      continue;
-    const float* x = block_floats(plan, block, scratch);
-    put_escapes(x, escapes, static_cast<int>(rows), quantizer_of(block), block.table, extra);
+    const bool escaped = std::any_of(escapes, escapes + rows, [](uint32_t e) { return e != 0; });
+    if (block.table < 0 || (!escaped && block.shift == 0)) continue;
+    const BlockView view(block_floats(plan, block, scratch), block.n, quantizer_of(block),
+                         block.shift);
+    put_extra(view, escapes, [&](int) { return block.table; }, extra);
   }
   return word;
 }

@@ -89,6 +89,14 @@ struct Kernels {
   // The same for two blocks of kBlock elements, which may belong to different pieces.
   void (*decode_pair)(BlockDecode* blocks, bool accumulate);
 
+  // A block's integers k = high * 2^shift + low - 2^(shift - 1), 0 < shift <= kMaxShift. high is a
+  // whole number as a float: under 2^24 in a block that has a code.
+  void (*split_low)(const float* x, int n, const Quantizer& q, int shift, float* high,
+                    uint32_t* low);
+  // out[i] = or += step * k
+  void (*join_low)(const float* high, const uint32_t* low, int n, int shift, float step,
+                   bool accumulate, float* out);
+
   // Codes of kind fixed, a byte each: sign and the number of thresholds that |x| * inverse reaches.
   void (*fixed_codes)(const float* x, int n, float inverse, const Codebook& book, uint8_t* codes);
   // out[i] = or += scale * signed_levels[code]

@@ -15,6 +15,7 @@ struct CodedBlock {
   int n = 0;
   int table = -1;  // its own, or the first of its shape's if choice is set; -1: no symbols
   float inverse_step = 0, bias = 0;  // for the way by values
+  int shift = 0;                     // low bits aside, too
   bool choice = false;               // its elements' tables stand in PieceOutput::tables
   uint8_t class_symbol = 0;
   uint8_t model = 0;
@@ -24,6 +25,7 @@ struct CodedBlock {
 struct ClassCoder {
   int64_t run = -1;
   float inverse_step = 0, bias = 0;
+  int shift = 0;
   int table = -1;
 };
 
@@ -40,6 +42,7 @@ struct PieceOutput {
   std::vector<uint8_t> symbols;
   std::vector<uint8_t> tables;  // of each element of blocks in runs with a column profile
   double model_bits = 0;
+  bool ready = false;  // to be placed in the segment
 
   uint32_t num_words() const { return static_cast<uint32_t>(words.size() - first_word); }
 };

@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <tuple>
 
 #include "cpu/block_cost.h"
 #include "cpu/block_symbols.h"
 #include "cpu/rate_model.h"
 #include "cpu/scratch.h"
+#include "cpu/thread_pool.h"
 
 namespace gct {
 namespace {
@@ -42,7 +44,7 @@ RunCode run_code(const EncodePlan& plan, double log2_step, int offset, const Run
   return code;
 }
 
-// Symbols one by one: blocks whose elements have tables of their own, or low bits beside symbols.
+// Symbols one by one: blocks whose elements have tables of their own.
 double gg_bits(const float* x, int n, const BlockSetup& setup, std::vector<uint8_t>* extra_bytes) {
   uint8_t symbols[kBlock];
   extra_bytes->clear();
@@ -90,6 +92,9 @@ RateControl::RateControl(const EncodePlan& plan)
       codes_(scratch_.codes),
       bits_(scratch_.bits) {
   sample_.clear();
+  const size_t workers = plan.ws->pool != nullptr ? static_cast<size_t>(plan.ws->pool->size()) : 1;
+  while (scratch_.counters.size() < workers)
+    scratch_.counters.push_back(std::make_unique<BlockCounter>());
   group_blocks();
   int lowest = kMaxClass, highest = kMinClass, top_column = 0;
   for (const Group& g : groups_) {
@@ -196,29 +201,34 @@ double RateControl::model(Quantity what, const std::vector<Group>& groups, doubl
 
 // Adds the bits that a block of the sample takes, with each of `count` codes of its run.
 void RateControl::add_block_bits(const BlockPlace& s, double log2_step, const RunCode* codes,
-                                 size_t count, double* bits) {
+                                 size_t count, BlockCounter* counter, double* bits) const {
+  BlockSetup& setup = counter->setup;
   float scratch[kBlock];
   const float* x =
       load_floats(plan_.input->runs[s.run], plan_.input->dtype, s.block * kBlock, s.n, scratch);
   const bool golomb = plan_.params->kind == Kind::kEG;
-  bool counted = false;
+  int counted = -1;  // with how many low bits aside
   int order = -1;
   double golomb_sum = 0;
   for (size_t i = 0; i < count; ++i) {
-    if (!setup_.prepare(plan_, s, codes[i], log2_step)) continue;
-    const bool one_table = setup_.choice == nullptr && setup_.code.shift == 0;
+    if (!setup.prepare(plan_, s, codes[i], log2_step)) continue;
+    const bool one_table = setup.choice == nullptr;
+    const int shift = setup.code.shift;
     if (golomb) {
       // All that a table decides is the order: often the last one's.
-      const int next = one_table ? tables::kGolombOrders[setup_.code.table] : -1;
-      if (next < 0 || next != order) golomb_sum = golomb_block_bits(x, s.n, setup_);
+      const int next = one_table ? tables::kGolombOrders[setup.code.table] + shift : -1;
+      if (next < 0 || next != order) golomb_sum = golomb_block_bits(x, s.n, setup);
       order = next;
       bits[i] += golomb_sum;
     } else if (one_table) {
-      if (!counted) cost_.count(x, s.n, setup_.quantizer);
-      counted = true;
-      bits[i] += cost_.bits(setup_.code.table);
+      if (counted != shift) {
+        const BlockView view(x, s.n, setup.quantizer, shift);
+        counter->cost.count(view.x, s.n, view.q);
+      }
+      counted = shift;
+      bits[i] += counter->cost.bits(setup.code.table, static_cast<uint32_t>(s.n * shift));
     } else {
-      bits[i] += gg_bits(x, s.n, setup_, &scratch_.extra);
+      bits[i] += gg_bits(x, s.n, setup, &counter->extra);
     }
   }
 }
@@ -233,7 +243,7 @@ double RateControl::sampled_bits(double log2_step) {
   }
   for (const BlockPlace& s : sample_) {
     const size_t at = s.run * kCandidates;
-    add_block_bits(s, log2_step, &codes_[at], kCandidates, &bits_[at]);
+    add_block_bits(s, log2_step, &codes_[at], kCandidates, scratch_.counters[0].get(), &bits_[at]);
   }
   double sum = 0;
   offsets_step_ = log2_step;
@@ -254,10 +264,11 @@ double RateControl::sampled_error(double log2_step) {
   for (const BlockPlace& s : sample_) {
     const RunCode& base = plan_.runs[s.run].header.code;
     const RunCode code = run_code(plan_, log2_step, offsets_[s.run], base);
-    if (!setup_.prepare(plan_, s, code, log2_step)) continue;
+    BlockSetup& setup = scratch_.counters[0]->setup;
+    if (!setup.prepare(plan_, s, code, log2_step)) continue;
     const float* x =
         load_floats(plan_.input->runs[s.run], plan_.input->dtype, s.block * kBlock, s.n, scratch);
-    sum += block_error(x, s.n, setup_);
+    sum += block_error(x, s.n, setup);
   }
   return sum;
 }
@@ -311,18 +322,38 @@ double RateControl::step_for_bits(double bits) {
   return live_blocks_ < kRefineFrom ? log2_step : refined(log2_step, target);
 }
 
+// By the tables of offsets_, by threads where there are some. Bits are whole numbers of 1/4096:
+// their sum doesn't depend on the order.
+double RateControl::bits_of(const std::vector<BlockPlace>& sample, double log2_step) {
+  constexpr size_t kStretch = 64;
+  const int64_t stretches = div_up(static_cast<int64_t>(sample.size()), kStretch);
+  std::vector<double>& bits = scratch_.stretch_bits;
+  bits.assign(static_cast<size_t>(stretches), 0.0);
+  const auto body = [&](int64_t stretch, int worker) {
+    const size_t begin = static_cast<size_t>(stretch) * kStretch;
+    for (size_t i = begin; i < std::min(begin + kStretch, sample.size()); ++i) {
+      const BlockPlace& s = sample[i];
+      const RunCode& base = plan_.runs[s.run].header.code;
+      const RunCode code = run_code(plan_, log2_step, offsets_[s.run], base);
+      add_block_bits(s, log2_step, &code, 1, scratch_.counters[static_cast<size_t>(worker)].get(),
+                     &bits[static_cast<size_t>(stretch)]);
+    }
+  };
+  if (plan_.ws->pool != nullptr && stretches > 1) {
+    plan_.ws->pool->parallel_for(stretches, body);
+  } else {
+    for (int64_t i = 0; i < stretches; ++i) body(i, 0);
+  }
+  return std::accumulate(bits.begin(), bits.end(), 0.0);
+}
+
 // Counts a larger sample once, with the tables that were the cheapest on the smaller one: its
 // miss is small, and the model is good for that.
 double RateControl::refined(double log2_step, double target) {
   std::vector<BlockPlace>& sample = scratch_.refined_sample;
   std::vector<Group>& groups = scratch_.refined_groups;
   choose_sample(std::min(live_blocks_ / kRefineShare, kRefineMost), &sample, &groups);
-  double actual = 0;
-  for (const BlockPlace& s : sample) {
-    const RunCode& base = plan_.runs[s.run].header.code;
-    const RunCode code = run_code(plan_, log2_step, offsets_[s.run], base);
-    add_block_bits(s, log2_step, &code, 1, &actual);
-  }
+  const double actual = bits_of(sample, log2_step);
   const double predicted = model(Quantity::kBits, groups, log2_step);
   if (!(actual > 0) || !(predicted > 0)) return log2_step;
   offsets_step_ = solve(Quantity::kBits, target * predicted / actual);

@@ -2,6 +2,8 @@
 // corrected on a sample.
 #pragma once
 
+#include <memory>
+
 #include "cpu/block_cost.h"
 
 namespace gct {
@@ -13,6 +15,13 @@ struct RateGroup {  // elements of one shape, class and column offset
   double numel;
 };
 
+// A thread's memory for counting blocks' bits.
+struct BlockCounter {
+  BlockSetup setup;
+  BlockCost cost;
+  std::vector<uint8_t> extra;  // of blocks that are coded to learn their size
+};
+
 // Memory of RateControl: kept by the Workspace (csrc/cpu/scratch.h).
 struct RateScratch {
   std::vector<RateGroup> groups, sample_groups, refined_groups;
@@ -22,7 +31,8 @@ struct RateScratch {
   std::vector<RunCode> codes;
   std::vector<double> bits;
   std::vector<ClassCount> class_counts;
-  std::vector<uint8_t> extra;  // of blocks that are coded to learn their size
+  std::vector<double> stretch_bits;
+  std::vector<std::unique_ptr<BlockCounter>> counters;  // by worker; BlockSetups don't move
 };
 
 // Everything is a function of one unknown, log2 of the step of a block of class 0: the other
@@ -58,7 +68,8 @@ class RateControl {
   double sampled_bits(double log2_step);
   double sampled_error(double log2_step);
   void add_block_bits(const BlockPlace& block, double log2_step, const RunCode* codes, size_t count,
-                      double* bits);
+                      BlockCounter* counter, double* bits) const;
+  double bits_of(const std::vector<BlockPlace>& sample, double log2_step);
   double refined(double log2_step, double target);
   double solve(Quantity what, double target) const;
   double solve_corrected(Quantity what, double target);
@@ -73,8 +84,6 @@ class RateControl {
   std::vector<double>& offset_shares_;
   std::vector<RunCode>& codes_;  // by run and candidate offset, and the sample's bits with it
   std::vector<double>& bits_;
-  BlockSetup setup_;
-  BlockCost cost_;
   int64_t live_blocks_ = 0;
   double finest_ = 0, coarsest_ = 0;  // bounds of log2(step)
 };

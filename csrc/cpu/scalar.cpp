@@ -93,6 +93,27 @@ void decode_pair(BlockDecode* blocks, bool accumulate) {
   decode_values(&blocks[1], accumulate);
 }
 
+void split_low(const float* x, int n, const Quantizer& q, int shift, float* high, uint32_t* low) {
+  const int32_t half = 1 << (shift - 1);
+  for (int i = 0; i < n; ++i) {
+    const int32_t magnitude = quantize_magnitude(x[i], q, i);
+    const int32_t k = (float_bits(x[i]) >> 31) != 0 ? -magnitude : magnitude;
+    high[i] = static_cast<float>((k + half) >> shift);
+    low[i] = static_cast<uint32_t>(k + half) & ((1u << shift) - 1);
+  }
+}
+
+void join_low(const float* high, const uint32_t* low, int n, int shift, float step, bool accumulate,
+              float* out) {
+  const float scale = static_cast<float>(1 << shift);
+  const int32_t half = 1 << (shift - 1);
+  for (int i = 0; i < n; ++i) {
+    const float k = high[i] * scale + static_cast<float>(static_cast<int32_t>(low[i]) - half);
+    const float value = step * k;
+    out[i] = accumulate ? out[i] + value : value;
+  }
+}
+
 void fixed_codes(const float* x, int n, float inverse, const Codebook& book, uint8_t* codes) {
   for (int i = 0; i < n; ++i) {
     const float magnitude = bits_float(float_bits(x[i]) & 0x7fffffffu) * inverse;
@@ -114,10 +135,10 @@ void fixed_values(const uint8_t* codes, int n, float scale, const Codebook& book
 }  // namespace
 
 const Kernels* scalar_kernels() {
-  static const Kernels k = {"scalar",      moments,     quantize,     encode,
-                            encode_values, decode,      dequantize,   decode_values,
-                            decode_pair,   fixed_codes, fixed_values, pack,
-                            unpack,        project,     add_outer,    row_product};
+  static const Kernels k = {"scalar", moments,     quantize,      encode,      encode_values,
+                            decode,   dequantize,  decode_values, decode_pair, split_low,
+                            join_low, fixed_codes, fixed_values,  pack,        unpack,
+                            project,  add_outer,   row_product};
   return &k;
 }
 

@@ -44,7 +44,7 @@ struct Simd {
   static Float multiply(Float a, Float b) { return vmulq_f32(a, b); }
   static Float min(Float a, Float b) { return vminq_f32(a, b); }
   static Int truncate(Float x) { return vreinterpretq_u32_s32(vcvtq_s32_f32(x)); }
-  static Float to_float(Int x) { return vcvtq_f32_u32(x); }
+  static Float to_float(Int x) { return vcvtq_f32_s32(vreinterpretq_s32_u32(x)); }
   // Halves added until one lane is left: the last steps of the reference's order.
   static float sum(Float x) {
     const float32x2_t two = vadd_f32(vget_low_f32(x), vget_high_f32(x));

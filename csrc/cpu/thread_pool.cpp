@@ -40,11 +40,11 @@ void ThreadPool::start_workers() {
   }
 }
 
-void ThreadPool::run_tasks(int worker) {
+void ThreadPool::run_tasks(const Body& body, int64_t tasks, int worker) {
   try {
-    for (int64_t task; (task = next_.fetch_add(1)) < tasks_;) (*body_)(task, worker);
+    for (int64_t task; (task = next_.fetch_add(1)) < tasks;) body(task, worker);
   } catch (...) {
-    next_.store(tasks_);  // nobody starts another task
+    next_.store(tasks);  // nobody starts another task
     std::lock_guard<std::mutex> lock(mutex_);
     if (!error_) error_ = std::current_exception();
   }
@@ -57,8 +57,12 @@ void ThreadPool::work(int worker) {
     wake_.wait(lock, [&] { return stop_ || loop_ != seen; });
     if (stop_) return;
     seen = loop_;
+    if (body_ == nullptr) continue;  // too late: the others have done it all
+    const Body& body = *body_;
+    const int64_t tasks = tasks_;
+    ++busy_;
     lock.unlock();
-    run_tasks(worker);
+    run_tasks(body, tasks, worker);
     lock.lock();
     if (--busy_ == 0) done_.notify_one();
   }
@@ -72,12 +76,12 @@ void ThreadPool::run_on_all(int64_t tasks, const Body& body) {
     tasks_ = tasks;
     next_.store(0);
     error_ = nullptr;
-    busy_ = workers_.size();
     ++loop_;
   }
   wake_.notify_all();
-  run_tasks(0);
+  run_tasks(body, tasks, 0);
   std::unique_lock<std::mutex> lock(mutex_);
+  body_ = nullptr;
   done_.wait(lock, [&] { return busy_ == 0; });
 }
 

@@ -43,7 +43,7 @@ class ThreadPool {
   bool in_forked_child() const;
   void start_workers();
   void work(int worker);
-  void run_tasks(int worker);
+  void run_tasks(const Body& body, int64_t tasks, int worker);
   void run_on_all(int64_t tasks, const Body& body);
 
   const int size_;
@@ -55,10 +55,10 @@ class ThreadPool {
   std::mutex mutex_;  // guards what follows
   std::condition_variable wake_;
   std::condition_variable done_;
-  const Body* body_ = nullptr;
+  const Body* body_ = nullptr;  // of the present loop while workers may join it
   int64_t tasks_ = 0;
   uint64_t loop_ = 0;  // number of loops handed out
-  size_t busy_ = 0;    // workers that haven't finished the present loop
+  size_t busy_ = 0;    // workers in the present loop
   bool stop_ = false;
   std::exception_ptr error_;
 

@@ -54,6 +54,14 @@ Int quantize_vector(Float x, Float inverse_step, Float bias, Float past) {
   return Simd::truncate(Simd::min(scaled, past));
 }
 
+// The quantizer of a block's elements from number `first` on.
+Quantizer after(int first, const Quantizer& q) {
+  Quantizer rest = q;
+  rest.position += static_cast<uint64_t>(first);
+  if (q.tables != nullptr) rest.tables += first;
+  return rest;
+}
+
 bool quantize(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
   const int full = q.stochastic ? 0 : n / kWidth * kWidth;
   const Int one = Simd::set(1u), none = Simd::set(0u);
@@ -80,10 +88,8 @@ bool quantize(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
     Simd::store_bytes(symbols + i, Simd::select(over, escape, symbol));
   }
   if (full == n) return escaped != 0;
-  Quantizer rest = q;
-  rest.position += static_cast<uint64_t>(full);
-  if (q.tables != nullptr) rest.tables += full;
-  return scalar_kernels()->quantize(x + full, n - full, rest, symbols + full) || escaped != 0;
+  return scalar_kernels()->quantize(x + full, n - full, after(full, q), symbols + full) ||
+         escaped != 0;
 }
 
 // What a lane has to know of its symbol; see EncodeEntry.
@@ -302,6 +308,45 @@ void decode_pair(BlockDecode* blocks, bool accumulate) {
   }
 }
 
+void split_low(const float* x, int n, const Quantizer& q, int shift, float* high, uint32_t* low) {
+  const int full = q.stochastic ? 0 : n / kWidth * kWidth;
+  const Float inverse = Simd::set(q.inverse_step), limit = Simd::set(kMagnitudeLimit);
+  Float bias = Simd::set(q.bias);
+  // Shifted as unsigned numbers: k + half and this.
+  const uint32_t origin = 1u << 31;
+  const Int up = Simd::set(origin + (1u << (shift - 1))), down = Simd::set(origin >> shift);
+  const Int none = Simd::set(0u), mask = Simd::set((1u << shift) - 1);
+  const Int count = Simd::set(static_cast<uint32_t>(shift));
+  for (int i = 0; i < full; i += kWidth) {
+    if (q.tables != nullptr) bias = Simd::gather(q.biases, Simd::load_bytes(q.tables + i));
+    const Float v = Simd::load(x + i);
+    const Int magnitude = quantize_vector(v, inverse, bias, limit);
+    const Int k = Simd::select(Simd::negative(v), Simd::subtract(none, magnitude), magnitude);
+    const Int sum = Simd::add(k, up);
+    Simd::store(low + i, Simd::both(sum, mask));
+    Simd::store(high + i, Simd::to_float(Simd::subtract(Simd::shift_right(sum, count), down)));
+  }
+  if (full < n)
+    scalar_kernels()->split_low(x + full, n - full, after(full, q), shift, high + full, low + full);
+}
+
+void join_low(const float* high, const uint32_t* low, int n, int shift, float step, bool accumulate,
+              float* out) {
+  const int full = n / kWidth * kWidth;
+  const Float factor = Simd::set(step), scale = Simd::set(static_cast<float>(1 << shift));
+  const Int half = Simd::set(1u << (shift - 1));
+  for (int i = 0; i < full; i += kWidth) {
+    const Float rest = Simd::to_float(Simd::subtract(Simd::load(low + i), half));
+    const Float k = Simd::add(Simd::multiply(Simd::load(high + i), scale), rest);
+    Float value = Simd::multiply(factor, k);
+    if (accumulate) value = Simd::add(Simd::load(out + i), value);
+    Simd::store(out + i, value);
+  }
+  if (full < n)
+    scalar_kernels()->join_low(high + full, low + full, n - full, shift, step, accumulate,
+                               out + full);
+}
+
 // One step of the search for the interval of each magnitude, and those after it; see Codebook.
 template <int kBits, int kStep>
 Int find_intervals(Float magnitude, const float* thresholds, Int path) {
@@ -362,9 +407,9 @@ void fixed_values(const uint8_t* codes, int n, float scale, const Codebook& book
 }
 
 constexpr Kernels vector_kernels(const char* name) {
-  return {name,       moments,       quantize,    encode,      encode_values, decode,
-          dequantize, decode_values, decode_pair, fixed_codes, fixed_values,  pack,
-          unpack,     project,       add_outer,   row_product};
+  return {name,         moments,       quantize,    encode,    encode_values, decode,
+          dequantize,   decode_values, decode_pair, split_low, join_low,      fixed_codes,
+          fixed_values, pack,          unpack,      project,   add_outer,     row_product};
 }
 
 }  // namespace

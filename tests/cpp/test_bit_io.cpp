@@ -140,6 +140,43 @@ void test_writer() {
   CHECK((bytes == std::vector<uint8_t>{0x07, 0xcf, 0x8a, 0x46, 0x12}), bytes.size());
 }
 
+// Many bits at once are those bits one by one, from any place in a byte on and up to the end.
+void test_many_at_once() {
+  test::Random random(2);
+  std::vector<uint8_t> data(41);
+  for (uint8_t& byte : data) byte = static_cast<uint8_t>(random.bits());
+  for (int lead = 0; lead < 9; ++lead) {
+    for (int count = 0; count <= 8 * 41; ++count) {
+      std::vector<uint8_t> bytes, expected;
+      BitWriter out(&bytes), plain(&expected);
+      const auto put_around = [&](BitWriter* writer, auto put_middle) {
+        writer->put(0x155, lead);
+        put_middle();
+        writer->put(0x2d, 7);
+        writer->finish();
+      };
+      put_around(&out, [&] { out.put_all(data.data(), count); });
+      put_around(&plain, [&] {
+        for (int i = 0; i < count; ++i)
+          plain.put(static_cast<uint32_t>(data[static_cast<size_t>(i / 8)]) >> (i % 8), 1);
+      });
+      CHECK(bytes == expected, lead, count);
+
+      BitReader in(bytes.data(), bytes.size());
+      std::vector<uint8_t> back(42, 0xee);
+      in.get(lead);
+      in.get_all(count, back.data());
+      CHECK(bits_of(back, count) == bits_of(data, count), lead, count);
+      CHECK(back[static_cast<size_t>(count + 7) / 8] == 0xee, lead, count);
+      CHECK(in.get(7) == 0x2d && in.exhausted() && !in.overrun(), lead, count);
+      BitReader cut(bytes.data(), static_cast<size_t>(lead + count) / 8);
+      cut.get(lead);
+      cut.get_all(count, back.data());
+      CHECK(cut.overrun() == ((lead + count) % 8 != 0), lead, count);
+    }
+  }
+}
+
 void test_zigzag() {
   const int32_t values[] = {0, -1, 1, -2, 2, -3, INT32_MAX, INT32_MIN};
   const uint32_t codes[] = {0, 1, 2, 3, 4, 5, 0xfffffffeu, 0xffffffffu};
@@ -159,6 +196,7 @@ int main() {
   gct::test_sequence();
   gct::test_ends();
   gct::test_writer();
+  gct::test_many_at_once();
   gct::test_zigzag();
   return gct::test::result();
 }

@@ -310,6 +310,17 @@ void test_several_pieces() {
         h.num_pieces);
 }
 
+// Blocks with low bits aside beside others, in pieces that are decoded side by side.
+void test_low_bits_beside_others() {
+  const Input plain(make_values(value_kinds()[4], DType::kFloat32, 131072, 19), {70000, 61072});
+  const Input far(make_values(value_kinds()[11], DType::kFloat32, 131072, 20), {131072});
+  for (double bits : {3.5, 4.5, 6.0, 9.0, 15.0}) {
+    check_codec("beside others", params(Kind::kGG, Target::kBits, bits, 0), plain);
+    check_codec("beside others", params(Kind::kGG, Target::kBits, bits, 8), plain);
+    check_codec("with spikes", params(Kind::kGG, Target::kBits, bits, 4), far);
+  }
+}
+
 // By run, the columns of its profile.
 std::vector<uint32_t> profile_columns(const std::vector<uint8_t>& wire) {
   SegmentLayout layout;
@@ -696,6 +707,7 @@ int main() {
   gct::test_value_kinds();
   gct::test_parameters();
   gct::test_several_pieces();
+  gct::test_low_bits_beside_others();
   gct::test_profile_round_trip();
   gct::test_column_profiles();
   gct::test_cut_matrices();

@@ -307,6 +307,70 @@ void test_kernels_agree_on_mixed_tables() {
   }
 }
 
+// Integers by their definition, and back: a sum of two whole numbers under 2^24 is exact.
+void check_scalar_low_bits(const std::vector<float>& x, const Quantizer& q, int shift) {
+  const int n = static_cast<int>(x.size());
+  const double scale = std::exp2(shift);
+  float high[kBlock], out[kBlock];
+  uint32_t low[kBlock];
+  scalar_kernels()->split_low(x.data(), n, q, shift, high, low);
+  scalar_kernels()->join_low(high, low, n, shift, 1.0f, false, out);
+  for (int i = 0; i < n; ++i) {
+    const float value = x[static_cast<size_t>(i)];
+    const int32_t magnitude = quantize_magnitude(value, q, i);
+    const double k = std::signbit(value) ? -magnitude : magnitude;
+    CHECK(high[i] == std::floor((k + scale / 2) / scale), k, shift, high[i]);
+    CHECK(low[i] == k + scale / 2 - static_cast<double>(high[i]) * scale, k, shift, low[i]);
+    CHECK(magnitude >= 1 << 24 || static_cast<double>(out[i]) == k, k, shift, out[i]);
+  }
+}
+
+void check_low_bits(const Kernels& k, const std::vector<float>& x, const Quantizer& q, int shift) {
+  const Kernels& ref = *scalar_kernels();
+  const int n = static_cast<int>(x.size());
+  float high[kBlock + 1], expected_high[kBlock + 1];
+  uint32_t low[kBlock + 1], expected_low[kBlock + 1];
+  high[n] = expected_high[n] = 7;
+  low[n] = expected_low[n] = 7;
+  k.split_low(x.data(), n, q, shift, high, low);
+  ref.split_low(x.data(), n, q, shift, expected_high, expected_low);
+  CHECK(same_bits(high, expected_high, n + 1), n, shift);
+  CHECK(same_bits(low, expected_low, n + 1), n, shift);
+  for (bool accumulate : {false, true}) {
+    std::vector<float> out(x), expected(x);
+    out.push_back(7), expected.push_back(7);
+    k.join_low(expected_high, expected_low, n, shift, 0.37f, accumulate, out.data());
+    ref.join_low(expected_high, expected_low, n, shift, 0.37f, accumulate, expected.data());
+    CHECK(same_bits(out.data(), expected.data(), n + 1), n, shift, accumulate);
+  }
+}
+
+void test_low_bits() {
+  Random random(7);
+  int count;
+  const Kernels* const* all = usable_kernels(&count);
+  float biases[tables::kTablesPerShape];
+  uint8_t choice[kBlock];
+  for (float& bias : biases) bias = static_cast<float>(0.5 - 0.3 * random.unit());
+  for (uint8_t& c : choice) c = static_cast<uint8_t>(random.below(tables::kTablesPerShape));
+  for (int n = 1; n <= kBlock; n += n < 40 ? 1 : 31) {
+    const std::vector<float> x = block_values(n, &random);
+    for (int shift = 1; shift <= kMaxShift; ++shift) {
+      Quantizer q;
+      q.bias = 0.4375f;
+      q.seed = 97;
+      q.position = random.bits();
+      q.stochastic = random.below(4) == 0;
+      if (random.below(3) == 0) q.tables = choice, q.biases = biases;
+      for (float inverse : {1.0f, 300.0f, 1e30f}) {  // the last one: above any limit
+        q.inverse_step = inverse;
+        check_scalar_low_bits(x, q, shift);
+        for (int i = 0; i < count; ++i) check_low_bits(*all[i], x, q, shift);
+      }
+    }
+  }
+}
+
 // Least significant bit first, by the definition of docs/wire-format.md.
 std::vector<uint8_t> packed(const std::vector<uint8_t>& codes, int bits) {
   std::vector<uint8_t> out((codes.size() * static_cast<size_t>(bits) + 7) / 8);
@@ -407,6 +471,7 @@ int main() {
   gct::test_stochastic_rounding();
   gct::test_kernels_agree();
   gct::test_kernels_agree_on_mixed_tables();
+  gct::test_low_bits();
   gct::test_element_table();
   gct::test_fixed_kernels();
   return gct::test::result();
