@@ -41,6 +41,18 @@ struct BlockView {
   uint32_t low[kBlock];
 };
 
+// Calls body with a block's values and quantizer as the alphabet has them. Without low bits, as
+// nearly always, nothing is copied.
+template <typename Body>
+void with_high_parts(const float* x, int n, const Quantizer& q, int shift, Body body) {
+  if (shift == 0) {
+    body(x, q);
+  } else {
+    const BlockView view(x, n, q, shift);
+    body(view.x, view.q);
+  }
+}
+
 // Extra bits of a block; an element's bit in escapes as in Kernels::encode_values. table: of an
 // element, by its number.
 template <typename Table>

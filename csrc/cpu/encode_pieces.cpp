@@ -164,10 +164,12 @@ uint16_t* encode_by_values(const EncodePlan& plan, PieceOutput* out, BitWriter* 
   for (size_t b = out->blocks.size(); b-- > 0;) {
     const CodedBlock& block = out->blocks[b];
     if (block.table < 0) continue;
-    const BlockView view(block_floats(plan, block, scratch), block.n, quantizer_of(block),
-                         block.shift);
-    word = kernels().encode_values(out->states, view.x, view.n, view.q,
-                                   magnitude_table(block.table), word, &out->escapes[b * kRows]);
+    with_high_parts(block_floats(plan, block, scratch), block.n, quantizer_of(block), block.shift,
+                    [&](const float* x, const Quantizer& q) {
+                      word = kernels().encode_values(out->states, x, block.n, q,
+                                                     magnitude_table(block.table), word,
+                                                     &out->escapes[b * kRows]);
+                    });
   }
   for (size_t b = 0; b < out->blocks.size(); ++b) {
     const CodedBlock& block = out->blocks[b];

@@ -222,8 +222,9 @@ void RateControl::add_block_bits(const BlockPlace& s, double log2_step, const Ru
       bits[i] += golomb_sum;
     } else if (one_table) {
       if (counted != shift) {
-        const BlockView view(x, s.n, setup.quantizer, shift);
-        counter->cost.count(view.x, s.n, view.q);
+        with_high_parts(x, s.n, setup.quantizer, shift, [&](const float* high, const Quantizer& q) {
+          counter->cost.count(high, s.n, q);
+        });
       }
       counted = shift;
       bits[i] += counter->cost.bits(setup.code.table, static_cast<uint32_t>(s.n * shift));
