@@ -92,7 +92,8 @@ const char* status_message(Status status) {
     case Status::kBadMagic:
       return "these bytes are not a gct segment: expected it to begin with 'GCT1'";
     case Status::kBadVersion:
-      return "segment of another wire version: expected version 1; install the same gct version on "
+      return "segment of another wire version: expected version 1 or 2; install the same gct "
+             "version on "
              "all ranks";
     case Status::kBadTables:
       return "segment written with other code tables: install the same gct version on all ranks";
@@ -138,7 +139,7 @@ size_t Workspace::capacity_bytes() const {
     total += p.words.capacity() * 2 + p.extra.capacity() + p.symbols.capacity() +
              p.tables.capacity() + p.blocks.capacity() * sizeof(CodedBlock) +
              p.coders.capacity() * sizeof(ClassCoder) + p.escapes.capacity() * 4 +
-             sizeof(PieceOutput);
+             p.path.capacity_bytes() + sizeof(PieceOutput);
   return total;
 }
 

@@ -25,6 +25,12 @@ constexpr int64_t kPiecesOfWorker = 8;
 // Share of a slot's payload that factors of low-rank parts may take: column profiles may have 4 %.
 constexpr double kMostForFactors = 0.9;
 constexpr double kCloseEnough = 0.98;  // 0.1 dB
+// The trellis' rate falls up to half as fast with the step as the model's.
+constexpr double kTrellisPace = 1.5;
+// Data of one magnitude fall from 1 bit to 0.2 in a tenth of an octave: more attempts, by halves.
+constexpr int kTrellisAttempts = 12;
+constexpr double kTrellisLeastShare = 0.35;
+constexpr double kShort = 0.75;  // of the slot
 
 void store_words(const uint16_t* words, size_t count, uint8_t* p) {
   if (kLittleEndian && count > 0) {
@@ -130,11 +136,30 @@ class SegmentEncoder {
     sections_.insert(sections_.end(), parts.begin(), parts.end());
   }
 
+  // Isolated values among zeros are better off without the trellis: each would have to fit the
+  // state that the zeros leave. The sample says which way has less error for its bits.
+  void choose_effort() {
+    if (params_.effort != Effort::kHigh || params_.target == Target::kStep) return;
+    const double high = sampled_cost();
+    params_.effort = Effort::kNormal;
+    if (high < sampled_cost()) params_.effort = Effort::kHigh;
+  }
+
+  double sampled_cost() {
+    RateControl control(plan_);
+    const double log2_step =
+        params_.target == Target::kSnrDb
+            ? control.step_for_error(allowed_error())
+            : control.step_for_bits(8 * std::max(bytes_of_symbols(fixed_overhead()), 0.0));
+    return control.sampled_cost(log2_step);
+  }
+
   Status encode_plan(size_t* written) {
     if (params_.kind == Kind::kRaw) return write_all_raw(written);
     if (params_.kind == Kind::kFixed) return write_fixed(written);
     if (plan_.coded_blocks == 0) return write_pieces(capacity_, written);
     if (params_.target == Target::kBits) return encode_for_bits(written);
+    choose_effort();
     RateControl control(plan_);
     double log2_step = std::log2(params_.value);
     if (params_.target == Target::kSnrDb) {
@@ -148,18 +173,36 @@ class SegmentEncoder {
     return status == Status::kTooSmall ? write_all_raw(written) : status;
   }
 
+  size_t slot_to_fill() const { return std::min(capacity_, slot_bytes(params_, input_)); }
+  double bytes_of_symbols(double overhead) const {
+    return kAim * static_cast<double>(slot_to_fill()) - overhead;
+  }
+
+  Status encode_for_bits(size_t* written) {
+    const size_t slot = slot_to_fill();
+    if (static_cast<size_t>(sizes_.all_raw()) <= slot) return write_all_raw(written);
+    const bool asked = params_.effort == Effort::kHigh;
+    choose_effort();
+    const Status status = fill(slot, written);
+    const bool short_of = static_cast<double>(total_size_) < kShort * static_cast<double>(slot);
+    if (status != Status::kOk || !asked || params_.effort == Effort::kHigh || !short_of)
+      return status;
+    // Data of one magnitude: no step of the plain quantizer comes near.
+    params_.effort = Effort::kHigh;
+    return fill(slot, written);
+  }
+
   // Step by rate control. Where the size misses the target it is encoded again: first a step
   // changed by what the model says of the miss, then one between a step that was too fine and one
   // that was too coarse.
-  Status encode_for_bits(size_t* written) {
-    const size_t slot = std::min(capacity_, slot_bytes(params_, input_));
-    if (static_cast<size_t>(sizes_.all_raw()) <= slot) return write_all_raw(written);
+  Status fill(size_t slot, size_t* written) {
     const double overhead = fixed_overhead();
-    const double aim = kAim * static_cast<double>(slot) - overhead;
+    const bool trellis = params_.effort == Effort::kHigh;
+    const double aim = bytes_of_symbols(overhead);
     RateControl control(plan_);
     Trial fine, coarse;  // the closest ones over and under the slot
     double log2_step = control.step_for_bits(8 * std::max(aim, 0.0));
-    for (int attempt = 0; attempt < kMaxAttempts; ++attempt) {
+    for (int attempt = 0; attempt < (trellis ? kTrellisAttempts : kMaxAttempts); ++attempt) {
       control.apply(log2_step, &plan_);
       const Status status = write_pieces(slot, written);
       const Trial trial = {true, log2_step, static_cast<double>(total_size_) - overhead};
@@ -172,17 +215,20 @@ class SegmentEncoder {
       }
       const double factor = aim / std::max(trial.size, 1.0);
       // Data that no step makes large enough (one magnitude, a few values) stay under their target.
-      if (status == Status::kOk && factor > 4) return status;
+      if (status == Status::kOk && factor > 4 && !(trellis && (fine.known || attempt < 2)))
+        return status;
       if (fine.known && coarse.known) {
         const double share = (fine.size - aim) / (fine.size - coarse.size);
-        log2_step = fine.log2_step +
-                    std::min(std::max(share, 0.1), 0.9) * (coarse.log2_step - fine.log2_step);
+        const double least = trellis ? kTrellisLeastShare : 0.1;
+        log2_step = fine.log2_step + std::min(std::max(share, least), 1 - least) *
+                                         (coarse.log2_step - fine.log2_step);
       } else {
         // Where the model's change doesn't get under the slot (exp-Golomb takes a bit an element up
         // to the step that zeroes whole blocks), octaves do.
-        const bool stuck = status != Status::kOk && attempt > 0;
+        const bool stuck = status != Status::kOk && attempt > (trellis ? 2 : 0);
         const double least = stuck ? std::exp2(attempt - 1) : -1e3;
-        log2_step += std::max(control.change_for_factor(log2_step, factor), least);
+        const double pace = trellis ? kTrellisPace : 1;
+        log2_step += std::max(pace * control.change_for_factor(log2_step, factor), least);
         log2_step = std::min(log2_step, control.coarsest());  // beyond, large blocks have no code
       }
     }
@@ -247,6 +293,7 @@ class SegmentEncoder {
     h.flags =
         params_.rounding == Rounding::kStochastic && kind != WireKind::kRaw ? kFlagStochastic : 0;
     if (use_low_rank_ && has_pieces(kind)) h.flags |= kFlagLowRank;
+    if (params_.effort == Effort::kHigh && kind == WireKind::kGG) h.flags |= kFlagTrellis;
     h.raw_type = raw_type_of(input_.dtype);
     h.num_runs = static_cast<uint32_t>(input_.num_runs);
     h.numel = sizes_.numel;
@@ -394,7 +441,7 @@ class SegmentEncoder {
     std::copy(piece.extra.begin(), piece.extra.end(), p);
   }
 
-  const CodecParams& params_;
+  CodecParams params_;  // choose_effort() changes it
   const EncodeInput& input_;
   uint8_t* out_;
   size_t capacity_;
@@ -415,6 +462,8 @@ bool valid(const CodecParams& p, const EncodeInput& input) {
     if (input.runs[i].numel < 0 || (input.runs[i].numel > 0 && input.runs[i].data == nullptr))
       return false;
   }
+  if (p.effort == Effort::kHigh && (p.kind != Kind::kGG || p.rounding != Rounding::kDeterministic))
+    return false;
   if (p.kind == Kind::kRaw) return true;
   if (p.allocation8 < 0 || p.allocation8 > 8 || !std::isfinite(p.value)) return false;
   if (p.kind == Kind::kFixed) {

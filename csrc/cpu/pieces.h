@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu/analyze.h"
+#include "cpu/trellis.h"
 
 namespace gct {
 
@@ -16,6 +17,7 @@ struct CodedBlock {
   int table = -1;  // its own, or the first of its shape's if choice is set; -1: no symbols
   float inverse_step = 0, bias = 0;  // for the way by values
   bool choice = false;               // its elements' tables stand in PieceOutput::tables
+  bool trellis = false;
   uint8_t class_symbol = 0;
   uint8_t model = 0;
 };
@@ -38,7 +40,10 @@ struct PieceOutput {
   std::vector<ClassCoder> coders;  // by class
   std::vector<uint32_t> escapes;   // kBlock / kLanes a block
   std::vector<uint8_t> symbols;
-  std::vector<uint8_t> tables;  // of each element of blocks in runs with a column profile
+  // Of each element of blocks in runs with a column profile, and of all that the trellis codes.
+  std::vector<uint8_t> tables;
+  TrellisPrices prices;
+  TrellisPath path;
   double model_bits = 0;
 
   uint32_t num_words() const { return static_cast<uint32_t>(words.size() - first_word); }
@@ -85,11 +90,17 @@ struct PieceScratch {
   std::vector<DecodedBlock> blocks[2];
 };
 
-Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,
+// What symbols stand for.
+struct SymbolForm {
+  bool stochastic = false;
+  bool trellis = false;
+};
+
+Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piece, SymbolForm form,
                        bool accumulate, PieceScratch* scratch);
 // Two pieces at once, block by block: one's look-ups run while the other's wait.
 Status decode_two_pieces_gg(const std::vector<RunPlace>& runs, const PieceInput* pieces,
-                            bool stochastic, bool accumulate, PieceScratch* scratch);
+                            SymbolForm form, bool accumulate, PieceScratch* scratch);
 Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,
                        bool accumulate, PieceScratch* scratch);
 

@@ -194,6 +194,18 @@ double RateControl::model(Quantity what, const std::vector<Group>& groups, doubl
   return sum;
 }
 
+// f(run, its blocks in the sample), for runs that have some. The sample is in the runs' order.
+template <typename F>
+void RateControl::for_each_sampled_run(F f) const {
+  std::vector<BlockPlace> blocks;
+  for (size_t i = 0; i < sample_.size(); ++i) {
+    blocks.push_back(sample_[i]);
+    if (i + 1 < sample_.size() && sample_[i + 1].run == sample_[i].run) continue;
+    f(sample_[i].run, blocks);
+    blocks.clear();
+  }
+}
+
 // Adds the bits that a block of the sample takes, with each of `count` codes of its run.
 void RateControl::add_block_bits(const BlockPlace& s, double log2_step, const RunCode* codes,
                                  size_t count, double* bits) {
@@ -224,6 +236,7 @@ void RateControl::add_block_bits(const BlockPlace& s, double log2_step, const Ru
 }
 
 double RateControl::sampled_bits(double log2_step) {
+  if (plan_.params->effort == Effort::kHigh) return sampled_trellis_bits(log2_step);
   const size_t count = plan_.runs.size() * kCandidates;
   codes_.resize(count);
   bits_.assign(count, 0.0);
@@ -247,10 +260,44 @@ double RateControl::sampled_bits(double log2_step) {
   return sum;
 }
 
+// Where the sample is the whole segment its first run begins as the message does, in state 0: that
+// costs 1 dB in 576 elements. Elsewhere blocks go on from whatever state is best.
+bool RateControl::free_start(size_t run) const {
+  return static_cast<int64_t>(sample_.size()) < live_blocks_ || run != sample_.front().run;
+}
+
+// Of the trellis: a table decides the symbols too, so that the one with the fewest bits needn't be
+// the best.
+double RateControl::sampled_trellis_bits(double log2_step) {
+  double sum = 0;
+  offsets_step_ = log2_step;
+  offsets_.assign(plan_.runs.size(), 0);
+  for_each_sampled_run([&](size_t run, const std::vector<BlockPlace>& blocks) {
+    TrellisSample::Result best = {0, 0, 1e300};
+    for (int offset : kOffsets) {
+      const RunCode code = run_code(plan_, log2_step, offset, plan_.runs[run].header.code);
+      const TrellisSample::Result found =
+          trellis_sample_.measure(plan_, blocks, code, log2_step, free_start(run));
+      if (found.cost >= best.cost) continue;
+      best = found;
+      offsets_[run] = offset;
+    }
+    sum += best.bits;
+  });
+  return sum;
+}
+
 double RateControl::sampled_error(double log2_step) {
-  sampled_bits(log2_step);  // chooses the tables, and with them the levels
+  bits_there_ = sampled_bits(log2_step);  // chooses the tables, and with them the levels
   float scratch[kBlock];
   double sum = 0;
+  if (plan_.params->effort == Effort::kHigh) {
+    for_each_sampled_run([&](size_t run, const std::vector<BlockPlace>& blocks) {
+      const RunCode code = run_code(plan_, log2_step, offsets_[run], plan_.runs[run].header.code);
+      sum += trellis_sample_.measure(plan_, blocks, code, log2_step, free_start(run)).error;
+    });
+    return sum;
+  }
   for (const BlockPlace& s : sample_) {
     const RunCode& base = plan_.runs[s.run].header.code;
     const RunCode code = run_code(plan_, log2_step, offsets_[s.run], base);
@@ -260,6 +307,17 @@ double RateControl::sampled_error(double log2_step) {
     sum += block_error(x, s.n, setup_);
   }
   return sum;
+}
+
+// The trellis' rate falls at another pace than the model's, which is the plain quantizer's: half as
+// fast at 1 bit. 0: not known yet, or no slope to go by.
+double RateControl::Secant::change(double log2_step, double excess) {
+  const double slope = (excess - excess_) / (log2_step - log2_step_);
+  const bool usable = known_ && log2_step != log2_step_ && std::fabs(slope) > 0.1;
+  known_ = true;
+  log2_step_ = log2_step;
+  excess_ = excess;
+  return usable ? std::min(std::max(-excess / slope, -1.0), 1.0) : 0;
 }
 
 // The model's bits fall and its error grows with the step: bisection on log2(step).
@@ -275,6 +333,7 @@ double RateControl::solve(Quantity what, double target) const {
 }
 
 double RateControl::solve_corrected(Quantity what, double target) {
+  secant_ = Secant();
   double log2_step = solve(what, target), best_step = log2_step, best_miss = kNoMiss;
   std::vector<int>& best_offsets = scratch_.best_offsets;
   for (int i = 0; i < kCorrections; ++i) {
@@ -291,7 +350,10 @@ double RateControl::solve_corrected(Quantity what, double target) {
       best_offsets = offsets_;
     }
     if (miss < kSettled) break;
-    log2_step = solve(what, target * predicted / actual);
+    const double change = plan_.params->effort == Effort::kHigh
+                              ? secant_.change(log2_step, std::log(actual / wanted))
+                              : 0;
+    log2_step = change != 0 ? log2_step + change : solve(what, target * predicted / actual);
   }
   if (best_miss < kNoMiss) {
     offsets_ = best_offsets;
@@ -308,7 +370,8 @@ double RateControl::step_for_bits(double bits) {
     choose_sample(rate < 1.6 ? 2 * kSampleForBits : kSampleForBits, &sample_, &sample_groups_);
   const double target = std::max(bits, 1.0);
   const double log2_step = solve_corrected(Quantity::kBits, target);
-  return live_blocks_ < kRefineFrom ? log2_step : refined(log2_step, target);
+  if (live_blocks_ < kRefineFrom || plan_.params->effort == Effort::kHigh) return log2_step;
+  return refined(log2_step, target);
 }
 
 // Counts a larger sample once, with the tables that were the cheapest on the smaller one: its
@@ -338,6 +401,13 @@ double RateControl::change_for_factor(double log2_step, double factor) const {
 double RateControl::step_for_error(double error) {
   if (sample_.empty()) choose_sample(kSampleForError, &sample_, &sample_groups_);
   return solve_corrected(Quantity::kError, error);
+}
+
+double RateControl::sampled_cost(double log2_step) {
+  const double error = sampled_error(log2_step);
+  double numel = 0;
+  for (const BlockPlace& s : sample_) numel += s.n;
+  return std::log2(error) + 2 * bits_there_ / std::max(numel, 1.0);
 }
 
 void RateControl::apply(double log2_step, EncodePlan* plan) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/block_cost.h"
+#include "cpu/trellis_blocks.h"
 
 namespace gct {
 
@@ -44,10 +45,22 @@ class RateControl {
   double coarsest() const { return coarsest_; }
   // log2(step) at which the squared error over the coded runs is `error`.
   double step_for_error(double error);
+  // Of the sample of the call before, error and bits in one number: log2(error), with a bit an
+  // element taken for a quarter of the error.
+  double sampled_cost(double log2_step);
 
  private:
   using Group = RateGroup;
   enum class Quantity { kBits, kError };
+  // Of log2(step), from the last two misses.
+  class Secant {
+   public:
+    double change(double log2_step, double excess);
+
+   private:
+    bool known_ = false;
+    double log2_step_ = 0, excess_ = 0;
+  };
 
   void group_blocks();
   void add_groups(size_t run, int scale_class, double numel, std::vector<Group>* groups) const;
@@ -56,7 +69,11 @@ class RateControl {
                      std::vector<Group>* groups) const;
   double model(Quantity what, const std::vector<Group>& groups, double log2_step) const;
   double sampled_bits(double log2_step);
+  double sampled_trellis_bits(double log2_step);
+  bool free_start(size_t run) const;
   double sampled_error(double log2_step);
+  template <typename F>
+  void for_each_sampled_run(F f) const;
   void add_block_bits(const BlockPlace& block, double log2_step, const RunCode* codes, size_t count,
                       double* bits);
   double refined(double log2_step, double target);
@@ -74,6 +91,9 @@ class RateControl {
   std::vector<RunCode>& codes_;  // by run and candidate offset, and the sample's bits with it
   std::vector<double>& bits_;
   BlockSetup setup_;
+  TrellisSample trellis_sample_;
+  Secant secant_;
+  double bits_there_ = 0;  // of the sample, where sampled_error() was called last
   BlockCost cost_;
   int64_t live_blocks_ = 0;
   double finest_ = 0, coarsest_ = 0;  // bounds of log2(step)

@@ -27,6 +27,11 @@ inline CodecParams params(Kind kind, Target target, double value, int allocation
   return p;
 }
 
+inline CodecParams high_effort(CodecParams p) {
+  p.effort = Effort::kHigh;
+  return p;
+}
+
 // The standard's distributions differ between libraries; these don't.
 inline double gaussian(Random* r) {
   const double radius = std::sqrt(-2 * std::log(1 - r->unit()));
@@ -193,7 +198,8 @@ inline std::string describe(const CodecParams& p) {
   const char* targets[] = {"bits", "snr_db", "step"};
   return std::string(kinds[static_cast<int>(p.kind)]) + " " + targets[static_cast<int>(p.target)] +
          "=" + std::to_string(p.value) + " allocation " + std::to_string(p.allocation8) +
-         (p.rounding == Rounding::kStochastic ? " stochastic" : "");
+         (p.rounding == Rounding::kStochastic ? " stochastic" : "") +
+         (p.effort == Effort::kHigh ? " high effort" : "");
 }
 
 }  // namespace gct::test
