@@ -93,8 +93,7 @@ const char* status_message(Status status) {
       return "these bytes are not a gct segment: expected it to begin with 'GCT1'";
     case Status::kBadVersion:
       return "segment of another wire version: expected version 1 or 2; install the same gct "
-             "version on "
-             "all ranks";
+             "version on all ranks";
     case Status::kBadTables:
       return "segment written with other code tables: install the same gct version on all ranks";
     case Status::kBadHeader:
@@ -109,9 +108,9 @@ const char* status_message(Status status) {
       return "segment holds another number of elements than expected: all ranks must pass tensors "
              "of one size";
     case Status::kUnsupported:
-      return "segment of kind eg, or with column profiles or low-rank parts, which GPUs don't "
-             "decode: "
-             "decode it on the CPU, or encode with kind gg and allocation 1, or on a GPU";
+      return "segment of kind eg or effort high, or with column profiles or low-rank parts, which "
+             "GPUs don't decode: decode it on the CPU, or encode with kind gg, effort normal and "
+             "allocation 1, or on a GPU";
   }
   return "unknown status";
 }
@@ -139,7 +138,7 @@ size_t Workspace::capacity_bytes() const {
     total += p.words.capacity() * 2 + p.extra.capacity() + p.symbols.capacity() +
              p.tables.capacity() + p.blocks.capacity() * sizeof(CodedBlock) +
              p.coders.capacity() * sizeof(ClassCoder) + p.escapes.capacity() * 4 +
-             p.path.capacity_bytes() + sizeof(PieceOutput);
+             p.prices.capacity_bytes() + p.path.capacity_bytes() + sizeof(PieceOutput);
   return total;
 }
 

@@ -196,8 +196,9 @@ double RateControl::model(Quantity what, const std::vector<Group>& groups, doubl
 
 // f(run, its blocks in the sample), for runs that have some. The sample is in the runs' order.
 template <typename F>
-void RateControl::for_each_sampled_run(F f) const {
-  std::vector<BlockPlace> blocks;
+void RateControl::for_each_sampled_run(F f) {
+  std::vector<BlockPlace>& blocks = scratch_.run_sample;
+  blocks.clear();
   for (size_t i = 0; i < sample_.size(); ++i) {
     blocks.push_back(sample_[i]);
     if (i + 1 < sample_.size() && sample_[i + 1].run == sample_[i].run) continue;
@@ -277,7 +278,7 @@ double RateControl::sampled_trellis_bits(double log2_step) {
     for (int offset : kOffsets) {
       const RunCode code = run_code(plan_, log2_step, offset, plan_.runs[run].header.code);
       const TrellisSample::Result found =
-          trellis_sample_.measure(plan_, blocks, code, log2_step, free_start(run));
+          scratch_.trellis.measure(plan_, blocks, code, log2_step, free_start(run));
       if (found.cost >= best.cost) continue;
       best = found;
       offsets_[run] = offset;
@@ -294,7 +295,7 @@ double RateControl::sampled_error(double log2_step) {
   if (plan_.params->effort == Effort::kHigh) {
     for_each_sampled_run([&](size_t run, const std::vector<BlockPlace>& blocks) {
       const RunCode code = run_code(plan_, log2_step, offsets_[run], plan_.runs[run].header.code);
-      sum += trellis_sample_.measure(plan_, blocks, code, log2_step, free_start(run)).error;
+      sum += scratch_.trellis.measure(plan_, blocks, code, log2_step, free_start(run)).error;
     });
     return sum;
   }
@@ -313,7 +314,8 @@ double RateControl::sampled_error(double log2_step) {
 // fast at 1 bit. 0: not known yet, or no slope to go by.
 double RateControl::Secant::change(double log2_step, double excess) {
   const double slope = (excess - excess_) / (log2_step - log2_step_);
-  const bool usable = known_ && log2_step != log2_step_ && std::fabs(slope) > 0.1;
+  // Errors past float64's range give none.
+  const bool usable = known_ && std::isfinite(slope) && std::fabs(slope) > 0.1;
   known_ = true;
   log2_step_ = log2_step;
   excess_ = excess;

@@ -23,7 +23,9 @@ struct RateScratch {
   std::vector<RunCode> codes;
   std::vector<double> bits;
   std::vector<ClassCount> class_counts;
-  std::vector<uint8_t> extra;  // of blocks that are coded to learn their size
+  std::vector<uint8_t> extra;          // of blocks that are coded to learn their size
+  std::vector<BlockPlace> run_sample;  // that of one run
+  TrellisSample trellis;
 };
 
 // Everything is a function of one unknown, log2 of the step of a block of class 0: the other
@@ -73,7 +75,7 @@ class RateControl {
   bool free_start(size_t run) const;
   double sampled_error(double log2_step);
   template <typename F>
-  void for_each_sampled_run(F f) const;
+  void for_each_sampled_run(F f);
   void add_block_bits(const BlockPlace& block, double log2_step, const RunCode* codes, size_t count,
                       double* bits);
   double refined(double log2_step, double target);
@@ -91,7 +93,6 @@ class RateControl {
   std::vector<RunCode>& codes_;  // by run and candidate offset, and the sample's bits with it
   std::vector<double>& bits_;
   BlockSetup setup_;
-  TrellisSample trellis_sample_;
   Secant secant_;
   double bits_there_ = 0;  // of the sample, where sampled_error() was called last
   BlockCost cost_;

@@ -23,7 +23,8 @@ size_t Scratch::capacity_bytes() const {
                           column_inverse, column_offsets, decode) +
                  bytes_of(rate.groups, rate.sample_groups, rate.refined_groups, rate.sample,
                           rate.refined_sample, rate.offsets, rate.best_offsets, rate.offset_shares,
-                          rate.codes, rate.bits, rate.class_counts, rate.extra);
+                          rate.codes, rate.bits, rate.class_counts, rate.extra, rate.run_sample) +
+                 rate.trellis.capacity_bytes();
   for (const auto& scratch : decode) total += scratch->capacity_bytes();
   return total;
 }

@@ -38,6 +38,8 @@ class TrellisPrices {
   // of its table.
   const TrellisCosts* at(int shape, double origin);
 
+  size_t capacity_bytes() const { return costs_.capacity() * sizeof(TrellisCosts); }
+
  private:
   int shape_ = -1;
   double origin_ = 0;

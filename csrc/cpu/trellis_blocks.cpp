@@ -69,8 +69,8 @@ void TrellisSample::count(const EncodePlan& plan, const BlockPlace& block, const
   const int shape = setup_.code.table / tables::kTablesPerShape;
   const bool shifted = setup_.code.shift > 0;
   uint8_t plain[kBlock];
-  std::vector<uint8_t> extra_bytes;
-  BitWriter extra(&extra_bytes);
+  extra_.clear();
+  BitWriter extra(&extra_);
   if (shifted) {
     make_symbols(x, block.n, setup_, plain, &extra);
   } else {
@@ -94,11 +94,15 @@ void TrellisSample::count(const EncodePlan& plan, const BlockPlace& block, const
     sum += error * error;
   }
   const double step = static_cast<double>(setup_.code.step);
-  const double bits =
-      static_cast<double>(length) / 4096 + 8.0 * static_cast<double>(extra_bytes.size());
+  const double bits = static_cast<double>(length) / 4096 + 8.0 * static_cast<double>(extra_.size());
   result->bits += bits;
   result->error += sum;
   result->cost += sum / (step * step) + static_cast<double>(kTrellisLambda) * bits;
+}
+
+size_t TrellisSample::capacity_bytes() const {
+  return prices_.capacity_bytes() + path_.capacity_bytes() + symbols_.capacity() +
+         used_.capacity() + extra_.capacity();
 }
 
 }  // namespace gct

@@ -17,7 +17,8 @@ void add_block(const BlockSetup& setup, const float* x, int n, size_t place, Tre
 void put_trellis_escapes(const float* x, int n, const BlockSetup& setup, const uint8_t* symbols,
                          const uint8_t* used, BitWriter* extra);
 
-// Rate and squared error of blocks of one run under a code, for the rate control.
+// Rate and squared error of blocks of one run under a code, for the rate control, which keeps it
+// from call to call (RateScratch).
 class TrellisSample {
  public:
   struct Result {
@@ -28,6 +29,8 @@ class TrellisSample {
   Result measure(const EncodePlan& plan, const std::vector<BlockPlace>& blocks, const RunCode& code,
                  double log2_step, bool free_start);
 
+  size_t capacity_bytes() const;
+
  private:
   void count(const EncodePlan& plan, const BlockPlace& block, const uint8_t* symbols,
              const uint8_t* used, Result* result);
@@ -36,6 +39,7 @@ class TrellisSample {
   TrellisPrices prices_;
   TrellisPath path_;
   std::vector<uint8_t> symbols_, used_;
+  std::vector<uint8_t> extra_;  // of a block that is coded to learn its size
 };
 
 }  // namespace gct

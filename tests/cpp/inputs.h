@@ -27,6 +27,11 @@ inline CodecParams params(Kind kind, Target target, double value, int allocation
   return p;
 }
 
+// What a value coded by the trellis may be off, in steps. A branch has levels two steps apart and
+// may prefer the farther one of two, and at the alphabet's end a magnitude to an escape of 20 bits
+// more: 1.3^2 = 20 kTrellisLambda.
+constexpr double kTrellisReach = 2 + 1.3;
+
 inline CodecParams high_effort(CodecParams p) {
   p.effort = Effort::kHigh;
   return p;

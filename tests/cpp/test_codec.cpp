@@ -87,10 +87,6 @@ float class_mean(const RunView& run, int64_t block, int n) {
   return static_cast<float>(std::min(std::max(sum / n, std::exp2(-100)), std::exp2(124)));
 }
 
-// A branch of the trellis has levels two steps apart and may prefer the farther one of two, and at
-// the alphabet's end a magnitude to an escape of 20 bits more: 1.3^2 = 20 kTrellisLambda.
-constexpr double kTrellisReach = 2 + 1.3;
-
 // gg and eg: a value and its level lie in one bin, and bins are one step wide but for the one at
 // zero, whose half width is 0.8 steps with the largest deadzone; stochastic rounding stays under
 // one step too. The products add two roundings: 1e-6 of x.
@@ -164,7 +160,7 @@ void check_run(const std::string& name, const SegmentHeader& segment, const RunV
       if (segment.kind == WireKind::kFixed) {
         CHECK_IN(name, nearest_levels(run, segment.fixed_bits), n);
       } else {
-        const double most = segment.trellis() ? kTrellisReach : 1;
+        const double most = segment.trellis() ? test::kTrellisReach : 1;
         CHECK_IN(name, worst_error_in_steps(run) <= most, n, worst_error_in_steps(run));
       }
   }
