@@ -6,8 +6,8 @@
 For each file, allocation and target in bits: SNR over all tensors of two and more dimensions, each
 encoded alone, all headers counted; "gain" is that of effort="high" at the size of effort="normal"
 (sizes differ by up to 1.5 %: the difference is taken out by the slope between two targets).
-Low-rank parts are off, so that the quantizers alone are compared. Rate control's worst miss over
-the tensors is there too. At the end the speed on one core with each implementation, on noise as
+Low-rank parts are off, so that the quantizers alone are compared. For targets in dB the worst miss
+over the tensors. At the end the speed on one core with each implementation, on noise as
 benchmarks/codec.py has it. Every SNR is of bytes that were decoded again.
 """
 
@@ -52,7 +52,6 @@ def compare(path: Path, allocation: str) -> dict[str, dict[str, float]]:
             "high_snr_db": high["snr_db"],
             "gain_db": high["snr_db"] - expected,
             "saved_bits": (high["snr_db"] - expected) / slope,
-            "worst_rate_error": high["worst_rate_error"],
         }
     for snr_db in SNR_DB:
         high = at("high", None, snr_db)

@@ -138,7 +138,7 @@ size_t Workspace::capacity_bytes() const {
     total += p.words.capacity() * 2 + p.extra.capacity() + p.symbols.capacity() +
              p.tables.capacity() + p.blocks.capacity() * sizeof(CodedBlock) +
              p.coders.capacity() * sizeof(ClassCoder) + p.escapes.capacity() * 4 +
-             p.prices.capacity_bytes() + p.path.capacity_bytes() + sizeof(PieceOutput);
+             sizeof(PieceOutput);
   return total;
 }
 

@@ -407,12 +407,14 @@ class SegmentEncoder {
 
   void encode_wave(int64_t first, int64_t count, std::vector<PieceOutput>* outputs) {
     if (outputs->size() < static_cast<size_t>(count)) outputs->resize(static_cast<size_t>(count));
-    const auto body = [&](int64_t i, int) {
+    std::vector<TrellisScratch>& trellis = trellis_scratch();
+    const auto body = [&](int64_t i, int worker) {
       const int64_t begin = (first + i) << kPieceBlocksLog2;
       const int64_t end = std::min(begin + (int64_t{1} << kPieceBlocksLog2), plan_.coded_blocks);
       PieceOutput* out = &(*outputs)[static_cast<size_t>(i)];
       if (params_.kind == Kind::kGG) {
-        encode_piece_gg(plan_, begin, end, stats_ != nullptr && stats_->want_model_bits, out);
+        encode_piece_gg(plan_, begin, end, stats_ != nullptr && stats_->want_model_bits,
+                        trellis.empty() ? nullptr : &trellis[static_cast<size_t>(worker)], out);
       } else {
         encode_piece_eg(plan_, begin, end, out);
       }
@@ -422,6 +424,17 @@ class SegmentEncoder {
     } else {
       for (int64_t i = 0; i < count; ++i) body(i, 0);
     }
+  }
+
+  // By thread; of normal effort there may be none.
+  std::vector<TrellisScratch>& trellis_scratch() {
+    std::vector<TrellisScratch>& threads = ws_.scratch().trellis;
+    if (params_.effort == Effort::kNormal) return threads;
+    const int workers = ws_.pool != nullptr ? ws_.pool->size() : 1;
+    threads.resize(std::max(threads.size(), static_cast<size_t>(workers)));
+    const int64_t blocks = std::min(int64_t{1} << kPieceBlocksLog2, plan_.coded_blocks);
+    for (TrellisScratch& thread : threads) thread.reserve(static_cast<size_t>(blocks));
+    return threads;
   }
 
   size_t piece_bytes(const PieceOutput& piece) const {

@@ -215,12 +215,13 @@ void forward_symbols(const EncodePlan& plan, int64_t begin, PieceOutput* out, Bi
 
 // The same by the trellis: symbols are known when all blocks are. Blocks with low bits aside, whose
 // error is next to nothing, stay as they are.
-void forward_trellis(const EncodePlan& plan, int64_t begin, PieceOutput* out, BitWriter* extra) {
+void forward_trellis(const EncodePlan& plan, int64_t begin, TrellisScratch* trellis,
+                     PieceOutput* out, BitWriter* extra) {
   float scratch[kBlock];
   BlockSetup setup;
   out->symbols.resize(out->blocks.size() * kBlock);
   out->tables.resize(out->symbols.size());
-  out->path.begin(/*free_start=*/false);
+  trellis->path.begin(/*free_start=*/false);
   for (size_t b = 0; b < out->blocks.size(); ++b) {
     if (!prepare_at(plan, begin, b, *out, &setup)) continue;
     note_tables(setup, b, out);
@@ -229,9 +230,9 @@ void forward_trellis(const EncodePlan& plan, int64_t begin, PieceOutput* out, Bi
     if (!block.trellis) continue;
     block.choice = true;
     block.table = setup.code.table / tables::kTablesPerShape * tables::kTablesPerShape;
-    add_block(setup, block_floats(plan, block, scratch), block.n, b, &out->prices, &out->path);
+    add_block(setup, block_floats(plan, block, scratch), block.n, b, trellis);
   }
-  out->path.finish(out->symbols.data(), out->tables.data());
+  trellis->path.finish(out->symbols.data(), out->tables.data());
   for (size_t b = 0; b < out->blocks.size(); ++b) {
     const CodedBlock& block = out->blocks[b];
     uint8_t* symbols = &out->symbols[b * kBlock];
@@ -253,10 +254,13 @@ const EncodeTable* tables_of(const CodedBlock& block) {
                        : &encode_table(block.table);
 }
 
-uint16_t* encode_by_symbols(const EncodePlan& plan, int64_t begin, PieceOutput* out,
-                            BitWriter* extra, uint16_t* word) {
-  const bool trellis = plan.params->effort == Effort::kHigh;
-  (trellis ? forward_trellis : forward_symbols)(plan, begin, out, extra);
+uint16_t* encode_by_symbols(const EncodePlan& plan, int64_t begin, TrellisScratch* trellis,
+                            PieceOutput* out, BitWriter* extra, uint16_t* word) {
+  if (plan.params->effort == Effort::kHigh) {
+    forward_trellis(plan, begin, trellis, out, extra);
+  } else {
+    forward_symbols(plan, begin, out, extra);
+  }
   for (size_t b = out->blocks.size(); b-- > 0;) {
     const CodedBlock& block = out->blocks[b];
     if (block.table < 0) continue;
@@ -292,7 +296,7 @@ void prepare_classes(EncodePlan* plan) {
 }
 
 void encode_piece_gg(const EncodePlan& plan, int64_t begin, int64_t end, bool want_model_bits,
-                     PieceOutput* out) {
+                     TrellisScratch* trellis, PieceOutput* out) {
   const size_t count = static_cast<size_t>(end - begin);
   out->model_bits = 0;
   out->extra.clear();
@@ -304,7 +308,7 @@ void encode_piece_gg(const EncodePlan& plan, int64_t begin, int64_t end, bool wa
   uint16_t* word = out->words.data() + out->words.size();
   word = !want_model_bits && find_coders(plan, begin, out)
              ? encode_by_values(plan, out, &extra, word)
-             : encode_by_symbols(plan, begin, out, &extra, word);
+             : encode_by_symbols(plan, begin, trellis, out, &extra, word);
   extra.finish();
   for (size_t b = count; b-- > 0;) {
     const CodedBlock& block = out->blocks[b];

@@ -42,8 +42,6 @@ struct PieceOutput {
   std::vector<uint8_t> symbols;
   // Of each element of blocks in runs with a column profile, and of all that the trellis codes.
   std::vector<uint8_t> tables;
-  TrellisPrices prices;
-  TrellisPath path;
   double model_bits = 0;
 
   uint32_t num_words() const { return static_cast<uint32_t>(words.size() - first_word); }
@@ -55,8 +53,9 @@ double class_bits(EncodePlan* plan);
 // Sets blocks whose symbols would all be zero to kZeroClass, then the class model of each run.
 void prepare_classes(EncodePlan* plan);
 
+// trellis: the thread's, used with high effort alone.
 void encode_piece_gg(const EncodePlan& plan, int64_t begin, int64_t end, bool want_model_bits,
-                     PieceOutput* out);
+                     TrellisScratch* trellis, PieceOutput* out);
 void encode_piece_eg(const EncodePlan& plan, int64_t begin, int64_t end, PieceOutput* out);
 
 // A piece's place in a segment being decoded; out is the whole segment's output.

@@ -193,6 +193,11 @@ void TrellisPath::finish(uint8_t* symbols, uint8_t* used) {
   }
 }
 
+void TrellisPath::reserve(size_t blocks) {
+  blocks_.reserve(blocks);
+  rows_.resize(std::max(rows_.size(), blocks * (kBlock / kLanes)));
+}
+
 size_t TrellisPath::capacity_bytes() const {
   return rows_.capacity() * sizeof(TrellisRow) + blocks_.capacity() * sizeof(Block);
 }

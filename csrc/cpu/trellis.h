@@ -38,6 +38,7 @@ class TrellisPrices {
   // of its table.
   const TrellisCosts* at(int shape, double origin);
 
+  void reserve() { costs_.reserve(kTrellisTablesPerShape); }
   size_t capacity_bytes() const { return costs_.capacity() * sizeof(TrellisCosts); }
 
  private:
@@ -94,6 +95,7 @@ class TrellisPath {
   // Symbols and trellis_table()s of all blocks added since begin().
   void finish(uint8_t* symbols, uint8_t* used);
 
+  void reserve(size_t blocks);
   size_t capacity_bytes() const;
 
  private:
@@ -107,6 +109,18 @@ class TrellisPath {
   std::vector<TrellisRow> rows_;
   std::vector<Block> blocks_;
   size_t num_rows_ = 0;
+};
+
+// A thread's memory for the pieces that it encodes: room for the largest, so that none is taken.
+struct TrellisScratch {
+  TrellisPrices prices;
+  TrellisPath path;
+
+  void reserve(size_t blocks) {
+    prices.reserve();
+    path.reserve(blocks);
+  }
+  size_t capacity_bytes() const { return prices.capacity_bytes() + path.capacity_bytes(); }
 };
 
 }  // namespace gct

@@ -19,14 +19,14 @@ float in_steps(float x, const Quantizer& q) {
 
 }  // namespace
 
-void add_block(const BlockSetup& setup, const float* x, int n, size_t place, TrellisPrices* prices,
-               TrellisPath* path) {
+void add_block(const BlockSetup& setup, const float* x, int n, size_t place,
+               TrellisScratch* trellis) {
   uint8_t choice[kBlock];
   for (int i = 0; i < n; ++i)
     choice[i] = static_cast<uint8_t>(setup.table(i) % tables::kTablesPerShape);
-  const TrellisCosts* costs =
-      prices->at(setup.code.table / tables::kTablesPerShape, setup.ratio - 4 * setup.code.t);
-  path->add(x, n, setup.quantizer.inverse_step, costs, choice, place);
+  const TrellisCosts* costs = trellis->prices.at(setup.code.table / tables::kTablesPerShape,
+                                                 setup.ratio - 4 * setup.code.t);
+  trellis->path.add(x, n, setup.quantizer.inverse_step, costs, choice, place);
 }
 
 void put_trellis_escapes(const float* x, int n, const BlockSetup& setup, const uint8_t* symbols,
@@ -47,12 +47,12 @@ TrellisSample::Result TrellisSample::measure(const EncodePlan& plan,
   float scratch[kBlock];
   symbols_.resize(blocks.size() * kBlock);
   used_.resize(symbols_.size());
-  path_.begin(free_start);
+  trellis_.path.begin(free_start);
   for (size_t b = 0; b < blocks.size(); ++b) {
     if (!setup_.prepare(plan, blocks[b], code, log2_step) || setup_.code.shift > 0) continue;
-    add_block(setup_, values(plan, blocks[b], scratch), blocks[b].n, b, &prices_, &path_);
+    add_block(setup_, values(plan, blocks[b], scratch), blocks[b].n, b, &trellis_);
   }
-  path_.finish(symbols_.data(), used_.data());
+  trellis_.path.finish(symbols_.data(), used_.data());
   Result result = {0, 0, 0};
   for (size_t b = 0; b < blocks.size(); ++b) {
     if (!setup_.prepare(plan, blocks[b], code, log2_step)) continue;
@@ -101,8 +101,7 @@ void TrellisSample::count(const EncodePlan& plan, const BlockPlace& block, const
 }
 
 size_t TrellisSample::capacity_bytes() const {
-  return prices_.capacity_bytes() + path_.capacity_bytes() + symbols_.capacity() +
-         used_.capacity() + extra_.capacity();
+  return trellis_.capacity_bytes() + symbols_.capacity() + used_.capacity() + extra_.capacity();
 }
 
 }  // namespace gct

@@ -10,8 +10,8 @@
 namespace gct {
 
 // Adds a block that has no low bits aside.
-void add_block(const BlockSetup& setup, const float* x, int n, size_t place, TrellisPrices* prices,
-               TrellisPath* path);
+void add_block(const BlockSetup& setup, const float* x, int n, size_t place,
+               TrellisScratch* trellis);
 
 // What follows the escapes among a block's symbols; used: trellis_table() of each element.
 void put_trellis_escapes(const float* x, int n, const BlockSetup& setup, const uint8_t* symbols,
@@ -36,8 +36,7 @@ class TrellisSample {
              const uint8_t* used, Result* result);
 
   BlockSetup setup_;
-  TrellisPrices prices_;
-  TrellisPath path_;
+  TrellisScratch trellis_;
   std::vector<uint8_t> symbols_, used_;
   std::vector<uint8_t> extra_;  // of a block that is coded to learn its size
 };
