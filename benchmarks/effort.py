@@ -54,8 +54,10 @@ def compare(path: Path, allocation: str) -> dict[str, dict[str, float]]:
             "saved_bits": (high["snr_db"] - expected) / slope,
         }
     for snr_db in SNR_DB:
-        high = at("high", None, snr_db)
-        result[f"{snr_db} dB"] = {"worst_snr_error_db": high["worst_snr_error_db"]}
+        result[f"{snr_db} dB"] = {
+            f"{effort}_worst_snr_error_db": at(effort, None, snr_db)["worst_snr_error_db"]
+            for effort in EFFORTS
+        }
     return result
 
 

@@ -189,6 +189,7 @@ class SegmentEncoder {
       return status;
     // Data of one magnitude: no step of the plain quantizer comes near.
     params_.effort = Effort::kHigh;
+    assign_classes(&plan_);  // where the last step made zeros of blocks
     return fill(slot, written);
   }
 
@@ -229,7 +230,7 @@ class SegmentEncoder {
         const double least = stuck ? std::exp2(attempt - 1) : -1e3;
         const double pace = trellis ? kTrellisPace : 1;
         log2_step += std::max(pace * control.change_for_factor(log2_step, factor), least);
-        log2_step = std::min(log2_step, control.coarsest());  // beyond, large blocks have no code
+        log2_step = control.within(log2_step);  // beyond, large blocks have no code
       }
     }
     control.apply(coarse.known ? coarse.log2_step : control.coarsest(), &plan_);

@@ -355,7 +355,7 @@ double RateControl::solve_corrected(Quantity what, double target) {
     const double change = plan_.params->effort == Effort::kHigh
                               ? secant_.change(log2_step, std::log(actual / wanted))
                               : 0;
-    log2_step = change != 0 ? log2_step + change : solve(what, target * predicted / actual);
+    log2_step = change != 0 ? within(log2_step + change) : solve(what, target * predicted / actual);
   }
   if (best_miss < kNoMiss) {
     offsets_ = best_offsets;

@@ -2,6 +2,8 @@
 // corrected on a sample.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/block_cost.h"
 #include "cpu/trellis_blocks.h"
 
@@ -45,6 +47,9 @@ class RateControl {
   double change_for_factor(double log2_step, double factor) const;
   // log2(step) at which all symbols are zero, or the largest that keeps steps normal floats.
   double coarsest() const { return coarsest_; }
+  double within(double log2_step) const {
+    return std::min(std::max(log2_step, finest_), coarsest_);
+  }
   // log2(step) at which the squared error over the coded runs is `error`.
   double step_for_error(double error);
   // Of the sample of the call before, error and bits in one number: log2(error), with a bit an
