@@ -19,7 +19,7 @@ import math
 from pathlib import Path
 
 import torch
-from codec import gradient, measure
+from codec import gradient, machine, measure
 from gradient_rate import achieved, load_tensors
 
 import gct
@@ -62,9 +62,10 @@ def compare(path: Path, allocation: str) -> dict[str, dict[str, float]]:
 
 
 def speed(numel: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Elements a second on this thread, in millions."""
+    """Elements a second on this thread, in millions. All implementations must write the same."""
     x = gradient(numel)
     result = {}
+    written: dict[tuple[str, float], torch.Tensor] = {}
     before = _C.implementation()
     for name in _C.implementations():
         _C.set_implementation(name)
@@ -72,11 +73,13 @@ def speed(numel: int, repeats: int) -> dict[str, dict[str, float]]:
             for bits in (1.2, 2.0, 4.0):
                 codec = gct.Codec(bits=bits, effort=effort)
                 wire = gct.encode(x, codec)
+                if not torch.equal(wire, written.setdefault((effort, bits), wire)):
+                    raise AssertionError(f"{name} writes other bytes: effort {effort}, {bits} bits")
                 encode = measure(lambda codec=codec: gct.encode(x, codec), repeats)
                 decode = measure(lambda wire=wire: gct.decode(wire), repeats)
                 result[f"{name}, {effort}, {bits} bits"] = {
-                    "encode": numel / encode.median / 1e6,
-                    "decode": numel / decode.median / 1e6,
+                    "encode": numel / encode["median"] / 1e6,
+                    "decode": numel / decode["median"] / 1e6,
                 }
     _C.set_implementation(before)
     return result
@@ -93,11 +96,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("files", type=Path, nargs="*", help="grad_step*.pt")
-    parser.add_argument("--numel", type=int, default=1 << 19, help="elements of the speed test")
+    parser.add_argument("--numel", type=int, default=1 << 20, help="elements of the speed test")
     parser.add_argument("--repeats", type=int, default=5, help="0: no speed test")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    about = machine()
+    print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
     results: dict[str, dict[str, dict[str, float]]] = {}
     for path in args.files:
         for allocation in ("relative", "mse"):
@@ -118,7 +123,7 @@ def main() -> None:
     if bad:
         raise SystemExit(f"not finite: {bad}")
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1))
+        args.json.write_text(json.dumps({"about": about} | results, indent=1))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import wire_builder
 import wire_decoder as wd
 
 import gct
+from gct import _C
 
 Random = np.random.Generator
 Input = Callable[[int, Random], npt.NDArray[np.float32]]
@@ -357,3 +358,9 @@ def test_size_is_near_the_ideal_code_length_with_a_profile() -> None:
     decoded = decode_both(wire)
     assert [run.columns for run in decoded.runs] == [256]
     assert decoded.ideal_bits <= 8 * wire.numel() <= 1.03 * decoded.ideal_bits
+
+
+def test_ranks_compare_the_tables_of_both_versions() -> None:
+    """Tables of one version alone may differ between two builds."""
+    for table_id in (wd.TABLES["kTableId"], wd.TABLES["kTrellisTableId"]):
+        assert f"{table_id:08x}" in _C.wire_format()

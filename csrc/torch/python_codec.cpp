@@ -75,8 +75,9 @@ uint32_t crc32c_of(const at::Tensor& wire) {
 }
 
 std::string wire_format() {
-  char text[64];
-  snprintf(text, sizeof text, "wire format %d, tables %08x", kWireVersion, tables::kTableId);
+  char text[96];
+  snprintf(text, sizeof text, "wire format %d, tables %08x; %d, %08x", kWireVersion,
+           tables::kTableId, kTrellisVersion, tables::kTrellisTableId);
   return text;
 }
 
