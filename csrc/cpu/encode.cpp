@@ -93,22 +93,23 @@ class SegmentEncoder {
 
   void plan_of_residuals() { analyze(params_, low_rank_.input(), ws_, &plan_); }
 
-  // Isolated values among zeros are better off without the trellis: each would have to fit the
-  // state that the zeros leave. The sample says which way has less error for its bits.
-  void choose_effort() {
-    if (params_.effort != Effort::kHigh || params_.target == Target::kStep) return;
-    const double high = sampled_cost();
+  // The step to begin with. Isolated values among zeros are better off without the trellis: each
+  // would have to fit the state that the zeros leave. The sample says which way has less error for
+  // its bits.
+  double choose_effort(RateControl* control) {
+    if (params_.effort == Effort::kNormal) return solve(control);
     params_.effort = Effort::kNormal;
-    if (high < sampled_cost()) params_.effort = Effort::kHigh;
+    const double normal = control->sampled_cost(solve(control));
+    params_.effort = Effort::kHigh;
+    const double log2_step = solve(control);
+    if (control->sampled_cost(log2_step) < normal) return log2_step;
+    params_.effort = Effort::kNormal;
+    return solve(control);
   }
 
-  double sampled_cost() {
-    RateControl control(plan_);
-    const double log2_step =
-        params_.target == Target::kSnrDb
-            ? control.step_for_error(allowed_error())
-            : control.step_for_bits(8 * std::max(bytes_of_symbols(fixed_overhead()), 0.0));
-    return control.sampled_cost(log2_step);
+  double solve(RateControl* control) const {
+    if (params_.target == Target::kSnrDb) return control->step_for_error(allowed_error());
+    return control->step_for_bits(8 * std::max(bytes_of_symbols(), 0.0));
   }
 
   Status encode_plan(size_t* written) {
@@ -116,14 +117,10 @@ class SegmentEncoder {
     if (params_.kind == Kind::kFixed) return writer_.write_fixed(written);
     if (plan_.coded_blocks == 0) return writer_.write_pieces(capacity_, written);
     if (params_.target == Target::kBits) return encode_for_bits(written);
-    choose_effort();
     RateControl control(plan_);
-    double log2_step = std::log2(params_.value);
-    if (params_.target == Target::kSnrDb) {
-      log2_step = control.step_for_error(allowed_error());
-    }
-    control.apply(log2_step, &plan_);
-    if (params_.target == Target::kStep) set_exact_step(static_cast<float>(params_.value));
+    const bool exact = params_.target == Target::kStep;
+    control.apply(exact ? std::log2(params_.value) : choose_effort(&control), &plan_);
+    if (exact) set_exact_step(static_cast<float>(params_.value));
     if (!all_blocks_have_codes()) return writer_.write_all_raw(written);
     const Status status =
         writer_.write_pieces(std::min(capacity_, static_cast<size_t>(sizes_.all_raw())), written);
@@ -131,16 +128,15 @@ class SegmentEncoder {
   }
 
   size_t slot_to_fill() const { return std::min(capacity_, slot_bytes(params_, input_)); }
-  double bytes_of_symbols(double overhead) const {
-    return kAim * static_cast<double>(slot_to_fill()) - overhead;
-  }
+  double bytes_of_symbols() const { return kAim * static_cast<double>(slot_to_fill()) - overhead_; }
 
   Status encode_for_bits(size_t* written) {
     const size_t slot = slot_to_fill();
     if (static_cast<size_t>(sizes_.all_raw()) <= slot) return writer_.write_all_raw(written);
+    overhead_ = fixed_overhead();
     const bool asked = params_.effort == Effort::kHigh;
-    choose_effort();
-    const Status status = fill(slot, written);
+    RateControl control(plan_);
+    const Status status = fill(slot, choose_effort(&control), &control, written);
     const bool short_of =
         static_cast<double>(writer_.total_size()) < kShort * static_cast<double>(slot);
     if (status != Status::kOk || !asked || params_.effort == Effort::kHigh || !short_of)
@@ -148,24 +144,23 @@ class SegmentEncoder {
     // Data of one magnitude: no step of the plain quantizer comes near.
     params_.effort = Effort::kHigh;
     assign_classes(&plan_);  // where the last step made zeros of blocks
-    return fill(slot, written);
+    overhead_ = fixed_overhead();
+    RateControl again(plan_);
+    return fill(slot, solve(&again), &again, written);
   }
 
-  // Step by rate control. Where the size misses the target it is encoded again: first a step
-  // changed by what the model says of the miss, then one between a step that was too fine and one
-  // that was too coarse.
-  Status fill(size_t slot, size_t* written) {
-    const double overhead = fixed_overhead();
+  // Encodes with the step of rate control. Where the size misses the target it is encoded again:
+  // first with a step changed by what the model says of the miss, then with one between a step that
+  // was too fine and one that was too coarse.
+  Status fill(size_t slot, double log2_step, RateControl* control, size_t* written) {
     const bool trellis = params_.effort == Effort::kHigh;
     const Search search = trellis ? kTrellisSearch : kPlainSearch;
-    const double aim = bytes_of_symbols(overhead);
-    RateControl control(plan_);
+    const double aim = bytes_of_symbols();
     Trial fine, coarse;  // the closest ones over and under the slot
-    double log2_step = control.step_for_bits(8 * std::max(aim, 0.0));
     for (int attempt = 0; attempt < search.attempts; ++attempt) {
-      control.apply(log2_step, &plan_);
+      control->apply(log2_step, &plan_);
       const Status status = writer_.write_pieces(slot, written);
-      const Trial trial = {true, log2_step, static_cast<double>(writer_.total_size()) - overhead};
+      const Trial trial = {true, log2_step, static_cast<double>(writer_.total_size()) - overhead_};
       if (status == Status::kOk) {
         coarse = trial;
         const double enough = kAcceptFrom - kPatience * attempt;
@@ -188,11 +183,11 @@ class SegmentEncoder {
         // to the step that zeroes whole blocks), octaves do.
         const bool stuck = status != Status::kOk && attempt > search.patience;
         const double least = stuck ? std::exp2(attempt - 1) : -1e3;
-        log2_step += std::max(search.pace * control.change_for_factor(log2_step, factor), least);
-        log2_step = control.within(log2_step);  // beyond, large blocks have no code
+        log2_step += std::max(search.pace * control->change_for_factor(log2_step, factor), least);
+        log2_step = control->within(log2_step);  // beyond, large blocks have no code
       }
     }
-    control.apply(coarse.known ? coarse.log2_step : control.coarsest(), &plan_);
+    control->apply(coarse.known ? coarse.log2_step : control->coarsest(), &plan_);
     const Status status = writer_.write_pieces(slot, written);
     if (status == Status::kOk || capacity_ < slot_bytes(params_, input_)) return status;
     // Only with blocks so large (means over 2^108) that no step within float32 makes zeros of them
@@ -254,7 +249,8 @@ class SegmentEncoder {
   SegmentWriter writer_;
   LowRankEncoder low_rank_;
   bool use_low_rank_ = false;
-  double signal_ = 0;  // sum of squares over the coded runs, low-rank parts included
+  double overhead_ = 0;  // for a target in bits: bytes that don't depend on the step
+  double signal_ = 0;    // sum of squares over the coded runs, low-rank parts included
 };
 
 bool valid(const CodecParams& p, const EncodeInput& input) {

@@ -237,7 +237,10 @@ void RateControl::add_block_bits(const BlockPlace& s, double log2_step, const Ru
 }
 
 double RateControl::sampled_bits(double log2_step) {
-  if (plan_.params->effort == Effort::kHigh) return sampled_trellis_bits(log2_step);
+  if (plan_.params->effort == Effort::kHigh) {
+    sample_trellis(log2_step);
+    return sampled_.bits;
+  }
   const size_t count = plan_.runs.size() * kCandidates;
   codes_.resize(count);
   bits_.assign(count, 0.0);
@@ -269,8 +272,8 @@ bool RateControl::free_start(size_t run) const {
 
 // Of the trellis: a table decides the symbols too, so that the one with the fewest bits needn't be
 // the best.
-double RateControl::sampled_trellis_bits(double log2_step) {
-  double sum = 0;
+void RateControl::sample_trellis(double log2_step) {
+  sampled_ = Sampled();
   offsets_step_ = log2_step;
   offsets_.assign(plan_.runs.size(), 0);
   for_each_sampled_run([&](size_t run, const std::vector<BlockPlace>& blocks) {
@@ -283,22 +286,16 @@ double RateControl::sampled_trellis_bits(double log2_step) {
       best = found;
       offsets_[run] = offset;
     }
-    sum += best.bits;
+    sampled_.bits += best.bits;
+    sampled_.error += best.error;
   });
-  return sum;
 }
 
 double RateControl::sampled_error(double log2_step) {
-  bits_there_ = sampled_bits(log2_step);  // chooses the tables, and with them the levels
+  sampled_.bits = sampled_bits(log2_step);  // chooses the tables, and with them the levels
+  if (plan_.params->effort == Effort::kHigh) return sampled_.error;
   float scratch[kBlock];
   double sum = 0;
-  if (plan_.params->effort == Effort::kHigh) {
-    for_each_sampled_run([&](size_t run, const std::vector<BlockPlace>& blocks) {
-      const RunCode code = run_code(plan_, log2_step, offsets_[run], plan_.runs[run].header.code);
-      sum += scratch_.trellis.measure(plan_, blocks, code, log2_step, free_start(run)).error;
-    });
-    return sum;
-  }
   for (const BlockPlace& s : sample_) {
     const RunCode& base = plan_.runs[s.run].header.code;
     const RunCode code = run_code(plan_, log2_step, offsets_[s.run], base);
@@ -307,6 +304,7 @@ double RateControl::sampled_error(double log2_step) {
         load_floats(plan_.input->runs[s.run], plan_.input->dtype, s.block * kBlock, s.n, scratch);
     sum += block_error(x, s.n, setup_);
   }
+  sampled_.error = sum;
   return sum;
 }
 
@@ -338,6 +336,7 @@ double RateControl::solve_corrected(Quantity what, double target) {
   secant_ = Secant();
   double log2_step = solve(what, target), best_step = log2_step, best_miss = kNoMiss;
   std::vector<int>& best_offsets = scratch_.best_offsets;
+  Sampled best_sampled;
   for (int i = 0; i < kCorrections; ++i) {
     const double actual =
         what == Quantity::kBits ? sampled_bits(log2_step) : sampled_error(log2_step);
@@ -350,6 +349,7 @@ double RateControl::solve_corrected(Quantity what, double target) {
       best_miss = miss;
       best_step = log2_step;
       best_offsets = offsets_;
+      best_sampled = sampled_;
     }
     if (miss < kSettled) break;
     const double change = plan_.params->effort == Effort::kHigh
@@ -360,6 +360,7 @@ double RateControl::solve_corrected(Quantity what, double target) {
   if (best_miss < kNoMiss) {
     offsets_ = best_offsets;
     offsets_step_ = best_step;
+    sampled_ = best_sampled;
   }
   return best_step;
 }
@@ -406,10 +407,11 @@ double RateControl::step_for_error(double error) {
 }
 
 double RateControl::sampled_cost(double log2_step) {
-  const double error = sampled_error(log2_step);
+  const bool known = plan_.params->effort == Effort::kHigh && log2_step == offsets_step_;
+  if (!known) sampled_error(log2_step);
   double numel = 0;
   for (const BlockPlace& s : sample_) numel += s.n;
-  return std::log2(error) + 2 * bits_there_ / std::max(numel, 1.0);
+  return std::log2(sampled_.error) + 2 * sampled_.bits / std::max(numel, 1.0);
 }
 
 void RateControl::apply(double log2_step, EncodePlan* plan) {

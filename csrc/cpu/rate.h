@@ -52,13 +52,16 @@ class RateControl {
   }
   // log2(step) at which the squared error over the coded runs is `error`.
   double step_for_error(double error);
-  // Of the sample of the call before, error and bits in one number: log2(error), with a bit an
-  // element taken for a quarter of the error.
+  // Of the step of the call before, error and bits on the sample in one number: log2(error), with a
+  // bit an element taken for a quarter of the error.
   double sampled_cost(double log2_step);
 
  private:
   using Group = RateGroup;
   enum class Quantity { kBits, kError };
+  struct Sampled {
+    double bits = 0, error = 0;
+  };
   // Of log2(step), from the last two misses.
   class Secant {
    public:
@@ -76,7 +79,7 @@ class RateControl {
                      std::vector<Group>* groups) const;
   double model(Quantity what, const std::vector<Group>& groups, double log2_step) const;
   double sampled_bits(double log2_step);
-  double sampled_trellis_bits(double log2_step);
+  void sample_trellis(double log2_step);
   bool free_start(size_t run) const;
   double sampled_error(double log2_step);
   template <typename F>
@@ -99,7 +102,7 @@ class RateControl {
   std::vector<double>& bits_;
   BlockSetup setup_;
   Secant secant_;
-  double bits_there_ = 0;  // of the sample, where sampled_error() was called last
+  Sampled sampled_;  // by the trellis at offsets_step_, else where sampled_error() was called last
   BlockCost cost_;
   int64_t live_blocks_ = 0;
   double finest_ = 0, coarsest_ = 0;  // bounds of log2(step)
