@@ -58,8 +58,9 @@ class GCTState:
         allocation: how steps of the quantizer follow scales; see :class:`gct.Codec`.
         low_rank: largest rank of matrices' low-rank parts, 0 for none; see :class:`gct.Codec`.
             They lower the squared error, and yet they hurt AdamW at equal bytes: measured.
-        effort: ``"high"``: less error at the same bits, for more time in the encoder; see
-            :class:`gct.Codec`. With ``codec="auto"`` it counts in what is measured.
+        effort: ``"high"``: less error at the same bits, for many times the time in the encoder; see
+            :class:`gct.Codec`. No benefit for training has been measured. With ``codec="auto"`` its
+            time counts in what is measured.
         start_step: backward passes before this one are reduced without compression. The first
             gradients are unlike all others, and DDP regroups its buckets after the first pass.
         min_numel: buckets with fewer elements are reduced without compression.
