@@ -63,11 +63,11 @@ class Codec:
             scale the rest would take as many bits as the whole.
         effort: ``"high"`` chooses the symbols of all elements together, so that error and bits are
             least in sum (trellis-coded quantization): 0.2 to 1.25 dB less error at equal bits on
-            the gradients measured, mostly over 0.3. Encoding takes 9 to 16 times as long and
-            decoding 3 to 4 times, with AVX-512; see docs/decisions.md. Where an estimate says that
-            it would lose, the message is one of normal effort. Factors of low-rank parts are always
-            coded with normal effort. Only with ``kind="gg"``, deterministic rounding and CPU
-            tensors.
+            the gradients measured, mostly over 0.3. Encoding takes 9 to 16 times as long, a small
+            tensor alone up to 100 times, and decoding 3 to 4 times; see docs/decisions.md. Where an
+            estimate says that it would lose, the message is one of normal effort. Factors of
+            low-rank parts are always coded with normal effort. Only with ``kind="gg"``,
+            deterministic rounding and CPU tensors.
 
     Raises:
         ValueError: more than one target, or a value outside its range.
