@@ -21,7 +21,12 @@ import pytest
 import torch
 import wire_decoder as wd
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import effort as benchmark
+
 import gct
+from gct import _C
 from gct.codec import Effort
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -278,3 +283,29 @@ def test_a_segment_that_holds_no_symbols_is_of_version_1() -> None:
     """The fallback to raw data, which any decoder reads."""
     wire = gct.encode(torch.randn(3), gct.Codec(bits=2, effort="high")).numpy()
     assert (wire[4], wire[5], wire[6]) == (1, wd.RAW, 0)
+
+
+# ---- benchmarks/effort.py
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_benchmark_finds_the_gain(tmp_path: Path) -> None:
+    """That of noise, as above, without vectors, which are left out."""
+    x = torch.from_numpy(noise(2.0, NUMEL // 4).reshape(256, -1))
+    torch.save({"weight": x, "bias": torch.ones(7)}, tmp_path / "grad_step1.pt")
+    found = benchmark.compare(tmp_path / "grad_step1.pt", "relative")
+    assert found["2.0 bits"]["gain_db"] >= 0.7
+    assert found["2.0 bits"]["saved_bits"] * DB_PER_BIT == pytest.approx(
+        found["2.0 bits"]["gain_db"], rel=0.1
+    )
+    assert found["15.0 dB"]["high_worst_snr_error_db"] < 0.1
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_benchmark_times_every_implementation() -> None:
+    before = _C.implementation()
+    found = benchmark.speed(4096, repeats=1)
+    assert _C.implementation() == before
+    for name in _C.implementations():
+        for effort in EFFORTS:
+            assert all(rate > 0 for rate in found[f"{name}, {effort}, 2.0 bits"].values())
