@@ -30,6 +30,10 @@ ENCODED = {
     "gg-snr": gct.Codec("gg", snr_db=12),
     "gg-stochastic": gct.Codec("gg", bits=2, rounding="stochastic"),
     "gg-trellis": gct.Codec("gg", bits=2, effort="high"),
+    # Encoded three to six times until the size fits: the search for the step.
+    "gg-searched": gct.Codec("gg", bits=1.5, allocation="mse", low_rank=0),
+    "gg-trellis-searched": gct.Codec("gg", bits=0.4, allocation=0.5, low_rank=0, effort="high"),
+    "eg-searched": gct.Codec("eg", bits=1.6, allocation=0.5, low_rank=0),
     "eg-2": gct.Codec("eg", bits=2),
     "eg-stochastic": gct.Codec("eg", bits=3, rounding="stochastic"),
     **{f"fixed-{bits}": gct.Codec("fixed", bits=bits) for bits in (1, 3, 8)},
