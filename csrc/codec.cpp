@@ -92,8 +92,8 @@ const char* status_message(Status status) {
     case Status::kBadMagic:
       return "these bytes are not a gct segment: expected it to begin with 'GCT1'";
     case Status::kBadVersion:
-      return "segment of another wire version: expected version 1; install the same gct version on "
-             "all ranks";
+      return "segment of another wire version: expected version 1 or 2; install the same gct "
+             "version on all ranks";
     case Status::kBadTables:
       return "segment written with other code tables: install the same gct version on all ranks";
     case Status::kBadHeader:
@@ -108,9 +108,9 @@ const char* status_message(Status status) {
       return "segment holds another number of elements than expected: all ranks must pass tensors "
              "of one size";
     case Status::kUnsupported:
-      return "segment of kind eg, or with column profiles or low-rank parts, which GPUs don't "
-             "decode: "
-             "decode it on the CPU, or encode with kind gg and allocation 1, or on a GPU";
+      return "segment of kind eg or effort high, or with column profiles or low-rank parts, which "
+             "GPUs don't decode: decode it on the CPU, or encode with kind gg, effort normal and "
+             "allocation 1, or on a GPU";
   }
   return "unknown status";
 }

@@ -31,6 +31,10 @@ enum class Target : uint8_t {
 
 enum class Rounding : uint8_t { kDeterministic = 0, kStochastic = 1 };
 
+// kHigh: the trellis quantizer, for kGG with deterministic rounding. Less error for the same bits,
+// for more time.
+enum class Effort : uint8_t { kNormal = 0, kHigh = 1 };
+
 struct CodecParams {
   Kind kind = Kind::kGG;
   Target target = Target::kBits;
@@ -42,6 +46,7 @@ struct CodecParams {
   uint64_t seed = 0;  // for kStochastic; random bits depend on (seed, element position) only
   // Largest rank of a matrix's low-rank part, 0 to kLowRankWidth; 0: none. With allocation8 < 8.
   int max_rank = 0;
+  Effort effort = Effort::kNormal;
 };
 
 // One run of the input. `raw` runs travel uncompressed (exempt 1-D parameters).

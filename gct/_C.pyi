@@ -27,6 +27,7 @@ class CodecParams:
         stochastic: bool,
         seed: int = 0,
         max_rank: int = 0,
+        high_effort: bool = False,
     ) -> None: ...
 
 class WireInfo(TypedDict):

@@ -23,7 +23,7 @@ from gct._regroup import Buckets, Regroup
 from gct._settings import check_settings
 from gct._state_dict import Place, flatten, is_flat, unflatten
 from gct._stats import ParameterStats, RunStats, Stats, make_stats
-from gct.codec import Codec, Kind, Rounding
+from gct.codec import Codec, Effort, Kind, Rounding
 from gct.monitor import Monitor, as_monitor
 
 __all__ = ["GCTState", "ParameterStats", "Stats"]
@@ -58,6 +58,9 @@ class GCTState:
         allocation: how steps of the quantizer follow scales; see :class:`gct.Codec`.
         low_rank: largest rank of matrices' low-rank parts, 0 for none; see :class:`gct.Codec`.
             They lower the squared error, and yet they hurt AdamW at equal bytes: measured.
+        effort: ``"high"``: less error at the same bits, for many times the time in the encoder; see
+            :class:`gct.Codec`. No benefit for training has been measured. With ``codec="auto"`` its
+            time counts in what is measured.
         start_step: backward passes before this one are reduced without compression. The first
             gradients are unlike all others, and DDP regroups its buckets after the first pass.
         min_numel: buckets with fewer elements are reduced without compression.
@@ -92,8 +95,8 @@ class GCTState:
     or Inf anywhere comes out non-finite on all ranks, so that a GradScaler skips the step.
 
     On a GPU gradients are float32, bfloat16 or float16, and the codec is of kind ``"gg"`` with
-    bits, ``"fixed"`` or ``"raw"``; error_feedback, low_rank, rate_weight, a monitor and a hierarchy
-    are for CPU gradients in this version (``"auto"`` is off), and the first bucket raises
+    bits, ``"fixed"`` or ``"raw"``; error_feedback, low_rank, effort, rate_weight, a monitor and a
+    hierarchy are for CPU gradients in this version (``"auto"`` is off), and the first bucket raises
     ValueError where they are set. Errors that only the device sees make a bucket NaN and are raised
     by the hook's next call.
 
@@ -117,6 +120,7 @@ class GCTState:
         error_feedback: bool | Literal["auto"] = "auto",
         allocation: str | float = "auto",
         low_rank: int = 0,
+        effort: Effort = "normal",
         start_step: int = 2,
         min_numel: int = 1024,
         rate_weight: float = 0.0,
@@ -136,6 +140,7 @@ class GCTState:
             "error_feedback": error_feedback,
             "allocation": allocation,
             "low_rank": low_rank,
+            "effort": effort,
             "start_step": start_step,
             "min_numel": min_numel,
             "rate_weight": rate_weight,
@@ -152,6 +157,7 @@ class GCTState:
             allocation=allocation,
             low_rank=low_rank,
             rounding=rounding,
+            effort=effort,
         )
         check_settings(self._settings)
         rate_settings = RateSettings(rate_weight)

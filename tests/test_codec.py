@@ -76,13 +76,14 @@ def round_trip(x: Tensor, codec: gct.Codec) -> tuple[Tensor, float]:
 
 @pytest.mark.parametrize("bits", [1.0, 1.5, 2.0, 3.0, 4.0])
 @pytest.mark.parametrize("numel", [50_000, 262_144, 1_000_003])
-def test_rate_is_met(bits: float, numel: int) -> None:
+@pytest.mark.parametrize("effort", ["normal", "high"])
+def test_rate_is_met(bits: float, numel: int, effort: gct.codec.Effort) -> None:
     """At most the target, which sizes the receiver's buffer, and 3 % under it at most: the encoder
     aims 1.4 % under it and encodes again under 2.8 %. Each setting has its own SNR to beat: the
     rate-distortion slope of 6 dB a bit, less the 3 dB that low rates fall short of it."""
     x = gradient(numel)
     for allocation in ("mse", "relative"):
-        y, achieved = round_trip(x, gct.Codec(bits=bits, allocation=allocation))
+        y, achieved = round_trip(x, gct.Codec(bits=bits, allocation=allocation, effort=effort))
         assert 0.97 * bits <= achieved <= bits
         check_snr(x, y, 6.0 * bits - 3)
 
@@ -95,14 +96,14 @@ def test_rate_is_met_by_exp_golomb(bits: float) -> None:
     check_snr(x, y, 6.0 * bits - 4)
 
 
-@pytest.mark.parametrize("kind", ["gg", "eg"])
+@pytest.mark.parametrize(("kind", "effort"), [("gg", "normal"), ("gg", "high"), ("eg", "normal")])
 @pytest.mark.parametrize("target", [6.0, 10.0, 15.0, 20.0])
-def test_snr_is_met(kind: gct.codec.Kind, target: float) -> None:
+def test_snr_is_met(kind: gct.codec.Kind, effort: gct.codec.Effort, target: float) -> None:
     """0.3 dB is 7 % of the error: the step comes from a sample of 512 blocks, whose error is known
     to about 4 % at this spread of the blocks' scales."""
     x = gradient(400_000)
     for allocation in ("mse", 0.5, "relative"):
-        y, _ = round_trip(x, gct.Codec(kind, snr_db=target, allocation=allocation))
+        y, _ = round_trip(x, gct.Codec(kind, snr_db=target, allocation=allocation, effort=effort))
         check_snr(x, y, target - 0.3, target + 0.3)
 
 
@@ -418,6 +419,11 @@ BAD_CODECS: list[tuple[dict[str, object], str]] = [
     ({"kind": "fixed", "snr_db": 12.0}, "fixed.*bits.*snr_db"),
     ({"kind": "fixed", "rounding": "stochastic"}, "fixed.*deterministic"),
     ({"rounding": "up"}, "rounding.*deterministic.*up"),
+    ({"effort": "heroic"}, "effort.*normal.*high.*heroic"),
+    ({"effort": "high", "kind": "eg"}, 'effort.*kind="gg".*eg'),
+    ({"effort": "high", "kind": "fixed", "bits": 2}, 'effort.*kind="gg".*fixed'),
+    ({"effort": "high", "kind": "raw"}, 'effort.*kind="gg".*raw'),
+    ({"effort": "high", "rounding": "stochastic"}, "effort.*deterministic.*stochastic"),
     ({"allocation": "best"}, "allocation.*best"),
     ({"allocation": 0.3}, r"allocation.*0\.3"),
     ({"allocation": 1.5}, r"allocation.*1\.5"),

@@ -71,7 +71,11 @@ def test_rate(bits: float) -> None:
 
 def test_what_kernels_do_not_decode_goes_through_the_cpu() -> None:
     x = laplace(20000, 9).view(100, 200)
-    for codec in (gct.Codec("eg"), gct.Codec(allocation="mse", low_rank=2)):
+    for codec in (
+        gct.Codec("eg"),
+        gct.Codec(allocation="mse", low_rank=2),
+        gct.Codec(effort="high"),
+    ):
         wire = gct.encode(x, codec)
         assert torch.equal(decode_on_device(wire), gct.decode(wire))
 
@@ -92,6 +96,7 @@ def test_what_gpus_do_not_encode_is_refused() -> None:
     for codec, dtype, text in (
         (gct.Codec("eg"), torch.float32, "kind eg"),
         (gct.Codec(snr_db=20), torch.float32, "dB"),
+        (gct.Codec(effort="high"), torch.float32, "effort high"),
         (gct.Codec(), torch.float64, "float64"),
     ):
         with pytest.raises(ValueError, match=text):
@@ -393,6 +398,7 @@ def test_training_learns_as_without_compression() -> None:
         {"error_feedback": True},
         {"rate_weight": 0.1},
         {"low_rank": 2, "allocation": "mse"},
+        {"effort": "high"},
         {"hierarchy": 2},
     ],
 )

@@ -29,6 +29,11 @@ ENCODED = {
     "gg-step": gct.Codec("gg", step=0.25, allocation=0.5),
     "gg-snr": gct.Codec("gg", snr_db=12),
     "gg-stochastic": gct.Codec("gg", bits=2, rounding="stochastic"),
+    "gg-trellis": gct.Codec("gg", bits=2, effort="high"),
+    # Encoded three to six times until the size fits: the search for the step.
+    "gg-searched": gct.Codec("gg", bits=1.5, allocation="mse", low_rank=0),
+    "gg-trellis-searched": gct.Codec("gg", bits=0.4, allocation=0.5, low_rank=0, effort="high"),
+    "eg-searched": gct.Codec("eg", bits=1.6, allocation=0.5, low_rank=0),
     "eg-2": gct.Codec("eg", bits=2),
     "eg-stochastic": gct.Codec("eg", bits=3, rounding="stochastic"),
     **{f"fixed-{bits}": gct.Codec("fixed", bits=bits) for bits in (1, 3, 8)},
@@ -37,6 +42,7 @@ ENCODED = {
 MATRIX_COLUMNS = 30
 MATRICES = {  # with a column profile
     "gg-columns": gct.Codec("gg", bits=3, allocation="mse"),
+    "gg-trellis-columns": gct.Codec("gg", bits=3, allocation="mse", effort="high"),
     "eg-columns": gct.Codec("eg", snr_db=15, allocation=0.5),
 }
 LOW_RANK_COLUMNS = 60
@@ -46,7 +52,7 @@ LOW_RANK_MATRICES = {  # with a low-rank part
 }
 BUILT = {"built-raw": wd.RAW, "built-gg": wd.GG, "built-eg": wd.EG, "built-fixed": wd.FIXED}
 BUILT |= {"built-gg-columns": wd.GG, "built-eg-columns": wd.EG}
-BUILT |= {"built-gg-low-rank": wd.GG, "built-eg-low-rank": wd.EG}
+BUILT |= {"built-gg-low-rank": wd.GG, "built-eg-low-rank": wd.EG, "built-gg-trellis": wd.GG}
 NAMES = [*ENCODED, *MATRICES, *LOW_RANK_MATRICES, *BUILT]
 
 
@@ -115,6 +121,7 @@ def built(name: str, kind: int) -> bytes:
         num_runs=8,
         profiles=name.endswith("-columns"),
         low_rank=name.endswith("-low-rank"),
+        trellis="-trellis" in name,
     )
 
 
@@ -156,6 +163,7 @@ def test_sections_are_where_the_name_says(name: str) -> None:
     segment, runs = wd.read_headers(read(name))
     assert any(run.columns for run in runs) == name.endswith("-columns")
     assert segment.low_rank == name.endswith("-low-rank")
+    assert segment.trellis == ("-trellis" in name)
 
 
 def test_folder_holds_these_files_and_is_small() -> None:

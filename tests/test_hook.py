@@ -103,6 +103,7 @@ def trains_like_plain(rank: int, world: int) -> None:
         {"codec": "eg", "bits": 4.0},
         {"snr_db": 20.0},
         {"bits": 4.0, "rounding": "stochastic"},
+        {"bits": 4.0, "effort": "high"},
         {"bits": 4.0, "algorithm": "two_shot"},
         {"bits": 3.0, "error_feedback": True},
     ):
@@ -352,10 +353,15 @@ def test_compiled_tuple() -> None:
 
 
 def settings_differ(rank: int, world: int) -> None:
-    ddp = wrap(make_model(), gct.GCTState(bits=2.0 + rank))
-    [(x, y)] = batches(rank, world, 1)
-    with pytest.raises(ValueError, match=r"bits is 2\.0 on rank 0 and 3\.0 on rank 1"):
-        (ddp(x) - y).square().mean().backward()
+    efforts: tuple[gct.codec.Effort, ...] = ("normal", "high")
+    for state, text in (
+        (gct.GCTState(bits=2.0 + rank), r"bits is 2\.0 on rank 0 and 3\.0 on rank 1"),
+        (gct.GCTState(effort=efforts[rank]), "effort is 'normal' on rank 0 and 'high' on rank 1"),
+    ):
+        ddp = wrap(make_model(), state)
+        [(x, y)] = batches(rank, world, 1)
+        with pytest.raises(ValueError, match=text):
+            (ddp(x) - y).square().mean().backward()
 
 
 def test_settings_must_agree() -> None:
@@ -515,6 +521,8 @@ def test_registration_rules_of_ddp() -> None:
         ({"allocation": 0.3}, "multiple of 1/8"),
         ({"allocation": "best"}, "allocation must be"),
         ({"rounding": "up"}, "rounding must be"),
+        ({"effort": "highest"}, "effort must be"),
+        ({"effort": "high", "codec": "eg"}, "effort.*kind"),
         ({"error_feedback": "yes"}, "error_feedback"),
         ({"start_step": -1}, "start_step"),
         ({"min_numel": 1.5}, "min_numel"),

@@ -21,6 +21,7 @@ import gct
 from gct import _C
 
 PROFILED = ("profiled gg", "profiled eg")
+TRELLIS = ("trellis gg",)
 LOW_RANK = ("low-rank gg", "low-rank eg")
 KINDS = {"raw": wd.RAW, "gg": wd.GG, "eg": wd.EG, "fixed": wd.FIXED}
 NUMEL = 300  # a block and a tail
@@ -42,10 +43,25 @@ def sound_segment(kind: str) -> bytes:
         return profiled_segment(kind.removeprefix("profiled "))
     if kind in LOW_RANK:
         return low_rank_segment(kind.removeprefix("low-rank "))
+    if kind in TRELLIS:
+        return trellis_segment()
     x = np.random.default_rng(0).laplace(size=NUMEL).astype(np.float32)
     x[7] = 1e6
     codec = gct.Codec(kind, bits=4, allocation=0) if kind != "raw" else gct.Codec("raw")
     return gct.encode(torch.from_numpy(x), codec).numpy().tobytes()
+
+
+def trellis_segment() -> bytes:
+    """With escapes of either sign, and with blocks with and without low bits aside."""
+    x = np.random.default_rng(0).laplace(size=3 * wd.BLOCK + 40)
+    x[[7, 300]], x[2 * wd.BLOCK : 3 * wd.BLOCK] = [60, -60], 1e4
+    codec = gct.Codec(step=0.25, allocation=0, effort="high")
+    wire = gct.encode(torch.from_numpy(x.astype(np.float32)), codec).numpy().tobytes()
+    counts = wd.decode(wire).counts
+    assert counts["trellis blocks"] > 0
+    assert counts["blocks with shift"] > 0
+    assert counts["escapes"] > 0
+    return wire
 
 
 def profiled_segment(kind: str) -> bytes:
@@ -111,12 +127,12 @@ def patch(wire: bytes, offset: int, new: bytes) -> bytes:
     return wire[:offset] + new + wire[offset + len(new) :]
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *PROFILED, *LOW_RANK])
+@pytest.mark.parametrize("kind", [*KINDS, *PROFILED, *LOW_RANK, *TRELLIS])
 def test_sound_segments_are_read(kind: str) -> None:
     assert accepts(sound_segment(kind))
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *PROFILED, *LOW_RANK])
+@pytest.mark.parametrize("kind", [*KINDS, *PROFILED, *LOW_RANK, *TRELLIS])
 def test_every_truncation_is_refused(kind: str) -> None:
     wire = sound_segment(kind)
     for length in range(len(wire)):
@@ -125,7 +141,7 @@ def test_every_truncation_is_refused(kind: str) -> None:
             decode(wire[:length])
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *PROFILED, *LOW_RANK])
+@pytest.mark.parametrize("kind", [*KINDS, *PROFILED, *LOW_RANK, *TRELLIS])
 def test_every_truncation_that_the_header_hides_is_refused(kind: str) -> None:
     wire = sound_segment(kind)
     for length in range(wd.SEGMENT_HEADER.size, len(wire)):
@@ -165,7 +181,7 @@ def test_most_damage_to_coded_payload_is_noticed() -> None:
     assert not read
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *PROFILED, *LOW_RANK])
+@pytest.mark.parametrize("kind", [*KINDS, *PROFILED, *LOW_RANK, *TRELLIS])
 def test_random_payload(kind: str) -> None:
     wire = sound_segment(kind)
     rng = np.random.default_rng(2)
@@ -177,14 +193,19 @@ def test_random_payload(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "extra"),
     [*((kind, "") for kind in KINDS)]
-    + [(kind, extra) for kind in ("gg", "eg") for extra in ("profiles", "low-rank parts")],
+    + [(kind, extra) for kind in ("gg", "eg") for extra in ("profiles", "low-rank parts")]
+    + [("gg", "trellis")],
 )
 def test_damaged_segments_of_many_runs(kind: str, extra: str) -> None:
     rng = np.random.default_rng(3)
     read = 0
     for seed in range(SCRAMBLES):
         wire = wire_builder.random_segment(
-            KINDS[kind], seed, profiles=extra == "profiles", low_rank=extra == "low-rank parts"
+            KINDS[kind],
+            seed,
+            profiles=extra == "profiles",
+            low_rank=extra == "low-rank parts",
+            trellis=extra == "trellis",
         )
         for _ in range(int(rng.integers(1, 4))):
             wire = patch(wire, int(rng.integers(wd.SEGMENT_HEADER.size, len(wire))), rng.bytes(1))
@@ -202,7 +223,8 @@ def test_garbage() -> None:
 
 WRONG_FIELDS = {
     "magic": (0, b"GCT2", "begin with 'GCT1'"),
-    "version": (4, b"\x02", "wire version: expected version 1"),
+    "version": (4, b"\x03", "wire version: expected version 1 or 2"),
+    "version without its flag": (4, b"\x02", "code tables"),
     "kind": (5, b"\x04", "header"),
     "flags": (6, b"\x04", "header"),
     "raw type": (7, b"\x03", "header"),
@@ -236,6 +258,48 @@ def test_wrong_fields_are_named(field: str, kind: str) -> None:
     assert not accepts(wire)
     with pytest.raises(ValueError, match=message):
         decode(wire)
+
+
+# ---- the trellis
+
+
+def test_versions_and_flags_of_the_trellis_go_together() -> None:
+    """Another version reads none of these: a decoder of version 1 names the version."""
+    wire = sound_segment("trellis gg")
+    assert wire[4] == 2
+    plain = struct.pack("<I", wd.TABLES["kTableId"])
+    trellis = struct.pack("<I", wd.TABLES["kTrellisTableId"])
+    for version in (0, 1, 2, 3):
+        for flags in range(8):
+            for table_id in (plain, trellis):
+                changed = patch(patch(wire, 4, bytes([version])), 8, table_id)
+                sound = accepts(patch(changed, 6, bytes([flags])))
+                assert not sound or (version == 2 and flags == wd.TRELLIS and table_id == trellis)
+    for kind in KINDS:
+        segment, runs = wd.read_headers(sound_segment(kind))
+        begin = wd.SEGMENT_HEADER.size + wd.RUN_HEADER.size * len(runs)
+        header = wire_builder.with_trellis(segment)
+        if kind != "gg":
+            assert not accepts(
+                wire_builder.join(header, runs, sound_segment(kind)[begin : segment.size])
+            )
+
+
+def test_most_damage_to_a_trellis_is_noticed() -> None:
+    """A flip that turns one symbol's slot into that of another with the same frequency, as rare
+    ones have, leaves all else as it was if both have the same parity; next to nothing else
+    passes."""
+    wire = sound_segment("trellis gg")
+    words, _ = struct.unpack_from("<II", wire, HEADERS)
+    coded = range(8 * (HEADERS + 8), 8 * (HEADERS + 8 + 4 * wd.LANES + 2 * words))[::11]
+    values = wd.decode(wire).values
+    changed = [
+        np.count_nonzero(wd.decode(flip(wire, bit)).values != values)
+        for bit in coded
+        if accepts(flip(wire, bit))
+    ]
+    assert len(changed) < len(coded) / 10
+    assert set(changed) <= {1}
 
 
 # ---- column profiles

@@ -16,6 +16,7 @@ import wire_builder
 import wire_decoder as wd
 
 import gct
+from gct import _C
 
 Random = np.random.Generator
 Input = Callable[[int, Random], npt.NDArray[np.float32]]
@@ -90,13 +91,18 @@ CODECS: list[gct.Codec] = [
         for rounding in ("deterministic", "stochastic")
     ),
     *(gct.Codec("gg", bits=bits) for bits in (1, 3, 5, 6)),
+    *(
+        gct.Codec(bits=bits, allocation=allocation, effort="high")
+        for bits in (0.5, 2, 8)
+        for allocation in (0, 0.5, 1)
+    ),
     *(gct.Codec("fixed", bits=bits) for bits in range(1, 9)),
     gct.Codec("raw"),
 ]
 
 
 def codec_name(codec: gct.Codec) -> str:
-    return f"{codec.kind}-{codec.bits}-{codec.allocation}-{codec.rounding}"
+    return f"{codec.kind}-{codec.bits}-{codec.allocation}-{codec.rounding}-{codec.effort}"
 
 
 pytestmark = pytest.mark.usefixtures("implementation")
@@ -134,9 +140,12 @@ def test_any_values(codec: gct.Codec) -> None:
         assert decode_both(wire).segment.size == wire.numel()
 
 
-@pytest.mark.parametrize("kind", ["gg", "eg", "fixed", "raw"])
-def test_any_length(kind: str) -> None:
-    codec = gct.Codec("raw") if kind == "raw" else gct.Codec(kind, bits=4)
+@pytest.mark.parametrize(
+    ("kind", "effort"),
+    [("gg", "normal"), ("gg", "high"), ("eg", "normal"), ("fixed", "normal"), ("raw", "normal")],
+)
+def test_any_length(kind: gct.codec.Kind, effort: gct.codec.Effort) -> None:
+    codec = gct.Codec("raw") if kind == "raw" else gct.Codec(kind, bits=4, effort=effort)
     rng = np.random.default_rng(1)
     for numel in [*LENGTHS, LONG]:
         decoded = decode_both(encode(gg_samples(1.0)(numel, rng), codec))
@@ -240,6 +249,13 @@ SPECIAL_PATHS: dict[str, tuple[str, gct.Codec]] = {
     "zero blocks": ("mixed scales", gct.Codec("gg", bits=2, allocation=0)),
     "blocks with shift": ("one spike", gct.Codec("gg", bits=3, allocation=0)),
     "blocks at kTableMin": ("one spike", gct.Codec("gg", step=20.0)),
+    "trellis blocks": ("gg 1.0", gct.Codec("gg", bits=2, effort="high")),
+    "escapes of the trellis": ("sparse", gct.Codec("gg", bits=1, effort="high")),
+    "zero blocks of the trellis": ("mixed scales", gct.Codec(allocation=0, effort="high")),
+    "blocks with shift of the trellis": (
+        "one spike",
+        gct.Codec(bits=3, allocation=0, effort="high"),
+    ),
     "zero blocks of eg": ("mixed scales", gct.Codec("eg", bits=2, allocation=0)),
     "blocks with shift of eg": ("one spike", gct.Codec("eg", bits=3, allocation=0)),
 }
@@ -249,7 +265,7 @@ SPECIAL_PATHS: dict[str, tuple[str, gct.Codec]] = {
 def test_special_paths_are_taken(path: str) -> None:
     name, codec = SPECIAL_PATHS[path]
     decoded = decode_both(encode(INPUTS[name](5000, np.random.default_rng(3)), codec))
-    assert decoded.counts[path.removesuffix(" of eg")] > 0
+    assert decoded.counts[path.removesuffix(" of eg").removesuffix(" of the trellis")] > 0
 
 
 @pytest.mark.parametrize(
@@ -276,7 +292,13 @@ def test_segments_that_no_encoder_wrote(kind: int) -> None:
     counts: Counter[str] = Counter()
     for seed in range(BUILT_SEGMENTS):
         profiles, low_rank = seed % 2 == 1, seed % 4 > 1
-        wire = wire_builder.random_segment(kind, seed, profiles=profiles, low_rank=low_rank)
+        wire = wire_builder.random_segment(
+            kind,
+            seed,
+            profiles=profiles,
+            low_rank=low_rank,
+            trellis=kind == wd.GG and seed % 8 > 3,
+        )
         decoded = decode_both(as_tensor(wire))
         counts += decoded.counts
         counts["pieces"] += decoded.segment.num_pieces > 1
@@ -291,7 +313,7 @@ def test_segments_that_no_encoder_wrote(kind: int) -> None:
         expected |= {f"products in runs of mode {mode}" for mode in (wd.ZERO_RUN, wd.CODED_RUN)}
         expected |= {"products with NaN"}
     if kind == wd.GG:
-        expected |= {"escapes", "class escapes", "blocks at kTableMin"}
+        expected |= {"escapes", "class escapes", "blocks at kTableMin", "trellis blocks"}
     assert expected <= set(counts)
 
 
@@ -336,3 +358,9 @@ def test_size_is_near_the_ideal_code_length_with_a_profile() -> None:
     decoded = decode_both(wire)
     assert [run.columns for run in decoded.runs] == [256]
     assert decoded.ideal_bits <= 8 * wire.numel() <= 1.03 * decoded.ideal_bits
+
+
+def test_ranks_compare_the_tables_of_both_versions() -> None:
+    """Tables of one version alone may differ between two builds."""
+    for table_id in (wd.TABLES["kTableId"], wd.TABLES["kTrellisTableId"]):
+        assert f"{table_id:08x}" in _C.wire_format()

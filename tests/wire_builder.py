@@ -130,7 +130,8 @@ def _element(rng: Random, rule: BlockRule) -> tuple[int, str]:
     return symbol, text + bits_text(_integer(rng, 0, (1 << rule.shift) - 1), rule.shift)
 
 
-def _gg_piece(rng: Random, blocks: list[Block], stochastic: bool) -> tuple[int, int, bytes]:
+def _gg_piece(rng: Random, blocks: list[Block], header: Segment) -> tuple[int, int, bytes]:
+    trellis = wd.Trellis()
     writer, steps, extra = _ClassWriter(rng), list[Step](), ""
     classes = [writer.next(block) for block in blocks]
     for b, (block, found) in enumerate(zip(blocks, classes, strict=True)):
@@ -140,9 +141,14 @@ def _gg_piece(rng: Random, blocks: list[Block], stochastic: bool) -> tuple[int, 
     for block, found in zip(blocks, classes, strict=True):
         if found is None:
             continue
-        rule = wd.block_rule(block.run, stochastic, found[0])
+        rule = wd.block_rule(block.run, header.stochastic, found[0])
         for i, element_rule in enumerate(block.element_rules(rule)):
+            follows = header.trellis and rule.shift == 0
+            if follows:
+                element_rule = element_rule.of_quantizer(trellis.quantizer(i % wd.LANES))
             symbol, text = _element(rng, element_rule)
+            if follows:
+                trellis.move(i % wd.LANES, symbol, element_rule.table.K)
             steps.append((element_rule.table.alphabet, i % wd.LANES, symbol))
             extra += text
     states, words = rans_encode(steps)
@@ -151,14 +157,14 @@ def _gg_piece(rng: Random, blocks: list[Block], stochastic: bool) -> tuple[int, 
     return len(words), len(packed), body
 
 
-def _eg_piece(rng: Random, blocks: list[Block], stochastic: bool) -> tuple[int, int, bytes]:
+def _eg_piece(rng: Random, blocks: list[Block], header: Segment) -> tuple[int, int, bytes]:
     writer, extra = _ClassWriter(rng), ""
     for block in blocks:
         found = writer.next(block)
         extra += exp_golomb_text(zigzag(found[1]) + 1 if found else 0, 1)
         if found is None:
             continue
-        rule = wd.block_rule(block.run, stochastic, found[0])
+        rule = wd.block_rule(block.run, header.stochastic, found[0])
         limit = int(rng.choice(ESCAPE_LIMITS))
         magnitudes = rng.integers(-limit, limit + 1, block.numel)
         for k, element_rule in zip(magnitudes, block.element_rules(rule), strict=True):
@@ -235,18 +241,17 @@ def _low_rank_parts(rng: Random, runs: list[Run]) -> bytes:
     return low_rank_section(parts, _random_factors(rng, sum(part.factor_numel for part in parts)))
 
 
-def _pieces(
-    rng: Random, kind: int, runs: list[Run], p: int, stochastic: bool, low_rank: bytes
-) -> tuple[int, bytes]:
-    write: Callable[[Random, list[Block], bool], tuple[int, int, bytes]]
-    write = _gg_piece if kind == wd.GG else _eg_piece
+def _pieces(rng: Random, header: Segment, runs: list[Run], low_rank: bytes) -> tuple[int, bytes]:
+    write: Callable[[Random, list[Block], Segment], tuple[int, int, bytes]]
+    write = _gg_piece if header.kind == wd.GG else _eg_piece
+    p = header.piece_log2
     profiles = [
         tuple(_integer(rng, wd.OFFSET_MIN, wd.OFFSET_MAX) for _ in range(run.columns))
         for run in runs
     ]
     blocks = list(wd.blocks_of(runs, profiles))
     parts = [blocks[i : i + (1 << p)] for i in range(0, len(blocks), 1 << p)]
-    pieces = [write(rng, part, stochastic) for part in parts]
+    pieces = [write(rng, part, header) for part in parts]
     table = b"".join(struct.pack("<II", words, extra) for words, extra, _ in pieces)
     section = profile_section(profiles) + low_rank
     return len(pieces), section + table + b"".join(body for _, _, body in pieces)
@@ -264,6 +269,12 @@ def join(segment: Segment, runs: list[Run], payload: bytes) -> bytes:
 def plain_header(kind: int) -> Segment:
     bits = 3 if kind == wd.FIXED else 0
     return Segment(b"GCT1", 1, kind, 0, 0, wd.TABLES["kTableId"], 0, 0, 0, 0, 8, bits, 0)
+
+
+def with_trellis(header: Segment) -> Segment:
+    """The same for symbols of the trellis quantizer."""
+    flags = header.flags & ~wd.STOCHASTIC | wd.TRELLIS
+    return header._replace(version=2, flags=flags, table_id=wd.TABLES["kTrellisTableId"])
 
 
 def _with_columns(rng: Random, runs: list[Run]) -> list[Run]:
@@ -288,9 +299,7 @@ def _fill(rng: Random, header: Segment, runs: list[Run], low_rank: bytes = b"") 
     if header.kind in (wd.GG, wd.EG):
         if low_rank:
             header = header._replace(flags=header.flags | wd.LOW_RANK)
-        count, payload = _pieces(
-            rng, header.kind, runs, header.piece_log2, header.stochastic, low_rank
-        )
+        count, payload = _pieces(rng, header, runs, low_rank)
         header = header._replace(num_pieces=count)
     elif header.kind == wd.FIXED:
         header = header._replace(bits=_integer(rng, 1, 8))
@@ -301,16 +310,23 @@ def _fill(rng: Random, header: Segment, runs: list[Run], low_rank: bytes = b"") 
 
 
 def random_segment(
-    kind: int, seed: int, num_runs: int = 4, profiles: bool = False, low_rank: bool = False
+    kind: int,
+    seed: int,
+    num_runs: int = 4,
+    profiles: bool = False,
+    low_rank: bool = False,
+    trellis: bool = False,
 ) -> bytes:
     """With `profiles` about half of the coded runs have one, with `low_rank` most coded and zero
-    runs a low-rank part; without, the bytes are as ever."""
+    runs a low-rank part, with `trellis` (kind gg) symbols are the trellis quantizer's; without, the
+    bytes are as ever."""
     rng = np.random.default_rng([kind, seed])
     modes = rng.integers(0, wd.CODED_RUN if kind == wd.RAW else 4, num_runs)
     if kind != wd.RAW:
         modes[rng.integers(num_runs)] = wd.CODED_RUN  # at least one
     runs = [_random_run(rng, int(mode), kind) for mode in modes]
     header = _random_header(rng, kind)
+    header = with_trellis(header) if trellis else header
     section = b""
     if kind in (wd.GG, wd.EG):
         runs = _with_columns(rng, runs) if profiles else runs

@@ -35,7 +35,7 @@ OFFSET_MIN, OFFSET_MAX = -12, 8
 MAX_COLUMNS = 1 << 16
 MAX_NUMEL = 1 << 48
 MAX_RANK = 64
-STOCHASTIC, LOW_RANK = 1, 2  # flags
+STOCHASTIC, LOW_RANK, TRELLIS = 1, 2, 4  # flags
 SMALLEST_NORMAL = np.float32(2.0**-126)
 
 
@@ -61,6 +61,10 @@ class Segment(NamedTuple):
     @property
     def low_rank(self) -> bool:
         return bool(self.flags & LOW_RANK)
+
+    @property
+    def trellis(self) -> bool:
+        return bool(self.flags & TRELLIS)
 
     @property
     def raw_bytes(self) -> int:
@@ -119,11 +123,10 @@ def _number(text: str) -> int | float:
 
 
 def _read_tables() -> dict[str, Any]:
-    path = Path(__file__).parent.parent / "csrc" / "core" / "gg_tables.inc"
+    folder = Path(__file__).parent.parent / "csrc" / "core"
+    text = "".join((folder / f"{name}_tables.inc").read_text() for name in ("gg", "trellis"))
     tables: dict[str, Any] = {}
-    for name, brackets, body in re.findall(
-        r"constexpr \w+ (\w+)(\[\])? = ([^;]+);", path.read_text()
-    ):
+    for name, brackets, body in re.findall(r"constexpr \w+ (\w+)(\[\])? = ([^;]+);", text):
         numbers = [_number(text) for text in body.strip("{} \n").split(",") if text.strip()]
         tables[name] = numbers if brackets else numbers[0]
     return tables
@@ -152,18 +155,28 @@ class Table(NamedTuple):
     golomb_order: int
 
 
+# Names of frequencies and offsets: of plain symbols, of a trellis' quantizers 0 and 1.
+TABLE_NAMES = {
+    None: ("kFreqs", "kCentroidOffsets"),
+    0: ("kWholeFreqs", "kWholeOffsets"),
+    1: ("kHalfFreqs", "kHalfOffsets"),
+}
+
+
 @functools.cache
-def quantizer_table(index: int) -> Table:
+def quantizer_table(index: int, quantizer: int | None = None) -> Table:
     place = slice(TABLES["kTableStart"][index], TABLES["kTableStart"][index + 1])
-    freqs = TABLES["kFreqs"][place]
+    of_freqs, of_offsets = TABLE_NAMES[quantizer]
+    freqs = TABLES[of_freqs][place]
     both_signs = [freq for freq in freqs[1:-1] for _ in "+-"]
-    offsets = np.array(TABLES["kCentroidOffsets"][place]).astype(np.float32) * np.float32(2.0**-12)
+    offsets = np.array(TABLES[of_offsets][place]).astype(np.float32) * np.float32(2.0**-12)
     alphabet = Alphabet([freqs[0], *both_signs, freqs[-1]])
     return Table(len(freqs) - 2, alphabet, offsets, TABLES["kGolombOrders"][index])
 
 
-def shape_table(shape: int, t: int) -> Table:
-    return quantizer_table(shape * TABLES["kTablesPerShape"] + t - TABLES["kTableMin"])
+def shape_table(shape: int, t: int, quantizer: int | None = None) -> Table:
+    index = shape * TABLES["kTablesPerShape"] + t - TABLES["kTableMin"]
+    return quantizer_table(index, quantizer)
 
 
 @functools.cache
@@ -251,12 +264,16 @@ class Lanes:
 
 def _check_segment(segment: Segment, length: int) -> None:
     require(segment.magic == b"GCT1", "magic is GCT1")
-    require(segment.version == 1, "version is 1")
+    require(segment.version in (1, 2), "version is 1 or 2")
     require(segment.kind <= FIXED, "kind is 0 to 3")
-    known = STOCHASTIC | (LOW_RANK if segment.kind in (GG, EG) else 0)
-    require(segment.flags & ~known == 0, "flags are bit 0 and, in kinds gg and eg, bit 1")
+    require(segment.trellis == (segment.version == 2), "version is 2 where flag bit 2 is set")
+    require(segment.kind == GG or not segment.trellis, "flag bit 2 is 0 but in kind gg")
+    require(not (segment.trellis and segment.stochastic), "flag bits 0 and 2 exclude each other")
+    known = STOCHASTIC | TRELLIS | (LOW_RANK if segment.kind in (GG, EG) else 0)
+    require(segment.flags & ~known == 0, "flags are bits 0 and 2 and, in kinds gg and eg, bit 1")
     require(segment.raw_type < len(RAW_TYPES), "raw type is 0 to 2")
-    require(segment.table_id == TABLES["kTableId"], "table id is the tables' own")
+    table_id = TABLES["kTrellisTableId" if segment.trellis else "kTableId"]
+    require(segment.table_id == table_id, "table id is the tables' own")
     require(segment.numel <= MAX_NUMEL, "numel is at most 2^48")
     require(segment.size <= length, "size is at most what was received")
     require(segment.piece_log2 <= 16, "p is at most 16")
@@ -435,6 +452,10 @@ class BlockRule(NamedTuple):
         t = min(max(self.t + 2 * offset, TABLES["kTableMin"]), TABLES["kTableMax"])
         return self._replace(table=shape_table(self.shape, t), t=t)
 
+    def of_quantizer(self, quantizer: int) -> BlockRule:
+        """The rule of an element that the trellis gives to this quantizer."""
+        return self._replace(table=shape_table(self.shape, self.t, quantizer))
+
     def values(self, signed: list[int]) -> Floats:
         k = np.array(signed, np.int64)
         level = np.abs(k).astype(np.float32)
@@ -517,11 +538,26 @@ class ClassPredictor:
         return self._last
 
 
+class Trellis:
+    """The state of each lane in a piece."""
+
+    def __init__(self) -> None:
+        self._states = [0] * LANES
+
+    def quantizer(self, lane: int) -> int:
+        return self._states[lane] % 2
+
+    def move(self, lane: int, symbol: int, K: int) -> None:
+        parity = (symbol + 1) // 2 % 2 if symbol <= 2 * K else 0
+        self._states[lane] = TABLES["kTrellisNext"][2 * self._states[lane] + parity]
+
+
 class GGPiece:
     """Classes of all blocks first, then symbols; escapes and low bits beside them."""
 
-    def __init__(self, stochastic: bool, states: bytes, words: bytes, extra: bytes) -> None:
-        self._stochastic = stochastic
+    def __init__(self, segment: Segment, states: bytes, words: bytes, extra: bytes) -> None:
+        self._stochastic = segment.stochastic
+        self._trellis = Trellis() if segment.trellis else None
         self._lanes = Lanes(states, words)
         self._extra = BitReader(extra)
         self.counts: Counter[str] = Counter()
@@ -537,7 +573,11 @@ class GGPiece:
                 self.counts["blocks at kTableMin"] += rule.t == TABLES["kTableMin"]
                 self.counts["blocks with offsets"] += any(block.offsets)
                 rules = block.element_rules(rule)
-                yield element_values(rules, self._read_block(rules))
+                if self._trellis is not None and rule.shift == 0:
+                    self.counts["trellis blocks"] += 1
+                    yield element_values(*self._read_trellis_block(rules))
+                else:
+                    yield element_values(rules, self._read_block(rules))
         self._lanes.check_end()
         self._extra.check_end()
 
@@ -567,6 +607,18 @@ class GGPiece:
             self._lanes.decode(rule.table.alphabet, i % LANES) for i, rule in enumerate(rules)
         ]
         return [self._finish(rule, symbol) for rule, symbol in zip(rules, symbols, strict=True)]
+
+    def _read_trellis_block(self, rules: list[BlockRule]) -> tuple[list[BlockRule], list[int]]:
+        assert self._trellis is not None
+        used: list[BlockRule] = []
+        symbols: list[int] = []
+        # One object for each rule: element_values() puts elements of the same together.
+        of_both = {id(rule): (rule.of_quantizer(0), rule.of_quantizer(1)) for rule in rules}
+        for i, rule in enumerate(rules):
+            used.append(of_both[id(rule)][self._trellis.quantizer(i % LANES)])
+            symbols.append(self._lanes.decode(used[-1].table.alphabet, i % LANES))
+            self._trellis.move(i % LANES, symbols[-1], used[-1].table.K)
+        return used, [self._finish(rule, s) for rule, s in zip(used, symbols, strict=True)]
 
     def _finish(self, rule: BlockRule, symbol: int) -> int:
         """Signed magnitude of a symbol, with its extra bits."""
@@ -649,7 +701,7 @@ def _read_pieces(segment: Segment, runs: list[Run], data: bytes) -> list[GGPiece
         require(ends[-1] <= len(data), "pieces end where raw data begins")
         states, words, extra = (data[a:b] for a, b in itertools.pairwise(ends))
         if segment.kind == GG:
-            pieces.append(GGPiece(segment.stochastic, states, words, extra))
+            pieces.append(GGPiece(segment, states, words, extra))
         else:
             pieces.append(EGPiece(segment.stochastic, extra))
         at = ends[-1]

@@ -1,6 +1,9 @@
 #include "cpu/block_cost.h"
 
 #include <algorithm>
+#include <cmath>
+
+#include "cpu/block_symbols.h"
 
 namespace gct {
 
@@ -43,6 +46,40 @@ double BlockCost::bits(int table, uint32_t low_bits) const {
   }
   for (int i = 0; i < num_large_; ++i) extra += escape_bits(large_[i]);
   return static_cast<double>(sum + escapes * cost[kEscapeSymbol]) / 4096 + 8.0 * (extra / 8);
+}
+
+double gg_bits(const float* x, int n, const BlockSetup& setup, std::vector<uint8_t>* extra_bytes) {
+  uint8_t symbols[kBlock];
+  extra_bytes->clear();
+  BitWriter extra(extra_bytes);
+  make_symbols(x, n, setup, symbols, &extra);
+  const EncodeTable* own = &encode_table(setup.first_table());
+  int64_t sum = 0;
+  for (int i = 0; i < n; ++i) sum += own[setup.choice ? setup.choice[i] : 0].cost[symbols[i]];
+  return static_cast<double>(sum) / 4096 + 8.0 * static_cast<double>(extra_bytes->size());
+}
+
+double golomb_block_bits(const float* x, int n, const BlockSetup& setup) {
+  int64_t sum = 0;
+  for (int i = 0; i < n; ++i) {
+    const int32_t k = quantize_magnitude(x[i], setup.quantizer, i);
+    const int order = tables::kGolombOrders[setup.table(i)] + setup.code.shift;
+    sum += golomb_bits(zigzag((float_bits(x[i]) >> 31) != 0 ? -k : k), order);
+  }
+  return static_cast<double>(sum);
+}
+
+double block_error(const float* x, int n, const BlockSetup& setup) {
+  const Quantizer& q = setup.quantizer;
+  const bool integer_levels = q.stochastic || setup.code.shift > 0;
+  double sum = 0;
+  for (int i = 0; i < n; ++i) {
+    const int32_t k = quantize_magnitude(x[i], q, i);
+    const float magnitude = setup.code.step * level(setup.table(i), k, integer_levels);
+    const double difference = std::fabs(static_cast<double>(x[i])) - static_cast<double>(magnitude);
+    sum += difference * difference;
+  }
+  return sum;
 }
 
 }  // namespace gct

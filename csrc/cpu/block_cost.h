@@ -1,11 +1,14 @@
-// Code length of a block's symbols under any of its shape's tables, from one quantization: the
-// step and the deadzone don't depend on the table.
+// What a block of the rate control's sample takes, in bits and in error.
 #pragma once
+
+#include <vector>
 
 #include "cpu/block_setup.h"
 
 namespace gct {
 
+// Code length of a block's symbols under any of its shape's tables, from one quantization: the step
+// and the deadzone don't depend on the table.
 class BlockCost {
  public:
   // Of a block without a column profile.
@@ -21,5 +24,13 @@ class BlockCost {
   int num_large_ = 0;
   int32_t large_[kBlock];  // the other magnitudes
 };
+
+// The same with symbols one by one: for blocks whose elements have tables of their own.
+// extra: memory for extra bits.
+double gg_bits(const float* x, int n, const BlockSetup& setup, std::vector<uint8_t>* extra);
+// As exp-Golomb codes.
+double golomb_block_bits(const float* x, int n, const BlockSetup& setup);
+// Squared.
+double block_error(const float* x, int n, const BlockSetup& setup);
 
 }  // namespace gct

@@ -2,9 +2,8 @@
 
 namespace gct {
 
-// Deadzone and alphabet of each table of the shape. ratio: log2(mean |x| / step) of the block, in
-// 1/16, where its own table is code.t.
-void BlockSetup::prepare_tables(double ratio) {
+// Deadzone and alphabet of each table of the shape.
+void BlockSetup::prepare_tables() {
   const int shape = first_table_ / tables::kTablesPerShape;
   const double origin = ratio - 4 * code.t;
   if (origin == table_ratio_ && shape == table_shape_) return;
@@ -20,6 +19,7 @@ bool BlockSetup::prepare(const EncodePlan& plan, const BlockPlace& place, const 
                          double log2_step) {
   if (!prepare_block(run, place.scale_class, log2_step, &code, &quantizer)) return false;
   const RunPlan& p = plan.runs[place.run];
+  ratio = (8 - run.allocation8) * place.scale_class - 16 * log2_step;
   quantizer.stochastic = plan.params->rounding == Rounding::kStochastic;
   quantizer.seed = plan.params->seed;
   quantizer.position =
@@ -27,7 +27,7 @@ bool BlockSetup::prepare(const EncodePlan& plan, const BlockPlace& place, const 
   choice = nullptr;
   if (p.header.columns == 0) return true;
   first_table_ = run.shape * tables::kTablesPerShape;
-  prepare_tables((8 - run.allocation8) * place.scale_class - 16 * log2_step);
+  prepare_tables();
   const int8_t* offsets =
       block_offsets(&plan.ws->profiles[p.profile], p.header.columns, place.block);
   choose_tables(code.t, offsets, place.n, choice_);

@@ -17,6 +17,7 @@ class BlockSetup {
  public:
   BlockCode code;
   Quantizer quantizer;
+  double ratio = 0;                 // exact log2(mean |x| / step), in 1/16
   const uint8_t* choice = nullptr;  // of the elements' tables, where the run has a column profile
 
   BlockSetup() = default;
@@ -34,7 +35,7 @@ class BlockSetup {
   int first_table() const { return choice ? first_table_ : code.table; }
 
  private:
-  void prepare_tables(double ratio);
+  void prepare_tables();
 
   int first_table_ = 0;
   double table_ratio_ = 1e300;  // what biases_ are for

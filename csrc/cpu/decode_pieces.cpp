@@ -128,8 +128,11 @@ Status restore_shifted(const DecodedBlock& block, const ElementTables& tables,
 // another piece's.
 class PieceDecoder {
  public:
-  PieceDecoder(bool stochastic, bool accumulate, std::vector<DecodedBlock>* blocks)
-      : stochastic_(stochastic), accumulate_(accumulate), blocks_(*blocks) {}
+  PieceDecoder(SymbolForm form, bool accumulate, std::vector<DecodedBlock>* blocks)
+      : stochastic_(form.stochastic),
+        trellis_(form.trellis),
+        accumulate_(accumulate),
+        blocks_(*blocks) {}
 
   // Lanes and classes. The other members may be called after kOk alone.
   Status begin(const std::vector<RunPlace>& runs, const PieceInput& piece) {
@@ -190,6 +193,7 @@ class PieceDecoder {
   // The present block alone.
   Status step() {
     uint32_t escapes[kBlock / kLanes];
+    if (trellis_ && blocks_[next_].code.shift == 0) return step_by_trellis();
     if (!one_table()) return step_by_symbols(escapes);
     BlockDecode block = present(escapes);
     kernels().decode_values(&block, accumulate_);
@@ -203,7 +207,7 @@ class PieceDecoder {
   }
 
  private:
-  bool one_table() const { return blocks_[next_].offsets == nullptr; }
+  bool one_table() const { return blocks_[next_].offsets == nullptr && !trellis_; }
 
   Status decode_classes() {
     ClassRestorer restorer;
@@ -251,6 +255,29 @@ class PieceDecoder {
     return block.code.shift > 0 ? level_tables(run_->code.shape, /*stochastic=*/true) : levels_;
   }
 
+  Status step_by_trellis() {
+    uint8_t symbols[kBlock], choice[kBlock], used[kBlock];
+    const DecodedBlock& block = blocks_[next_++];
+    pad_words();
+    const ElementTables tables(block);
+    const int shape = block.run->code.shape, first = shape * tables::kTablesPerShape;
+    for (int i = 0; i < block.n; ++i) choice[i] = static_cast<uint8_t>(tables[i] - first);
+    words_ = trellis_kernels().decode(lanes_, states_, trellis_decode_tables(shape), choice,
+                                      block.n, words_, symbols, used);
+    if (words_ > words_end_) return Status::kCorrupt;
+    kernels().dequantize(symbols, block.n, trellis_level_tables(shape), used, block.code.step,
+                         accumulate_, block.out);
+    for (int i = 0; i < block.n; ++i) {
+      if (symbols[i] != kEscapeSymbol) continue;
+      bool negative;
+      int32_t k;
+      if (!get_escape(&extra_, tables[i], &negative, &k)) return Status::kCorrupt;
+      const float value = block.code.step * trellis_level(tables[i], used[i] & 1, k);
+      store(negative ? -value : value, accumulate_, &block.out[i]);
+    }
+    return Status::kOk;
+  }
+
   Status step_by_symbols(uint32_t* escapes) {
     uint8_t symbols[kBlock];
     const DecodedBlock& block = blocks_[next_++];
@@ -275,10 +302,11 @@ class PieceDecoder {
 
   static constexpr size_t kReadable = 2 * (kBlock + kLanes);  // bytes that a block's step may read
 
-  const bool stochastic_, accumulate_;
+  const bool stochastic_, trellis_, accumulate_;
   std::vector<DecodedBlock>& blocks_;
   size_t next_ = 0;
   uint32_t lanes_[kLanes];
+  uint8_t states_[kLanes] = {};  // of the trellis
   const uint8_t* words_ = nullptr;
   const uint8_t* words_end_ = nullptr;
   BitReader extra_{nullptr, 0};
@@ -299,17 +327,17 @@ Status decode_rest(PieceDecoder* piece) {
 
 }  // namespace
 
-Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,
+Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piece, SymbolForm form,
                        bool accumulate, PieceScratch* scratch) {
-  PieceDecoder decoder(stochastic, accumulate, &scratch->blocks[0]);
+  PieceDecoder decoder(form, accumulate, &scratch->blocks[0]);
   const Status status = decoder.begin(runs, piece);
   return status == Status::kOk ? decode_rest(&decoder) : status;
 }
 
 Status decode_two_pieces_gg(const std::vector<RunPlace>& runs, const PieceInput* pieces,
-                            bool stochastic, bool accumulate, PieceScratch* scratch) {
-  PieceDecoder a(stochastic, accumulate, &scratch->blocks[0]);
-  PieceDecoder b(stochastic, accumulate, &scratch->blocks[1]);
+                            SymbolForm form, bool accumulate, PieceScratch* scratch) {
+  PieceDecoder a(form, accumulate, &scratch->blocks[0]);
+  PieceDecoder b(form, accumulate, &scratch->blocks[1]);
   Status status = a.begin(runs, pieces[0]);
   if (status == Status::kOk) status = b.begin(runs, pieces[1]);
   uint32_t escapes[2][kBlock / kLanes];

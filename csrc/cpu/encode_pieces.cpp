@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 
 #include "core/class_code.h"
 #include "core/rate_target.h"
@@ -6,6 +7,7 @@
 #include "cpu/pieces.h"
 #include "cpu/rate.h"
 #include "cpu/scratch.h"
+#include "cpu/trellis_blocks.h"
 
 namespace gct {
 namespace {
@@ -120,6 +122,7 @@ const float* block_floats(const EncodePlan& plan, const CodedBlock& block, float
 // Coders follow from run and class, so they are worked out once for each.
 bool find_coders(const EncodePlan& plan, int64_t begin, PieceOutput* out) {
   if (plan.params->rounding == Rounding::kStochastic) return false;
+  if (plan.params->effort == Effort::kHigh) return false;
   out->coders.assign(kMaxClass - kMinClass + 1, ClassCoder());
   BlockSetup setup;
   for (size_t b = 0; b < out->blocks.size(); ++b) {
@@ -184,35 +187,91 @@ uint16_t* encode_by_values(const EncodePlan& plan, PieceOutput* out, BitWriter* 
   return word;
 }
 
+// Keeps the tables of block b's symbols.
+void note_tables(const BlockSetup& setup, size_t b, PieceOutput* out) {
+  CodedBlock& block = out->blocks[b];
+  block.choice = setup.choice != nullptr;
+  block.table = setup.first_table();
+  if (!block.choice) return;
+  out->tables.resize(out->symbols.size());
+  std::copy(setup.choice, setup.choice + block.n, &out->tables[b * kBlock]);
+}
+
+bool prepare_at(const EncodePlan& plan, int64_t begin, size_t b, const PieceOutput& out,
+                BlockSetup* setup) {
+  const CodedBlock& block = out.blocks[b];
+  const int c = plan.ws->classes[static_cast<size_t>(begin) + b];
+  const RunCode& run = plan.runs[block.run].header.code;
+  return setup->prepare(plan, {block.run, block.local, block.n, c}, run, plan.log2_step);
+}
+
 void forward_symbols(const EncodePlan& plan, int64_t begin, PieceOutput* out, BitWriter* extra) {
   float scratch[kBlock];
   BlockSetup setup;
   out->symbols.resize(out->blocks.size() * kBlock);
   for (size_t b = 0; b < out->blocks.size(); ++b) {
-    CodedBlock& block = out->blocks[b];
-    const int c = plan.ws->classes[static_cast<size_t>(begin) + b];
-    const RunCode& run = plan.runs[block.run].header.code;
-    if (!setup.prepare(plan, {block.run, block.local, block.n, c}, run, plan.log2_step)) continue;
-    block.choice = setup.choice != nullptr;
-    block.table = setup.first_table();
-    if (block.choice) {
-      out->tables.resize(out->symbols.size());
-      std::copy(setup.choice, setup.choice + block.n, &out->tables[b * kBlock]);
-    }
+    if (!prepare_at(plan, begin, b, *out, &setup)) continue;
+    note_tables(setup, b, out);
+    const CodedBlock& block = out->blocks[b];
     make_symbols(block_floats(plan, block, scratch), block.n, setup, &out->symbols[b * kBlock],
                  extra);
   }
 }
 
-uint16_t* encode_by_symbols(const EncodePlan& plan, int64_t begin, PieceOutput* out,
-                            BitWriter* extra, uint16_t* word) {
-  forward_symbols(plan, begin, out, extra);
+// The same by the trellis: symbols are known when all blocks are. Blocks with low bits aside, whose
+// error is next to nothing, stay as they are.
+void forward_trellis(const EncodePlan& plan, int64_t begin, TrellisScratch* trellis,
+                     PieceOutput* out, BitWriter* extra) {
+  float scratch[kBlock];
+  BlockSetup setup;
+  out->symbols.resize(out->blocks.size() * kBlock);
+  out->tables.resize(out->symbols.size());
+  trellis->path.begin(/*free_start=*/false);
+  for (size_t b = 0; b < out->blocks.size(); ++b) {
+    if (!prepare_at(plan, begin, b, *out, &setup)) continue;
+    note_tables(setup, b, out);
+    CodedBlock& block = out->blocks[b];
+    block.trellis = setup.code.shift == 0;
+    if (!block.trellis) continue;
+    block.choice = true;
+    block.table = setup.code.table / tables::kTablesPerShape * tables::kTablesPerShape;
+    add_block(setup, block_floats(plan, block, scratch), block.n, b, trellis);
+  }
+  trellis->path.finish(out->symbols.data(), out->tables.data());
+  for (size_t b = 0; b < out->blocks.size(); ++b) {
+    const CodedBlock& block = out->blocks[b];
+    uint8_t* symbols = &out->symbols[b * kBlock];
+    if (block.table < 0) continue;
+    if (block.trellis && !memchr(symbols, kEscapeSymbol, static_cast<size_t>(block.n))) continue;
+    prepare_at(plan, begin, b, *out, &setup);
+    const float* x = block_floats(plan, block, scratch);
+    if (block.trellis) {
+      put_trellis_escapes(x, block.n, setup, symbols, &out->tables[b * kBlock], extra);
+    } else {
+      make_symbols(x, block.n, setup, symbols, extra);
+    }
+  }
+}
+
+// The tables that a block's symbols and choices refer to.
+const EncodeTable* tables_of(const CodedBlock& block) {
+  return block.trellis ? trellis_encode_tables(block.table / tables::kTablesPerShape)
+                       : &encode_table(block.table);
+}
+
+uint16_t* encode_by_symbols(const EncodePlan& plan, int64_t begin, TrellisScratch* trellis,
+                            PieceOutput* out, BitWriter* extra, uint16_t* word) {
+  if (plan.params->effort == Effort::kHigh) {
+    forward_trellis(plan, begin, trellis, out, extra);
+  } else {
+    forward_symbols(plan, begin, out, extra);
+  }
   for (size_t b = out->blocks.size(); b-- > 0;) {
     const CodedBlock& block = out->blocks[b];
     if (block.table < 0) continue;
     const uint8_t* choice = block.choice ? &out->tables[b * kBlock] : nullptr;
-    word = kernels().encode(out->states, &out->symbols[b * kBlock], block.n,
-                            &encode_table(block.table), choice, word);
+    word = kernels().encode(out->states, &out->symbols[b * kBlock], block.n, tables_of(block),
+                            choice, word);
   }
   return word;
 }
@@ -225,7 +284,7 @@ double ideal_bits(const PieceOutput& out) {
     sum += class_encode_table(block.model).cost[block.class_symbol];
     for (int i = 0; i < block.n && block.table >= 0; ++i) {
       const size_t at = b * kBlock + static_cast<size_t>(i);
-      sum += encode_table(block.table + (block.choice ? out.tables[at] : 0)).cost[out.symbols[at]];
+      sum += tables_of(block)[block.choice ? out.tables[at] : 0].cost[out.symbols[at]];
     }
   }
   return static_cast<double>(sum) / 4096;
@@ -242,7 +301,7 @@ void prepare_classes(EncodePlan* plan) {
 }
 
 void encode_piece_gg(const EncodePlan& plan, int64_t begin, int64_t end, bool want_model_bits,
-                     PieceOutput* out) {
+                     TrellisScratch* trellis, PieceOutput* out) {
   const size_t count = static_cast<size_t>(end - begin);
   out->model_bits = 0;
   out->extra.clear();
@@ -254,7 +313,7 @@ void encode_piece_gg(const EncodePlan& plan, int64_t begin, int64_t end, bool wa
   uint16_t* word = out->words.data() + out->words.size();
   word = !want_model_bits && find_coders(plan, begin, out)
              ? encode_by_values(plan, out, &extra, word)
-             : encode_by_symbols(plan, begin, out, &extra, word);
+             : encode_by_symbols(plan, begin, trellis, out, &extra, word);
   extra.finish();
   for (size_t b = count; b-- > 0;) {
     const CodedBlock& block = out->blocks[b];

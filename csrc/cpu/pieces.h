@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cpu/analyze.h"
+#include "cpu/trellis.h"
 
 namespace gct {
 
@@ -17,6 +18,7 @@ struct CodedBlock {
   float inverse_step = 0, bias = 0;  // for the way by values
   int shift = 0;                     // low bits aside, too
   bool choice = false;               // its elements' tables stand in PieceOutput::tables
+  bool trellis = false;
   uint8_t class_symbol = 0;
   uint8_t model = 0;
 };
@@ -40,7 +42,8 @@ struct PieceOutput {
   std::vector<ClassCoder> coders;  // by class
   std::vector<uint32_t> escapes;   // kBlock / kLanes a block
   std::vector<uint8_t> symbols;
-  std::vector<uint8_t> tables;  // of each element of blocks in runs with a column profile
+  // Of each element of blocks in runs with a column profile, and of all that the trellis codes.
+  std::vector<uint8_t> tables;
   double model_bits = 0;
   bool ready = false;  // to be placed in the segment
 
@@ -53,8 +56,9 @@ double class_bits(EncodePlan* plan);
 // Sets blocks whose symbols would all be zero to kZeroClass, then the class model of each run.
 void prepare_classes(EncodePlan* plan);
 
+// trellis: the thread's, used with high effort alone.
 void encode_piece_gg(const EncodePlan& plan, int64_t begin, int64_t end, bool want_model_bits,
-                     PieceOutput* out);
+                     TrellisScratch* trellis, PieceOutput* out);
 void encode_piece_eg(const EncodePlan& plan, int64_t begin, int64_t end, PieceOutput* out);
 
 // A piece's place in a segment being decoded; out is the whole segment's output.
@@ -88,11 +92,17 @@ struct PieceScratch {
   std::vector<DecodedBlock> blocks[2];
 };
 
-Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,
+// What symbols stand for.
+struct SymbolForm {
+  bool stochastic = false;
+  bool trellis = false;
+};
+
+Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piece, SymbolForm form,
                        bool accumulate, PieceScratch* scratch);
 // Two pieces at once, block by block: one's look-ups run while the other's wait.
 Status decode_two_pieces_gg(const std::vector<RunPlace>& runs, const PieceInput* pieces,
-                            bool stochastic, bool accumulate, PieceScratch* scratch);
+                            SymbolForm form, bool accumulate, PieceScratch* scratch);
 Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,
                        bool accumulate, PieceScratch* scratch);
 

@@ -44,41 +44,6 @@ RunCode run_code(const EncodePlan& plan, double log2_step, int offset, const Run
   return code;
 }
 
-// Symbols one by one: blocks whose elements have tables of their own.
-double gg_bits(const float* x, int n, const BlockSetup& setup, std::vector<uint8_t>* extra_bytes) {
-  uint8_t symbols[kBlock];
-  extra_bytes->clear();
-  BitWriter extra(extra_bytes);
-  make_symbols(x, n, setup, symbols, &extra);
-  const EncodeTable* own = &encode_table(setup.first_table());
-  int64_t sum = 0;
-  for (int i = 0; i < n; ++i) sum += own[setup.choice ? setup.choice[i] : 0].cost[symbols[i]];
-  return static_cast<double>(sum) / 4096 + 8.0 * static_cast<double>(extra_bytes->size());
-}
-
-double golomb_block_bits(const float* x, int n, const BlockSetup& setup) {
-  int64_t sum = 0;
-  for (int i = 0; i < n; ++i) {
-    const int32_t k = quantize_magnitude(x[i], setup.quantizer, i);
-    const int order = tables::kGolombOrders[setup.table(i)] + setup.code.shift;
-    sum += golomb_bits(zigzag((float_bits(x[i]) >> 31) != 0 ? -k : k), order);
-  }
-  return static_cast<double>(sum);
-}
-
-double block_error(const float* x, int n, const BlockSetup& setup) {
-  const Quantizer& q = setup.quantizer;
-  const bool integer_levels = q.stochastic || setup.code.shift > 0;
-  double sum = 0;
-  for (int i = 0; i < n; ++i) {
-    const int32_t k = quantize_magnitude(x[i], q, i);
-    const float magnitude = setup.code.step * level(setup.table(i), k, integer_levels);
-    const double difference = std::fabs(static_cast<double>(x[i])) - static_cast<double>(magnitude);
-    sum += difference * difference;
-  }
-  return sum;
-}
-
 }  // namespace
 
 RateControl::RateControl(const EncodePlan& plan)
@@ -199,6 +164,19 @@ double RateControl::model(Quantity what, const std::vector<Group>& groups, doubl
   return sum;
 }
 
+// f(run, its blocks in the sample), for runs that have some. The sample is in the runs' order.
+template <typename F>
+void RateControl::for_each_sampled_run(F f) {
+  std::vector<BlockPlace>& blocks = scratch_.run_sample;
+  blocks.clear();
+  for (size_t i = 0; i < sample_.size(); ++i) {
+    blocks.push_back(sample_[i]);
+    if (i + 1 < sample_.size() && sample_[i + 1].run == sample_[i].run) continue;
+    f(sample_[i].run, blocks);
+    blocks.clear();
+  }
+}
+
 // Adds the bits that a block of the sample takes, with each of `count` codes of its run.
 void RateControl::add_block_bits(const BlockPlace& s, double log2_step, const RunCode* codes,
                                  size_t count, BlockCounter* counter, double* bits) const {
@@ -235,6 +213,10 @@ void RateControl::add_block_bits(const BlockPlace& s, double log2_step, const Ru
 }
 
 double RateControl::sampled_bits(double log2_step) {
+  if (plan_.params->effort == Effort::kHigh) {
+    sample_trellis(log2_step);
+    return sampled_.bits;
+  }
   const size_t count = plan_.runs.size() * kCandidates;
   codes_.resize(count);
   bits_.assign(count, 0.0);
@@ -258,8 +240,36 @@ double RateControl::sampled_bits(double log2_step) {
   return sum;
 }
 
+// Where the sample is the whole segment its first run begins as the message does, in state 0: that
+// costs 1 dB in 576 elements. Elsewhere blocks go on from whatever state is best.
+bool RateControl::free_start(size_t run) const {
+  return static_cast<int64_t>(sample_.size()) < live_blocks_ || run != sample_.front().run;
+}
+
+// Of the trellis: a table decides the symbols too, so that the one with the fewest bits needn't be
+// the best.
+void RateControl::sample_trellis(double log2_step) {
+  sampled_ = Sampled();
+  offsets_step_ = log2_step;
+  offsets_.assign(plan_.runs.size(), 0);
+  for_each_sampled_run([&](size_t run, const std::vector<BlockPlace>& blocks) {
+    TrellisSample::Result best = {0, 0, 1e300};
+    for (int offset : kOffsets) {
+      const RunCode code = run_code(plan_, log2_step, offset, plan_.runs[run].header.code);
+      const TrellisSample::Result found =
+          scratch_.trellis.measure(plan_, blocks, code, log2_step, free_start(run));
+      if (found.cost >= best.cost) continue;
+      best = found;
+      offsets_[run] = offset;
+    }
+    sampled_.bits += best.bits;
+    sampled_.error += best.error;
+  });
+}
+
 double RateControl::sampled_error(double log2_step) {
-  sampled_bits(log2_step);  // chooses the tables, and with them the levels
+  sampled_.bits = sampled_bits(log2_step);  // chooses the tables, and with them the levels
+  if (plan_.params->effort == Effort::kHigh) return sampled_.error;
   float scratch[kBlock];
   double sum = 0;
   for (const BlockPlace& s : sample_) {
@@ -271,7 +281,20 @@ double RateControl::sampled_error(double log2_step) {
         load_floats(plan_.input->runs[s.run], plan_.input->dtype, s.block * kBlock, s.n, scratch);
     sum += block_error(x, s.n, setup);
   }
+  sampled_.error = sum;
   return sum;
+}
+
+// The trellis' rate falls at another pace than the model's, which is the plain quantizer's: half as
+// fast at 1 bit. 0: not known yet, or no slope to go by.
+double RateControl::Secant::change(double log2_step, double excess) {
+  const double slope = (excess - excess_) / (log2_step - log2_step_);
+  // Errors past float64's range give none.
+  const bool usable = known_ && std::isfinite(slope) && std::fabs(slope) > 0.1;
+  known_ = true;
+  log2_step_ = log2_step;
+  excess_ = excess;
+  return usable ? std::min(std::max(-excess / slope, -1.0), 1.0) : 0;
 }
 
 // The model's bits fall and its error grows with the step: bisection on log2(step).
@@ -287,8 +310,10 @@ double RateControl::solve(Quantity what, double target) const {
 }
 
 double RateControl::solve_corrected(Quantity what, double target) {
+  secant_ = Secant();
   double log2_step = solve(what, target), best_step = log2_step, best_miss = kNoMiss;
   std::vector<int>& best_offsets = scratch_.best_offsets;
+  Sampled best_sampled;
   for (int i = 0; i < kCorrections; ++i) {
     const double actual =
         what == Quantity::kBits ? sampled_bits(log2_step) : sampled_error(log2_step);
@@ -301,13 +326,18 @@ double RateControl::solve_corrected(Quantity what, double target) {
       best_miss = miss;
       best_step = log2_step;
       best_offsets = offsets_;
+      best_sampled = sampled_;
     }
     if (miss < kSettled) break;
-    log2_step = solve(what, target * predicted / actual);
+    const double change = plan_.params->effort == Effort::kHigh
+                              ? secant_.change(log2_step, std::log(actual / wanted))
+                              : 0;
+    log2_step = change != 0 ? within(log2_step + change) : solve(what, target * predicted / actual);
   }
   if (best_miss < kNoMiss) {
     offsets_ = best_offsets;
     offsets_step_ = best_step;
+    sampled_ = best_sampled;
   }
   return best_step;
 }
@@ -320,7 +350,8 @@ double RateControl::step_for_bits(double bits) {
     choose_sample(rate < 1.6 ? 2 * kSampleForBits : kSampleForBits, &sample_, &sample_groups_);
   const double target = std::max(bits, 1.0);
   const double log2_step = solve_corrected(Quantity::kBits, target);
-  return live_blocks_ < kRefineFrom ? log2_step : refined(log2_step, target);
+  if (live_blocks_ < kRefineFrom || plan_.params->effort == Effort::kHigh) return log2_step;
+  return refined(log2_step, target);
 }
 
 // By the tables of offsets_, by threads where there are some. Bits are whole numbers of 1/4096:
@@ -370,6 +401,14 @@ double RateControl::change_for_factor(double log2_step, double factor) const {
 double RateControl::step_for_error(double error) {
   if (sample_.empty()) choose_sample(kSampleForError, &sample_, &sample_groups_);
   return solve_corrected(Quantity::kError, error);
+}
+
+double RateControl::sampled_cost(double log2_step) {
+  const bool known = plan_.params->effort == Effort::kHigh && log2_step == offsets_step_;
+  if (!known) sampled_error(log2_step);
+  double numel = 0;
+  for (const BlockPlace& s : sample_) numel += s.n;
+  return std::log2(sampled_.error) + 2 * sampled_.bits / std::max(numel, 1.0);
 }
 
 void RateControl::apply(double log2_step, EncodePlan* plan) {

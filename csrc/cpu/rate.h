@@ -2,9 +2,11 @@
 // corrected on a sample.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 
 #include "cpu/block_cost.h"
+#include "cpu/trellis_blocks.h"
 
 namespace gct {
 
@@ -33,6 +35,8 @@ struct RateScratch {
   std::vector<ClassCount> class_counts;
   std::vector<double> stretch_bits;
   std::vector<std::unique_ptr<BlockCounter>> counters;  // by worker; BlockSetups don't move
+  std::vector<BlockPlace> run_sample;                   // that of one run
+  TrellisSample trellis;
 };
 
 // Everything is a function of one unknown, log2 of the step of a block of class 0: the other
@@ -52,12 +56,30 @@ class RateControl {
   double change_for_factor(double log2_step, double factor) const;
   // log2(step) at which all symbols are zero, or the largest that keeps steps normal floats.
   double coarsest() const { return coarsest_; }
+  double within(double log2_step) const {
+    return std::min(std::max(log2_step, finest_), coarsest_);
+  }
   // log2(step) at which the squared error over the coded runs is `error`.
   double step_for_error(double error);
+  // Of the step of the call before, error and bits on the sample in one number: log2(error), with a
+  // bit an element taken for a quarter of the error.
+  double sampled_cost(double log2_step);
 
  private:
   using Group = RateGroup;
   enum class Quantity { kBits, kError };
+  struct Sampled {
+    double bits = 0, error = 0;
+  };
+  // Of log2(step), from the last two misses.
+  class Secant {
+   public:
+    double change(double log2_step, double excess);
+
+   private:
+    bool known_ = false;
+    double log2_step_ = 0, excess_ = 0;
+  };
 
   void group_blocks();
   void add_groups(size_t run, int scale_class, double numel, std::vector<Group>* groups) const;
@@ -66,7 +88,11 @@ class RateControl {
                      std::vector<Group>* groups) const;
   double model(Quantity what, const std::vector<Group>& groups, double log2_step) const;
   double sampled_bits(double log2_step);
+  void sample_trellis(double log2_step);
+  bool free_start(size_t run) const;
   double sampled_error(double log2_step);
+  template <typename F>
+  void for_each_sampled_run(F f);
   void add_block_bits(const BlockPlace& block, double log2_step, const RunCode* codes, size_t count,
                       BlockCounter* counter, double* bits) const;
   double bits_of(const std::vector<BlockPlace>& sample, double log2_step);
@@ -84,6 +110,8 @@ class RateControl {
   std::vector<double>& offset_shares_;
   std::vector<RunCode>& codes_;  // by run and candidate offset, and the sample's bits with it
   std::vector<double>& bits_;
+  Secant secant_;
+  Sampled sampled_;  // by the trellis at offsets_step_, else where sampled_error() was called last
   int64_t live_blocks_ = 0;
   double finest_ = 0, coarsest_ = 0;  // bounds of log2(step)
 };

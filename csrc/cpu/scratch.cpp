@@ -21,11 +21,13 @@ size_t Scratch::capacity_bytes() const {
   size_t total =
       sizeof *this +
       bytes_of(plan.runs, sections, class_histogram, column_abs, column_square, column_inverse,
-               column_offsets, decode) +
+               column_offsets, trellis, decode) +
       bytes_of(rate.groups, rate.sample_groups, rate.refined_groups, rate.sample,
                rate.refined_sample, rate.offsets, rate.best_offsets, rate.offset_shares, rate.codes,
-               rate.bits, rate.class_counts, rate.stretch_bits, rate.counters);
+               rate.bits, rate.class_counts, rate.stretch_bits, rate.counters, rate.run_sample) +
+      rate.trellis.capacity_bytes();
   for (const auto& counter : rate.counters) total += sizeof *counter + bytes_of(counter->extra);
+  for (const TrellisScratch& thread : trellis) total += thread.capacity_bytes();
   for (const auto& scratch : decode) total += scratch->capacity_bytes();
   return total;
 }

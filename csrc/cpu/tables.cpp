@@ -6,6 +6,7 @@
 
 #include "core/class_code.h"
 #include "cpu/kernels.h"
+#include "cpu/trellis.h"
 
 namespace gct {
 namespace {
@@ -35,14 +36,15 @@ struct SymbolFreq {
 };
 
 // The committed tables name a magnitude's frequency once for both signs; the escape comes last.
-std::vector<SymbolFreq> symbol_freqs(int table) {
+std::vector<SymbolFreq> symbol_freqs(int table, const uint16_t* f) {
   const int magnitudes = table_magnitudes(table);
-  const uint16_t* f = table_freqs(table);
   std::vector<SymbolFreq> result;
   for (int s = 0; s <= 2 * magnitudes; ++s) result.push_back({s, f[symbol_magnitude(s)]});
   result.push_back({kEscapeSymbol, f[magnitudes + 1]});
   return result;
 }
+
+std::vector<SymbolFreq> plain_freqs(int table) { return symbol_freqs(table, table_freqs(table)); }
 
 std::vector<SymbolFreq> class_freqs(int model) {
   std::vector<SymbolFreq> result;
@@ -89,6 +91,44 @@ void fill_levels(int table, bool stochastic, LevelTable* levels) {
   }
 }
 
+void fill_trellis_levels(int table, int quantizer, LevelTable* levels) {
+  for (int s = 0; s <= 2 * table_magnitudes(table); ++s) {
+    const float value = trellis_level(table, quantizer, symbol_magnitude(s));
+    levels->level[s] = symbol_negative(s) ? -value : value;
+  }
+}
+
+// Magnitudes without a symbol cost so much that they are never chosen.
+void fill_costs(int table, int quantizer, TrellisCosts* costs) {
+  constexpr float kNever = 1e9f;
+  const int magnitudes = table_magnitudes(table);
+  const uint16_t* f = trellis_freqs(table, quantizer);
+  const auto cost = [](uint32_t freq) {
+    const double bits = kProbBits - std::log2(static_cast<double>(freq));
+    return kTrellisLambda * static_cast<float>(std::lround(bits * 4096)) * (1.0f / 4096.0f);
+  };
+  for (int k = 0; k < kTrellisCandidates; ++k) {
+    costs->level[k] = trellis_level(table, quantizer, k);
+    costs->rate[k] = k <= magnitudes ? cost(f[k]) : kNever;
+  }
+  costs->escape_rate = cost(f[magnitudes + 1]);
+  costs->top = static_cast<float>(magnitudes);
+}
+
+// Those of all t of a shape, of both quantizers: f(table among all, quantizer, where it goes).
+template <typename T, typename F>
+void fill_trellis(int shape, T* all, F f) {
+  for (int i = 0; i < tables::kTablesPerShape; ++i) {
+    for (int q = 0; q < kQuantizers; ++q)
+      f(shape * tables::kTablesPerShape + i, q, &all->table[trellis_table(i, q)]);
+  }
+}
+
+template <typename T>
+struct TrellisTables {
+  T table[kTrellisTablesPerShape];
+};
+
 template <typename T>
 struct ShapeTables {
   T table[tables::kTablesPerShape];
@@ -104,7 +144,7 @@ const EncodeTable* encode_tables(int shape) {
       .get(shape,
            [shape](ShapeTables<EncodeTable>* all) {
              for (int i = 0; i < tables::kTablesPerShape; ++i)
-               fill_encode(symbol_freqs(first_table(shape) + i), &all->table[i]);
+               fill_encode(plain_freqs(first_table(shape) + i), &all->table[i]);
            })
       .table;
 }
@@ -126,7 +166,7 @@ const DecodeTable* decode_tables(int shape) {
       .get(shape,
            [shape](ShapeTables<DecodeTable>* all) {
              for (int i = 0; i < tables::kTablesPerShape; ++i)
-               fill_decode(symbol_freqs(first_table(shape) + i), &all->table[i]);
+               fill_decode(plain_freqs(first_table(shape) + i), &all->table[i]);
            })
       .table;
 }
@@ -140,6 +180,42 @@ const LevelTable* level_tables(int shape, bool stochastic) {
                fill_levels(first_table(shape) + i, stochastic, &all->table[i]);
            })
       .table;
+}
+
+const EncodeTable* trellis_encode_tables(int shape) {
+  static LazyTables<TrellisTables<EncodeTable>, tables::kNumShapes> cache;
+  const auto build = [shape](TrellisTables<EncodeTable>* all) {
+    fill_trellis(shape, all, [](int table, int q, EncodeTable* t) {
+      fill_encode(symbol_freqs(table, trellis_freqs(table, q)), t);
+    });
+  };
+  return cache.get(shape, build).table;
+}
+
+const DecodeTable* trellis_decode_tables(int shape) {
+  static LazyTables<TrellisTables<DecodeTable>, tables::kNumShapes> cache;
+  const auto build = [shape](TrellisTables<DecodeTable>* all) {
+    fill_trellis(shape, all, [](int table, int q, DecodeTable* t) {
+      fill_decode(symbol_freqs(table, trellis_freqs(table, q)), t);
+    });
+  };
+  return cache.get(shape, build).table;
+}
+
+const LevelTable* trellis_level_tables(int shape) {
+  static LazyTables<TrellisTables<LevelTable>, tables::kNumShapes> cache;
+  const auto build = [shape](TrellisTables<LevelTable>* all) {
+    fill_trellis(shape, all, fill_trellis_levels);
+  };
+  return cache.get(shape, build).table;
+}
+
+const TrellisCosts* trellis_cost_tables(int shape) {
+  static LazyTables<TrellisTables<TrellisCosts>, tables::kNumShapes> cache;
+  const auto build = [shape](TrellisTables<TrellisCosts>* all) {
+    fill_trellis(shape, all, fill_costs);
+  };
+  return cache.get(shape, build).table;
 }
 
 const EncodeTable& class_encode_table(int model) {

@@ -46,6 +46,8 @@ void check(const CodecParams& p, DType dtype) {
           "gct: kind eg is not encoded on GPUs: use gg, fixed or raw, or a CPU tensor");
   require(p.kind == Kind::kRaw || p.kind == Kind::kFixed || p.target != Target::kSnrDb,
           "gct: a target in dB is not met on GPUs: use bits or step, or a CPU tensor");
+  require(p.effort == Effort::kNormal,
+          "gct: effort high is not encoded on GPUs: use effort=\"normal\", or a CPU tensor");
 }
 
 }  // namespace

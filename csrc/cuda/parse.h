@@ -30,7 +30,7 @@ class WireParser {
     const Status status = read_segment_header(wire_, static_cast<size_t>(segment_.size), &h);
     if (status != Status::kOk) return status;
     if (h.numel != segment_.numel || h.num_runs > segment_.max_runs) return Status::kSizeMismatch;
-    if (h.kind == WireKind::kEG || h.low_rank()) return Status::kUnsupported;
+    if (h.kind == WireKind::kEG || h.low_rank() || h.trellis()) return Status::kUnsupported;
     const Status runs = parse_runs();
     if (runs != Status::kOk) return runs;
     const bool pieces = has_pieces(h.kind);

@@ -31,7 +31,8 @@ Target parse_target(const std::string& name) {
 }
 
 CodecParams make_params(const std::string& kind, const std::string& target, double value,
-                        int allocation8, bool stochastic, uint64_t seed, int max_rank) {
+                        int allocation8, bool stochastic, uint64_t seed, int max_rank,
+                        bool high_effort) {
   CodecParams params;
   params.kind = parse_kind(kind);
   params.target = parse_target(target);
@@ -40,6 +41,7 @@ CodecParams make_params(const std::string& kind, const std::string& target, doub
   params.rounding = stochastic ? Rounding::kStochastic : Rounding::kDeterministic;
   params.seed = seed;
   params.max_rank = max_rank;
+  params.effort = high_effort ? Effort::kHigh : Effort::kNormal;
   return params;
 }
 
@@ -73,8 +75,9 @@ uint32_t crc32c_of(const at::Tensor& wire) {
 }
 
 std::string wire_format() {
-  char text[64];
-  snprintf(text, sizeof text, "wire format %d, tables %08x", kWireVersion, tables::kTableId);
+  char text[96];
+  snprintf(text, sizeof text, "wire format %d, tables %08x; %d, %08x", kWireVersion,
+           tables::kTableId, kTrellisVersion, tables::kTrellisTableId);
   return text;
 }
 
@@ -97,7 +100,7 @@ void register_codec(py::module_& m) {
   py::class_<CodecParams>(m, "CodecParams", "Validated settings of the codec; see gct.Codec.")
       .def(py::init(&make_params), py::kw_only(), py::arg("kind"), py::arg("target"),
            py::arg("value"), py::arg("allocation8"), py::arg("stochastic"), py::arg("seed") = 0,
-           py::arg("max_rank") = 0);
+           py::arg("max_rank") = 0, py::arg("high_effort") = false);
 
   m.def(
       "encode",

@@ -27,6 +27,16 @@ inline CodecParams params(Kind kind, Target target, double value, int allocation
   return p;
 }
 
+// What a value coded by the trellis may be off, in steps. A branch has levels two steps apart and
+// may prefer the farther one of two, and at the alphabet's end a magnitude to an escape of 20 bits
+// more: 1.3^2 = 20 kTrellisLambda.
+constexpr double kTrellisReach = 2 + 1.3;
+
+inline CodecParams high_effort(CodecParams p) {
+  p.effort = Effort::kHigh;
+  return p;
+}
+
 // The standard's distributions differ between libraries; these don't.
 inline double gaussian(Random* r) {
   const double radius = std::sqrt(-2 * std::log(1 - r->unit()));
@@ -193,7 +203,8 @@ inline std::string describe(const CodecParams& p) {
   const char* targets[] = {"bits", "snr_db", "step"};
   return std::string(kinds[static_cast<int>(p.kind)]) + " " + targets[static_cast<int>(p.target)] +
          "=" + std::to_string(p.value) + " allocation " + std::to_string(p.allocation8) +
-         (p.rounding == Rounding::kStochastic ? " stochastic" : "");
+         (p.rounding == Rounding::kStochastic ? " stochastic" : "") +
+         (p.effort == Effort::kHigh ? " high effort" : "");
 }
 
 }  // namespace gct::test

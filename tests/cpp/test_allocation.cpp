@@ -29,6 +29,7 @@ namespace gct {
 namespace {
 
 using test::describe;
+using test::high_effort;
 using test::Input;
 using test::make_matrix;
 using test::make_values;
@@ -99,6 +100,12 @@ std::vector<CodecParams> settings() {
       all.push_back(params(kind, Target::kSnrDb, 12, allocation8));
       all.push_back(params(kind, Target::kStep, 0.01, allocation8));
       all.push_back(params(kind, Target::kBits, 3, allocation8, Rounding::kStochastic));
+    }
+  }
+  for (int allocation8 : {0, 8}) {
+    for (Target target : {Target::kBits, Target::kSnrDb, Target::kStep}) {
+      const double value = target == Target::kBits ? 2 : target == Target::kSnrDb ? 12 : 0.01;
+      all.push_back(high_effort(params(Kind::kGG, target, value, allocation8)));
     }
   }
   return all;

@@ -12,7 +12,7 @@ namespace {
 using namespace gct;
 
 constexpr int64_t kNumel = 100'000;
-constexpr int kThreads = 4;
+constexpr int kThreads = 5;
 constexpr int kRounds = 5;
 
 std::vector<float> values_of(uint64_t seed) {
@@ -59,6 +59,7 @@ CodecParams params_of(int thread) {
     params.allocation8 = 0;
     params.max_rank = 4;
   }
+  if (thread == 4) params.effort = Effort::kHigh;
   return params;
 }
 

@@ -154,7 +154,7 @@ std::vector<uint8_t> reference_wire(const std::string& name, const CodecParams& 
   for (int64_t begin = 0; begin < plan.coded_blocks; begin += gpu::kPieceBlocks) {
     PieceOutput piece;
     encode_piece_gg(plan, begin, std::min(begin + gpu::kPieceBlocks, plan.coded_blocks), false,
-                    &piece);
+                    nullptr, &piece);
     const auto put = [](auto value, std::vector<uint8_t>* bytes) {
       bytes->resize(bytes->size() + sizeof value);
       store_le(bytes->data() + bytes->size() - sizeof value, value);

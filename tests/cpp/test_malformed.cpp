@@ -16,6 +16,7 @@
 #include "core/bit_io.h"
 #include "core/wire.h"
 #include "cpu/kernels.h"
+#include "cpu/trellis.h"
 
 namespace {
 
@@ -144,6 +145,8 @@ std::vector<Bytes> make_segments(Random& random) {
       params.value = static_cast<double>(2 + 2 * random.below(3));
       params.allocation8 = static_cast<int>(8 * random.below(2));
       if (kind == gct::Kind::kEG) params.rounding = gct::Rounding::kStochastic;
+      const bool last = segments.size() % 5 == 4;  // the second of kind gg
+      if (last) params.effort = gct::Effort::kHigh;
       segments.push_back(encode(params, input));
     }
   }
@@ -229,6 +232,8 @@ void make_tables() {
   for (int shape = 0; shape < gct::tables::kNumShapes; ++shape) {
     gct::decode_tables(shape);
     for (bool stochastic : {false, true}) gct::level_tables(shape, stochastic);
+    gct::trellis_decode_tables(shape);
+    gct::trellis_level_tables(shape);
   }
   for (int model = 0; model < gct::tables::kNumClassModels; ++model) gct::class_decode_table(model);
 }

@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "cpu/kernels.h"
+#include "cpu/trellis.h"
 
 namespace gct {
 namespace {
@@ -126,6 +127,29 @@ void check_runtime_forms(const EncodeTable& encode, const DecodeTable& decode,
   CHECK(slot == kProbTotal, slot);
 }
 
+void check_trellis_table(int table, int quantizer) {
+  const int magnitudes = table_magnitudes(table), shape = table / tables::kTablesPerShape;
+  const int in_shape = trellis_table(table % tables::kTablesPerShape, quantizer);
+  std::vector<uint32_t> freqs;
+  for (int s = 0; s <= 2 * magnitudes; ++s)
+    freqs.push_back(trellis_freqs(table, quantizer)[(s + 1) / 2]);
+  freqs.push_back(trellis_freqs(table, quantizer)[magnitudes + 1]);
+  check_runtime_forms(trellis_encode_tables(shape)[in_shape],
+                      trellis_decode_tables(shape)[in_shape], freqs, kEscapeSymbol);
+  const LevelTable& levels = trellis_level_tables(shape)[in_shape];
+  CHECK(levels.level[0] == 0 && levels.level[kEscapeSymbol] == 0, table);
+  for (int k = 1; k <= magnitudes; ++k) {
+    const float value = trellis_level(table, quantizer, k);
+    CHECK(levels.level[2 * k - 1] == value && levels.level[2 * k] == -value, table, k);
+    // Centroids rise, but for one at 0 where no sample had a magnitude, and stay near the places of
+    // the quantizer's levels: the encoder's choice of cheap symbols draws them down a little more
+    // than the half step of a plain quantizer's cell.
+    const float place = static_cast<float>(k) - 0.5f * static_cast<float>(quantizer);
+    CHECK(std::fabs(value - place) <= 0.6f, table, quantizer, k, value);
+    CHECK(value >= trellis_level(table, quantizer, k - 1), table, quantizer, k);
+  }
+}
+
 void test_runtime_forms() {
   for (int table = 0; table < kNumTables; ++table) {
     std::vector<uint32_t> freqs;
@@ -142,6 +166,9 @@ void test_runtime_forms() {
         CHECK(levels.level[2 * k] == -level(table, k, stochastic), table, k);
       }
     }
+  }
+  for (int table = 0; table < kNumTables; ++table) {
+    for (int q = 0; q < kQuantizers; ++q) check_trellis_table(table, q);
   }
   for (int model = 0; model < tables::kNumClassModels; ++model) {
     constexpr int kSymbols = 2 * tables::kClassDeltaMax + 3;

@@ -123,7 +123,9 @@ inline CodecParams any_params(Bytes* in) {
   }
   const int allocations[] = {8, 0, 4, 1, 7, 2, 3, 5, 6};
   p.allocation8 = in->one_of(allocations);
-  p.rounding = static_cast<Rounding>(in->byte() % 4 == 0 && p.kind != Kind::kFixed);
+  const uint8_t way = in->byte();
+  p.rounding = static_cast<Rounding>(way % 4 == 0 && p.kind != Kind::kFixed);
+  if (way / 4 % 2 != 0 && (p.kind == Kind::kGG || way > 250)) p.effort = Effort::kHigh;
   p.seed = in->u32();
   const int ranks[] = {0, 4, 16, 1, 0};
   p.max_rank = in->one_of(ranks);
@@ -132,6 +134,8 @@ inline CodecParams any_params(Bytes* in) {
 
 // What encode() has to take, as codec.h describes it.
 inline bool sound(const CodecParams& p) {
+  const bool plain = p.kind == Kind::kGG && p.rounding == Rounding::kDeterministic;
+  if (p.effort == Effort::kHigh && !plain) return false;
   if (p.kind == Kind::kRaw) return true;
   if (!std::isfinite(p.value) || p.value <= 0) return false;
   if (p.kind != Kind::kFixed) return true;

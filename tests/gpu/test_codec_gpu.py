@@ -72,7 +72,9 @@ def test_bytes_without_a_choice_of_step_are_the_cpu_s(codec: gct.Codec) -> None:
     assert torch.equal(gct.encode(x.cuda(), codec).cpu(), gct.encode(x, codec))
 
 
-@pytest.mark.parametrize("codec", [*CODECS, gct.Codec("eg"), gct.Codec(snr_db=20)])
+@pytest.mark.parametrize(
+    "codec", [*CODECS, gct.Codec("eg"), gct.Codec(snr_db=20), gct.Codec(effort="high")]
+)
 def test_a_gpu_decodes_what_a_cpu_sent(codec: gct.Codec) -> None:
     wire = gct.encode(values("gradient", 300_001), codec)
     assert torch.equal(gct.decode(wire.cuda()).cpu(), gct.decode(wire))
