@@ -1,7 +1,7 @@
 """Is gct.plan right? Its predictions against all-reduces measured over netlab's links (root).
 
     python benchmarks/plan_check.py                                 # about 6 minutes
-    python benchmarks/plan_check.py --hosts 2 --rates 1gbit --seconds 1 --out build/plan
+    python benchmarks/plan_check.py --hosts 2 --rates 1gbit --seconds 1
 
 For each number of hosts and rate it makes the hosts, measures each scheme at each size with
 allreduce_bw.py, and predicts the same from the codec's speed on this machine. Writes plan.json and
@@ -80,7 +80,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rates", nargs="+", default=["100mbit", "1gbit"])
     parser.add_argument("--seconds", type=float, default=10.0, help="for each scheme and size")
     parser.add_argument("--tolerance", type=float, default=0.25)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "plan")
     return parser.parse_args()
 
 

@@ -8,7 +8,7 @@ The hosts are netlab's: namespaces on this machine whose links have the given ra
 its cores. Every scheme gets the same data: the demo's model, 32 windows a step divided among the
 hosts. Evaluation is not part of the time. Runs that are finished are not repeated: start an
 interrupted call again, or use --minutes to spread it over sessions. After each run JSON, a table
-and a plot are written to docs/results/. Needs a machine on which nothing else runs.
+and a plot are written to build/time-to-loss/ (--out). Needs a machine on which nothing else runs.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="only say which runs are done")
     parser.add_argument("--minutes", type=float, help="begin no run after so many")
     parser.add_argument("--logs", type=Path, default=ROOT / "build" / "time-to-loss")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "time-to-loss")
     args = parser.parse_args()
     for hosts in args.hosts:
         if hosts < 1 or _WINDOWS_PER_STEP % hosts:

@@ -170,17 +170,17 @@ class Reducer:
         """
         now: Mapping[str, Any] = self._totals()
         before: Mapping[str, Any] = self._before
-        traffic = {name: now[name] - before[name] for name in now}
-        if self._confirmation is not None:
-            traffic["wire_bytes"] += self._confirmation.sent_bytes
-        return cast("_C.EngineStats", traffic)
+        return cast("_C.EngineStats", {name: now[name] - before[name] for name in now})
 
     def local_bytes(self) -> int:
         """What a hierarchy has sent inside this host, uncompressed."""
         return self._local_bytes() - self._local_before
 
     def _totals(self) -> _C.EngineStats:
-        return self._channel.stats() if self._hierarchy is None else self._hierarchy.stats()
+        stats = self._channel.stats() if self._hierarchy is None else self._hierarchy.stats()
+        if self._confirmation is not None:
+            stats = {**stats, "wire_bytes": stats["wire_bytes"] + self._confirmation.sent_bytes}
+        return stats
 
     def _local_bytes(self) -> int:
         return 0 if self._hierarchy is None else self._hierarchy.local_bytes()

@@ -129,8 +129,10 @@ def _forward(process: Process, quiet: bool) -> list[threading.Thread]:
 
 
 def _copy(source: IO[bytes], sink: IO[bytes] | None, prefix: bytes) -> None:
-    # Without a prefix: whatever is there, so that progress bars move.
-    read = source.readline if prefix else lambda: source.read1(1 << 16)  # type: ignore[attr-defined]
+    # On a terminal whatever is there, so that progress bars move; else whole lines, or those of
+    # stdout and stderr would run into each other.
+    whole = prefix or sink is None or not sink.isatty()
+    read = source.readline if whole else lambda: source.read1(1 << 16)  # type: ignore[attr-defined]
     with source:
         while data := read():
             if sink is not None:

@@ -1,10 +1,10 @@
-// The compressed collectives of one process group: a queue of jobs and two threads that carry them
+// The compressed collectives of one process group: a queue of jobs and the threads that carry them
 // out.
 //
 // The front thread encodes slice after slice and starts shot 1; the back thread waits, decodes,
 // adds, starts shot 2 and finishes the slice before, so that one slice is encoded while others are
-// on the wire or being decoded. The Python GIL is taken by nobody here except through a job's
-// on_done.
+// on the wire or being decoded. A third one hands their messages over. The Python GIL is taken by
+// nobody here except through a job's on_done.
 #pragma once
 
 #include <cstdint>
