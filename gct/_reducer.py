@@ -107,7 +107,8 @@ class Reducer:
         way = choose(self.seconds)
         if self.rank == 0:
             took = ", ".join(f"{name} {1e3 * s:.1f} ms" for name, s in self.seconds.items())
-            _logger.info('gct: codec="auto" is %s: a bucket of 25 MB takes %s', way, took)
+            # No warning, but the one line that is printed where nobody has set up logging.
+            _logger.warning('gct: codec="auto" is %s: a bucket of 25 MB takes %s', way, took)
         return way
 
     def _use(self, way: str) -> None:

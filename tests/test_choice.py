@@ -64,8 +64,8 @@ def test_measuring_is_over_in_a_second(rate: float) -> None:
 
     began = time.perf_counter()
     seconds = measure(dict.fromkeys(WAYS, way), Alone())  # type: ignore[arg-type]
-    # 0.3 s each and a call to begin with; a busy machine oversleeps.
-    assert time.perf_counter() - began < 1.5
+    # The promise. 0.2 s each, of which a last call may take what is left twice over.
+    assert time.perf_counter() - began < 1.0
     assert max(sizes) >= min(0.02 * rate, 1 << 22), "as large as there is time for"
     exact = 2e-3 + BUCKET_NUMEL / rate
     # A call that sleeps too long by a millisecond counts 100-fold where there is little time.
@@ -105,10 +105,9 @@ def plain_error_bound(inputs: list[Tensor], kind: str) -> Tensor:
 def chosen(rank: int, world: int, wanted: str, hierarchy: Any) -> dict[str, Any]:
     slow_down(rank, set(WAYS) - {wanted})
     records: list[logging.LogRecord] = []
-    handler = logging.Handler(logging.INFO)
+    handler = logging.Handler(logging.WARNING)  # what is shown where nobody has set up logging
     handler.emit = records.append  # type: ignore[method-assign]
     logging.getLogger("gct").addHandler(handler)
-    logging.getLogger("gct").setLevel(logging.INFO)
     checksum = wanted != "gg"  # what is sent for it while measuring doesn't count either
     state = gct.GCTState(
         bits=4.0, codec="auto", start_step=1, hierarchy=hierarchy, checksum=checksum
