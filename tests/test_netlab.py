@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from laboratory import NAME, NETLAB, labs, needs_hosts, netlab
+from laboratory import NAME, NETLAB, labs, needs_hosts, netlab, why_not
 from multihost.errors import UserError
 
 
@@ -62,6 +62,28 @@ def test_without_root_the_program_exits_with_a_sentence() -> None:
     assert result.returncode == 1
     assert "need root" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@needs_hosts
+def test_a_broken_laboratory_is_no_reason_to_skip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labs, "INTERFACE", "a-name-too-long-for-linux")
+    with pytest.raises(UserError, match="failed"):
+        labs.create(f"{NAME}-broken", 2, "1gbit")
+    assert why_not() == ""
+
+
+@needs_hosts
+def test_a_system_that_forbids_namespaces_is_a_reason_to_skip() -> None:
+    bare = ["setpriv", "--bounding-set=-sys_admin,-net_admin", "--inh-caps=-sys_admin,-net_admin"]
+    script = "import laboratory; print(laboratory.why_not())"
+    result = subprocess.run(
+        [*bare, sys.executable, "-c", script],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "not permitted" in result.stdout
 
 
 @needs_hosts

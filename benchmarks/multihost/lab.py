@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from multihost.errors import UserError
+from multihost.errors import UnavailableError, UserError
 
 UNLIMITED = "unlimited"
 MAX_HOSTS = 64
@@ -63,15 +63,15 @@ class Lab:
 
 
 def check_requirements() -> None:
-    """Raise UserError where network namespaces can't be made."""
+    """Raise UnavailableError where network namespaces can't be made."""
     if os.geteuid() != 0:
-        raise UserError(
+        raise UnavailableError(
             "Network namespaces need root: run this with sudo, or use real hosts, "
             "see docs/benchmarks.md."
         )
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if missing:
-        raise UserError(
+        raise UnavailableError(
             f"{', '.join(missing)} not found: install iproute2 and util-linux "
             "(Debian: apt-get install iproute2 util-linux)."
         )
@@ -96,7 +96,8 @@ def create(name: str, hosts: int, rate: str) -> Lab:
     What was made is removed again if it can't be finished, or is interrupted.
 
     Raises:
-        UserError: not root, a tool is missing, the name is taken, or the kernel refuses.
+        UnavailableError: not root, a tool is missing, or the system does not permit it.
+        UserError: the name is taken, an argument is wrong, or the kernel refuses.
     """
     check_requirements()
     bits_per_second(rate)
@@ -243,8 +244,10 @@ def _ip(*arguments: str) -> str:
 def _output(*command: str) -> str:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        cure = ""
+        message = f"'{' '.join(command)}' failed: {result.stderr.strip()}"
         if "not permitted" in result.stderr:
-            cure = ": in a container it takes the capabilities NET_ADMIN and SYS_ADMIN"
-        raise UserError(f"'{' '.join(command)}' failed: {result.stderr.strip()}{cure}.")
+            raise UnavailableError(
+                f"{message}: in a container it takes the capabilities NET_ADMIN and SYS_ADMIN."
+            )
+        raise UserError(f"{message}.")
     return result.stdout
