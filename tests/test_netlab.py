@@ -171,3 +171,26 @@ def test_a_name_that_is_taken_is_refused(lab: labs.Lab) -> None:
     with pytest.raises(UserError, match="exists already"):
         labs.create(NAME, 2, "1gbit")
     assert labs.find(NAME) == lab
+
+
+@needs_hosts
+def test_a_name_that_begins_another_is_not_that_one() -> None:
+    longer = f"{NAME}-a-h1"
+    labs.create(longer, 1, "1gbit")
+    try:
+        assert not labs.destroy(f"{NAME}-a")
+        labs.create(f"{NAME}-a", 2, "1gbit")
+        assert labs.destroy(f"{NAME}-a")
+        assert labs.find(longer).hosts == ("h0",)
+    finally:
+        labs.destroy(longer)
+
+
+@needs_hosts
+def test_a_namespace_of_somebody_else_is_no_laboratory() -> None:
+    namespace = f"{NAME}-a-sw-b"
+    subprocess.run(["ip", "netns", "add", namespace], check=True)
+    try:
+        assert f"{NAME}-a" not in labs.names()
+    finally:
+        subprocess.run(["ip", "netns", "del", namespace], check=True)

@@ -147,7 +147,7 @@ def destroy(name: str) -> bool:
 
 def names() -> list[str]:
     """All laboratories on this machine."""
-    listed = re.findall(r"(?m)^(\S+)-sw\b", _ip("netns", "list"))
+    listed = re.findall(r"(?m)^(\S+)-sw(?!\S)", _ip("netns", "list"))
     return sorted(listed)
 
 
@@ -189,7 +189,8 @@ def _signal(pid: int, sign: signal.Signals) -> None:
 
 
 def _namespaces(name: str) -> list[str]:
-    pattern = rf"(?m)^({re.escape(name)}-(?:sw|h\d+))\b"
+    # Whole names: NAME-h1 may be a laboratory of its own, and NAME-h1-h0 a host of that one.
+    pattern = rf"(?m)^({re.escape(name)}-(?:sw|h\d+))(?!\S)"
     return re.findall(pattern, _ip("netns", "list"))
 
 
