@@ -194,3 +194,39 @@ def test_a_namespace_of_somebody_else_is_no_laboratory() -> None:
         assert f"{NAME}-a" not in labs.names()
     finally:
         subprocess.run(["ip", "netns", "del", namespace], check=True)
+
+
+@needs_hosts
+def test_of_two_who_make_the_same_laboratory_one_is_told_and_nothing_breaks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = f"{NAME}-both"
+    first = labs.create(name, 2, "1gbit")
+    try:
+        # The second one looked before the first one began; destroy() would see what is there.
+        looks = iter([[]])
+        look = labs._namespaces
+        with monkeypatch.context() as late:
+            late.setattr(labs, "_namespaces", lambda name: next(looks, look(name)))
+            with pytest.raises(UserError, match="exists already"):
+                labs.create(name, 2, "1gbit")
+        assert labs.find(name) == first
+        assert labs.rate_of(first) == "1000mbit"
+    finally:
+        labs.destroy(name)
+
+
+@needs_hosts
+def test_many_at_once_make_one_laboratory() -> None:
+    name = f"{NAME}-race"
+    command = [*NETLAB, "up", f"--name={name}", "--hosts=2", "--rate=1gbit", "--no-probe"]
+    racers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    try:
+        said = [racer.communicate(timeout=60)[1] for racer in racers]
+        assert sorted(racer.returncode for racer in racers) == [0, 1, 1, 1], said
+        for racer, words in zip(racers, said, strict=True):
+            assert "Traceback" not in words
+            assert racer.returncode == 0 or "exists already" in words
+        assert labs.find(name).hosts == ("h0", "h1")
+    finally:
+        labs.destroy(name)

@@ -18,7 +18,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +94,8 @@ def bits_per_second(rate: str) -> float | None:
 def create(name: str, hosts: int, rate: str) -> Lab:
     """Make a laboratory of ``hosts`` hosts with links of ``rate`` each way.
 
-    What was made is removed again if it can't be finished, or is interrupted.
+    What was made is removed again if it can't be finished, or is interrupted. What somebody else
+    makes under this name at the same time is left alone.
 
     Raises:
         UnavailableError: not root, a tool is missing, or the system does not permit it.
@@ -106,17 +108,20 @@ def create(name: str, hosts: int, rate: str) -> Lab:
     if not 1 <= hosts <= MAX_HOSTS:
         raise UserError(f"From 1 to {MAX_HOSTS} hosts are possible, got {hosts}.")
     if _namespaces(name):
-        raise UserError(
-            f"{name!r} exists already: remove it with 'netlab.py down --name {name}', or choose "
-            "another --name."
-        )
+        raise _taken(name)
     lab = Lab(name, tuple(f"h{i}" for i in range(hosts)))
+    ours = False
     try:
+        # Not to be interrupted between the two, or nobody would remove what was made.
+        with _uninterrupted():
+            _claim(lab)
+            ours = True
         _make_switch(lab)
         for host in lab.hosts:
             _make_host(lab, host, rate)
     except BaseException:
-        destroy(name)
+        if ours:
+            destroy(name)
         raise
     return lab
 
@@ -132,17 +137,13 @@ def find(name: str) -> Lab:
 
 def destroy(name: str) -> bool:
     """End the processes in a laboratory's namespaces and remove it; False if there was none."""
-    # A second interrupt must not cut this short.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
-    try:
+    with _uninterrupted():  # a second interrupt must not cut this short
         namespaces = _namespaces(name)
         end_processes(namespaces)
         for namespace in namespaces:
             _ip("netns", "del", namespace)
             shutil.rmtree(_ETC_NETNS / namespace, ignore_errors=True)
         return bool(namespaces)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def names() -> list[str]:
@@ -194,8 +195,34 @@ def _namespaces(name: str) -> list[str]:
     return re.findall(pattern, _ip("netns", "list"))
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Interrupts wait until the end of the block; programs started in it do not see them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _taken(name: str) -> UserError:
+    return UserError(
+        f"{name!r} exists already: remove it with 'netlab.py down --name {name}', or choose "
+        "another --name."
+    )
+
+
+def _claim(lab: Lab) -> None:
+    """Make the switch's namespace, which the kernel gives to one of several who ask for it."""
+    try:
+        _ip("netns", "add", lab.switch)
+    except UserError as error:
+        if "File exists" in str(error):
+            raise _taken(lab.name) from None
+        raise
+
+
 def _make_switch(lab: Lab) -> None:
-    _ip("netns", "add", lab.switch)
     _ip("-netns", lab.switch, "link", "add", "br0", "type", "bridge")
     _ip("-netns", lab.switch, "link", "set", "br0", "up")
 
