@@ -230,3 +230,38 @@ def test_many_at_once_make_one_laboratory() -> None:
         assert labs.find(name).hosts == ("h0", "h1")
     finally:
         labs.destroy(name)
+
+
+@needs_hosts
+def test_a_run_ends_its_own_processes_and_nobody_elses(lab: labs.Lab, tmp_path: Path) -> None:
+    """The first of two runs and an exec to end leaves daemons that hide from it."""
+
+    def start(action: list[str], script: str) -> subprocess.Popen[bytes]:
+        count = len(lab.hosts) if action == ["run"] else 1
+        begun = tmp_path / f"begun-{len(started)}"
+        script = f"echo >> {begun}; {script}"
+        process = subprocess.Popen([*NETLAB, *action, f"--name={NAME}", "--", "sh", "-c", script])
+        started.append(process)
+        assert wait_for(lambda: begun.exists() and len(begun.read_text()) == count)
+        return process
+
+    def until(name: str) -> str:
+        return f"until [ -e {tmp_path / name} ]; do sleep 0.1; done"
+
+    started: list[subprocess.Popen[bytes]] = []
+    daemon = "env -i setsid sh -c 'trap \"\" TERM; sleep 86399; :' > /dev/null 2>&1 &"
+    try:
+        first = start(["run"], f"{daemon} {until('first')}")
+        others = [start(["run"], until("others")), start(["exec", "h1"], until("others"))]
+        (tmp_path / "first").touch()
+        assert first.wait(timeout=20) == 0
+        pids = labs.processes([lab.namespace(host) for host in lab.hosts])
+        words = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids]
+        assert not [line for line in words if b"86399" in line]
+        assert [process.poll() for process in others] == [None, None]
+        (tmp_path / "others").touch()
+        assert [process.wait(timeout=20) for process in others] == [0, 0]
+    finally:
+        for process in started:
+            process.terminate()
+            process.wait(timeout=20)

@@ -18,7 +18,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +139,7 @@ def destroy(name: str) -> bool:
     """End the processes in a laboratory's namespaces and remove it; False if there was none."""
     with _uninterrupted():  # a second interrupt must not cut this short
         namespaces = _namespaces(name)
-        end_processes(namespaces)
+        end_processes(lambda: processes(namespaces))
         for namespace in namespaces:
             _ip("netns", "del", namespace)
             shutil.rmtree(_ETC_NETNS / namespace, ignore_errors=True)
@@ -168,12 +168,12 @@ def processes(namespaces: Sequence[str]) -> set[int]:
     return {int(pid) for pids in found for pid in pids}
 
 
-def end_processes(namespaces: Sequence[str], spare: set[int] | None = None) -> None:
-    """Terminate what runs in these namespaces, but ``spare``; kill what doesn't end."""
+def end_processes(find: Callable[[], set[int]]) -> None:
+    """Terminate the processes that ``find`` finds, until there are none; kill what doesn't end."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + _KILL_AFTER_SECONDS
         signalled: set[int] = set()
-        while left := processes(namespaces) - (spare or set()) - {os.getpid()}:
+        while left := find() - {os.getpid()}:
             for pid in left - signalled:
                 _signal(pid, sign)
             signalled |= left
