@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from laboratory import NAME, NETLAB, labs, needs_hosts, netlab
+from laboratory import NAME, NETLAB, labs, needs_hosts, netlab, why_not
 from multihost.errors import UserError
 
 
@@ -62,6 +62,28 @@ def test_without_root_the_program_exits_with_a_sentence() -> None:
     assert result.returncode == 1
     assert "need root" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@needs_hosts
+def test_a_broken_laboratory_is_no_reason_to_skip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labs, "INTERFACE", "a-name-too-long-for-linux")
+    with pytest.raises(UserError, match="failed"):
+        labs.create(f"{NAME}-broken", 2, "1gbit")
+    assert why_not() == ""
+
+
+@needs_hosts
+def test_a_system_that_forbids_namespaces_is_a_reason_to_skip() -> None:
+    bare = ["setpriv", "--bounding-set=-sys_admin,-net_admin", "--inh-caps=-sys_admin,-net_admin"]
+    script = "import laboratory; print(laboratory.why_not())"
+    result = subprocess.run(
+        [*bare, sys.executable, "-c", script],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "not permitted" in result.stdout
 
 
 @needs_hosts
@@ -149,3 +171,97 @@ def test_a_name_that_is_taken_is_refused(lab: labs.Lab) -> None:
     with pytest.raises(UserError, match="exists already"):
         labs.create(NAME, 2, "1gbit")
     assert labs.find(NAME) == lab
+
+
+@needs_hosts
+def test_a_name_that_begins_another_is_not_that_one() -> None:
+    longer = f"{NAME}-a-h1"
+    labs.create(longer, 1, "1gbit")
+    try:
+        assert not labs.destroy(f"{NAME}-a")
+        labs.create(f"{NAME}-a", 2, "1gbit")
+        assert labs.destroy(f"{NAME}-a")
+        assert labs.find(longer).hosts == ("h0",)
+    finally:
+        labs.destroy(longer)
+
+
+@needs_hosts
+def test_a_namespace_of_somebody_else_is_no_laboratory() -> None:
+    namespace = f"{NAME}-a-sw-b"
+    subprocess.run(["ip", "netns", "add", namespace], check=True)
+    try:
+        assert f"{NAME}-a" not in labs.names()
+    finally:
+        subprocess.run(["ip", "netns", "del", namespace], check=True)
+
+
+@needs_hosts
+def test_of_two_who_make_the_same_laboratory_one_is_told_and_nothing_breaks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = f"{NAME}-both"
+    first = labs.create(name, 2, "1gbit")
+    try:
+        # The second one looked before the first one began; destroy() would see what is there.
+        looks = iter([[]])
+        look = labs._namespaces
+        with monkeypatch.context() as late:
+            late.setattr(labs, "_namespaces", lambda name: next(looks, look(name)))
+            with pytest.raises(UserError, match="exists already"):
+                labs.create(name, 2, "1gbit")
+        assert labs.find(name) == first
+        assert labs.rate_of(first) == "1000mbit"
+    finally:
+        labs.destroy(name)
+
+
+@needs_hosts
+def test_many_at_once_make_one_laboratory() -> None:
+    name = f"{NAME}-race"
+    command = [*NETLAB, "up", f"--name={name}", "--hosts=2", "--rate=1gbit", "--no-probe"]
+    racers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    try:
+        said = [racer.communicate(timeout=60)[1] for racer in racers]
+        assert sorted(racer.returncode for racer in racers) == [0, 1, 1, 1], said
+        for racer, words in zip(racers, said, strict=True):
+            assert "Traceback" not in words
+            assert racer.returncode == 0 or "exists already" in words
+        assert labs.find(name).hosts == ("h0", "h1")
+    finally:
+        labs.destroy(name)
+
+
+@needs_hosts
+def test_a_run_ends_its_own_processes_and_nobody_elses(lab: labs.Lab, tmp_path: Path) -> None:
+    """The first of two runs and an exec to end leaves daemons that hide from it."""
+
+    def start(action: list[str], script: str) -> subprocess.Popen[bytes]:
+        count = len(lab.hosts) if action == ["run"] else 1
+        begun = tmp_path / f"begun-{len(started)}"
+        script = f"echo >> {begun}; {script}"
+        process = subprocess.Popen([*NETLAB, *action, f"--name={NAME}", "--", "sh", "-c", script])
+        started.append(process)
+        assert wait_for(lambda: begun.exists() and len(begun.read_text()) == count)
+        return process
+
+    def until(name: str) -> str:
+        return f"until [ -e {tmp_path / name} ]; do sleep 0.1; done"
+
+    started: list[subprocess.Popen[bytes]] = []
+    daemon = "env -i setsid sh -c 'trap \"\" TERM; sleep 86399; :' > /dev/null 2>&1 &"
+    try:
+        first = start(["run"], f"{daemon} {until('first')}")
+        others = [start(["run"], until("others")), start(["exec", "h1"], until("others"))]
+        (tmp_path / "first").touch()
+        assert first.wait(timeout=20) == 0
+        pids = labs.processes([lab.namespace(host) for host in lab.hosts])
+        words = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids]
+        assert not [line for line in words if b"86399" in line]
+        assert [process.poll() for process in others] == [None, None]
+        (tmp_path / "others").touch()
+        assert [process.wait(timeout=20) for process in others] == [0, 0]
+    finally:
+        for process in started:
+            process.terminate()
+            process.wait(timeout=20)

@@ -12,6 +12,10 @@ class UserError(Exception):
     """What is wrong and what to do about it, in one or two sentences."""
 
 
+class UnavailableError(UserError):
+    """This machine or this user can't do it at all: it is not the program that is at fault."""
+
+
 @contextmanager
 def exits_with_sentence(program: str) -> Iterator[None]:
     """Turn a UserError into ``program: sentence`` on stderr and exit status 1."""

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
 
@@ -19,10 +20,17 @@ from multihost.rendezvous import LAUNCHER_VARIABLE
 MASTER_PORT = 29400
 GRACE_SECONDS = 10.0  # for the others, once one has failed
 _POLL_SECONDS = 0.05
+_GATE = 'read -r line && exec "$@" < /dev/null'
 
 
 @dataclass(frozen=True)
 class Process:
+    """One of a run's processes, which waits for a line on its stdin before it does anything.
+
+    On its way there it gets a UTS namespace (the one of host names) of its own. All that it starts
+    inherits that, daemons with another session and environment too: so they are found again.
+    """
+
     host: str
     rank: int
     popen: subprocess.Popen[bytes]
@@ -37,16 +45,16 @@ def run_everywhere(
 ) -> int:
     """Run ``command`` ``per_host`` times on every host and wait; 0, or the first failure's status.
 
-    Each process finds torch's ``env://`` variables and may use them or not. In the command's words
-    ``{host}``, ``{rank}`` (of the host), ``{hosts}`` (their number) and ``{head}`` (the first
-    host) are replaced. Rank 0's output passes through; other ranks' lines go to stderr with the
-    rank before them, or nowhere with ``quiet``. Whatever way this ends, no process is left.
+    Several may run in one laboratory at once. Each process finds torch's ``env://`` variables and
+    may use them or not. In the command's words ``{host}``, ``{rank}`` (of the host), ``{hosts}``
+    (their number) and ``{head}`` (the first host) are replaced. Rank 0's output passes through;
+    other ranks' lines go to stderr with the rank before them, or nowhere with ``quiet``. Whatever
+    way this ends, none of its processes is left.
 
     Raises:
         UserError: not done within ``timeout`` seconds.
     """
-    namespaces = [lab.namespace(host) for host in lab.hosts]
-    before = labs.processes(namespaces)
+    marks: list[int] = []
     started: list[Process] = []
     threads: list[threading.Thread] = []
     try:
@@ -56,12 +64,17 @@ def run_everywhere(
                 process = _start(lab, host, words, environment(lab, node, local, per_host))
                 started.append(process)
                 threads += _forward(process, quiet)
+        for process in started:
+            _release(process, marks)
         return _wait(started, timeout)
     finally:
-        # torchrun's workers have sessions of their own: the namespace is what holds them all.
-        labs.end_processes(namespaces, spare=before)
+        for process in started:
+            _close_gate(process)
+        labs.end_processes(lambda: _marked(marks))
         for process in started:
             process.popen.wait()
+        for mark in marks:
+            os.close(mark)
         for thread in threads:
             thread.join(timeout=2.0)
 
@@ -100,14 +113,51 @@ def _fill(word: str, lab: Lab, node: int) -> str:
 
 def _start(lab: Lab, host: str, words: Sequence[str], variables: Mapping[str, str]) -> Process:
     popen = subprocess.Popen(
-        lab.command(host, words),
+        lab.command(host, ["sh", "-c", _GATE, "sh", *words]),
         env=dict(variables),
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,  # the terminal's interrupt is for the one who cleans up
     )
     return Process(host, int(variables["RANK"]), popen)
+
+
+def _release(process: Process, marks: list[int]) -> None:
+    """Let a process go on as soon as its mark is among ``marks``: open files of UTS namespaces."""
+    here = os.stat("/proc/self/ns/uts").st_ino
+    while process.popen.poll() is None:
+        with suppress(OSError):  # it has just ended
+            # Open, or the kernel could give the number to a namespace of somebody else.
+            mark = os.open(f"/proc/{process.popen.pid}/ns/uts", os.O_RDONLY)
+            if os.fstat(mark).st_ino != here:
+                marks.append(mark)
+                break
+            os.close(mark)
+        time.sleep(0.001)
+    assert process.popen.stdin is not None
+    with suppress(BrokenPipeError):  # it has ended: _wait says so
+        process.popen.stdin.write(b"go\n")
+        process.popen.stdin.flush()
+    _close_gate(process)
+
+
+def _close_gate(process: Process) -> None:
+    """A process that still waits for its line ends."""
+    assert process.popen.stdin is not None
+    with suppress(BrokenPipeError):
+        process.popen.stdin.close()
+
+
+def _marked(marks: Sequence[int]) -> set[int]:
+    """Ids of the processes with one of these marks."""
+    wanted = {os.fstat(mark).st_ino for mark in marks}
+    found = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with suppress(OSError):  # ended in between
+            if os.stat(f"/proc/{pid}/ns/uts").st_ino in wanted:
+                found.add(int(pid))
+    return found
 
 
 def _forward(process: Process, quiet: bool) -> list[threading.Thread]:

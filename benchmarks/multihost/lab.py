@@ -18,11 +18,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from multihost.errors import UserError
+from multihost.errors import UnavailableError, UserError
 
 UNLIMITED = "unlimited"
 MAX_HOSTS = 64
@@ -63,15 +64,15 @@ class Lab:
 
 
 def check_requirements() -> None:
-    """Raise UserError where network namespaces can't be made."""
+    """Raise UnavailableError where network namespaces can't be made."""
     if os.geteuid() != 0:
-        raise UserError(
+        raise UnavailableError(
             "Network namespaces need root: run this with sudo, or use real hosts, "
             "see docs/benchmarks.md."
         )
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if missing:
-        raise UserError(
+        raise UnavailableError(
             f"{', '.join(missing)} not found: install iproute2 and util-linux "
             "(Debian: apt-get install iproute2 util-linux)."
         )
@@ -93,10 +94,12 @@ def bits_per_second(rate: str) -> float | None:
 def create(name: str, hosts: int, rate: str) -> Lab:
     """Make a laboratory of ``hosts`` hosts with links of ``rate`` each way.
 
-    What was made is removed again if it can't be finished, or is interrupted.
+    What was made is removed again if it can't be finished, or is interrupted. What somebody else
+    makes under this name at the same time is left alone.
 
     Raises:
-        UserError: not root, a tool is missing, the name is taken, or the kernel refuses.
+        UnavailableError: not root, a tool is missing, or the system does not permit it.
+        UserError: the name is taken, an argument is wrong, or the kernel refuses.
     """
     check_requirements()
     bits_per_second(rate)
@@ -105,17 +108,20 @@ def create(name: str, hosts: int, rate: str) -> Lab:
     if not 1 <= hosts <= MAX_HOSTS:
         raise UserError(f"From 1 to {MAX_HOSTS} hosts are possible, got {hosts}.")
     if _namespaces(name):
-        raise UserError(
-            f"{name!r} exists already: remove it with 'netlab.py down --name {name}', or choose "
-            "another --name."
-        )
+        raise _taken(name)
     lab = Lab(name, tuple(f"h{i}" for i in range(hosts)))
+    ours = False
     try:
+        # Not to be interrupted between the two, or nobody would remove what was made.
+        with _uninterrupted():
+            _claim(lab)
+            ours = True
         _make_switch(lab)
         for host in lab.hosts:
             _make_host(lab, host, rate)
     except BaseException:
-        destroy(name)
+        if ours:
+            destroy(name)
         raise
     return lab
 
@@ -131,22 +137,18 @@ def find(name: str) -> Lab:
 
 def destroy(name: str) -> bool:
     """End the processes in a laboratory's namespaces and remove it; False if there was none."""
-    # A second interrupt must not cut this short.
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
-    try:
+    with _uninterrupted():  # a second interrupt must not cut this short
         namespaces = _namespaces(name)
-        end_processes(namespaces)
+        end_processes(lambda: processes(namespaces))
         for namespace in namespaces:
             _ip("netns", "del", namespace)
             shutil.rmtree(_ETC_NETNS / namespace, ignore_errors=True)
         return bool(namespaces)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def names() -> list[str]:
     """All laboratories on this machine."""
-    listed = re.findall(r"(?m)^(\S+)-sw\b", _ip("netns", "list"))
+    listed = re.findall(r"(?m)^(\S+)-sw(?!\S)", _ip("netns", "list"))
     return sorted(listed)
 
 
@@ -166,12 +168,12 @@ def processes(namespaces: Sequence[str]) -> set[int]:
     return {int(pid) for pids in found for pid in pids}
 
 
-def end_processes(namespaces: Sequence[str], spare: set[int] | None = None) -> None:
-    """Terminate what runs in these namespaces, but ``spare``; kill what doesn't end."""
+def end_processes(find: Callable[[], set[int]]) -> None:
+    """Terminate the processes that ``find`` finds, until there are none; kill what doesn't end."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + _KILL_AFTER_SECONDS
         signalled: set[int] = set()
-        while left := processes(namespaces) - (spare or set()) - {os.getpid()}:
+        while left := find() - {os.getpid()}:
             for pid in left - signalled:
                 _signal(pid, sign)
             signalled |= left
@@ -188,12 +190,39 @@ def _signal(pid: int, sign: signal.Signals) -> None:
 
 
 def _namespaces(name: str) -> list[str]:
-    pattern = rf"(?m)^({re.escape(name)}-(?:sw|h\d+))\b"
+    # Whole names: NAME-h1 may be a laboratory of its own, and NAME-h1-h0 a host of that one.
+    pattern = rf"(?m)^({re.escape(name)}-(?:sw|h\d+))(?!\S)"
     return re.findall(pattern, _ip("netns", "list"))
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Interrupts wait until the end of the block; programs started in it do not see them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _taken(name: str) -> UserError:
+    return UserError(
+        f"{name!r} exists already: remove it with 'netlab.py down --name {name}', or choose "
+        "another --name."
+    )
+
+
+def _claim(lab: Lab) -> None:
+    """Make the switch's namespace, which the kernel gives to one of several who ask for it."""
+    try:
+        _ip("netns", "add", lab.switch)
+    except UserError as error:
+        if "File exists" in str(error):
+            raise _taken(lab.name) from None
+        raise
+
+
 def _make_switch(lab: Lab) -> None:
-    _ip("netns", "add", lab.switch)
     _ip("-netns", lab.switch, "link", "add", "br0", "type", "bridge")
     _ip("-netns", lab.switch, "link", "set", "br0", "up")
 
@@ -243,8 +272,10 @@ def _ip(*arguments: str) -> str:
 def _output(*command: str) -> str:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        cure = ""
+        message = f"'{' '.join(command)}' failed: {result.stderr.strip()}"
         if "not permitted" in result.stderr:
-            cure = ": in a container it takes the capabilities NET_ADMIN and SYS_ADMIN"
-        raise UserError(f"'{' '.join(command)}' failed: {result.stderr.strip()}{cure}.")
+            raise UnavailableError(
+                f"{message}: in a container it takes the capabilities NET_ADMIN and SYS_ADMIN."
+            )
+        raise UserError(f"{message}.")
     return result.stdout
