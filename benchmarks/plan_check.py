@@ -1,6 +1,6 @@
 """Is gct.plan right? Its predictions against all-reduces measured over netlab's links (root).
 
-    python benchmarks/plan_check.py                                 # about 6 minutes
+    python benchmarks/plan_check.py                                 # about 4 minutes
     python benchmarks/plan_check.py --hosts 2 --rates 1gbit --seconds 1
 
 For each number of hosts and rate it makes the hosts, measures each scheme at each size with
