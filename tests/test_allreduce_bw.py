@@ -489,6 +489,50 @@ def test_a_rank_that_dies_or_stops(sign: signal.Signals, tmp_path: Path) -> None
         assert_sentence(survivor, "fp32 at 1048576 bytes failed", "another rank", "--timeout")
 
 
+@contextlib.contextmanager
+def local_ranks(wait_for: str | None) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """``--local 2`` and its ranks' process ids, once stderr has shown this."""
+    words = [sys.executable, SCRIPT, "--local", "2", "-b", "1M", "-e", "1M", "--schemes", "fp32"]
+    process = subprocess.Popen(
+        [*words, "-n", "1000000", "--seconds", "60"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        if wait_for is not None:
+            assert wait_for in process.stderr.readline()
+        yield process, _children(process.pid, 2)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def _children(parent: int, count: int) -> list[int]:
+    path = Path(f"/proc/{parent}/task/{parent}/children")
+    deadline = time.monotonic() + 30
+    while len(children := path.read_text().split()) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return [int(child) for child in children]
+
+
+def test_sigterm_leaves_no_rank_behind() -> None:
+    with local_ranks("1/1") as (process, _):
+        process.terminate()  # this process alone, as a job's time limit does
+        process.communicate(timeout=30)
+        assert process.returncode == 128 + signal.SIGTERM
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)
+
+
+def test_a_rank_killed_before_it_joined() -> None:
+    with local_ranks(None) as (process, ranks):
+        os.kill(ranks[1], signal.SIGKILL)
+        _, err = process.communicate(timeout=30)
+        assert_sentence(Ended(process.returncode, "", err), "Rank 1 of 2 ended by SIGKILL", "-e")
+
+
 def test_an_interrupt_ends_all_ranks() -> None:
     words = [sys.executable, SCRIPT, "--local", "2", "-b", "1M", "-e", "1M", "--schemes", "fp32"]
     words += ["-n", "1000000", "--seconds", "60"]
