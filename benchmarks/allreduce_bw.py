@@ -27,7 +27,7 @@ import torch
 from multihost import report
 from multihost.errors import UserError, exits_with_sentence
 from multihost.inputs import make_source
-from multihost.join import BACKENDS, process_group
+from multihost.join import BACKENDS, is_memory_error, process_group
 from multihost.measure import Bench, Effort, Row
 from multihost.rendezvous import Place, find_place
 from multihost.schemes import DEFAULT_SCHEMES, Reducer, check_schemes, make_reducer
@@ -188,6 +188,8 @@ def measure(args: argparse.Namespace, place: Place) -> list[Row]:
             try:
                 rows.append(bench.run(scheme, reducer, bucket))
             except (RuntimeError, ValueError) as error:
+                if is_memory_error(error):
+                    raise  # process_group has the words
                 raise UserError(explain(error, scheme, size, place, args)) from error
             progress.clear()
             if place.rank == 0:

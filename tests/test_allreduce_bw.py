@@ -434,11 +434,75 @@ def test_what_is_wrong_before_anything_starts(arguments: list[str], parts: list[
         (["--input", "gg:20"], ["gg:SHAPE", "'20'"]),
         (["--backend", "mpi"], ["--backend gloo"]),
         (["--json", "/proc/nothing/rows.json"], ["can't be written"]),
+        (["--plot", "x.xyz"], ["--plot x.xyz", ".png"]),
     ],
 )
 def test_what_is_wrong_on_a_rank(arguments: list[str], parts: list[str]) -> None:
     [ended] = start(torch_variables(1), [*ONE_SIZE, *arguments])
     assert_sentence(ended, *parts)
+
+
+def limit_memory() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+
+
+def test_memory_that_is_not_there() -> None:
+    arguments = ["-b", "8G", "-e", "8G", "--schemes", "fp32"]
+    [ended] = start(torch_variables(1), arguments, prepare=limit_memory)
+    assert_sentence(ended, "too little memory", "smaller -e")
+
+
+@pytest.mark.parametrize(
+    ("variables", "parts"),
+    [
+        ({"RANK": "x"}, ["RANK must be a whole number", "'x'"]),
+        ({"WORLD_SIZE": "0"}, ["WORLD_SIZE must be a whole number from 1 on"]),
+        ({"RANK": "2"}, ["RANK must be below WORLD_SIZE, 1"]),
+        ({"MASTER_ADDR": "no-such-host.invalid"}, ["'no-such-host.invalid' has no address"]),
+    ],
+)
+def test_variables_that_are_wrong(variables: dict[str, str], parts: list[str]) -> None:
+    [ended] = start([{**torch_variables(1)[0], **variables}], [*ONE_SIZE, "--timeout", "2"])
+    assert_sentence(ended, *parts)
+
+
+def test_a_launchers_variable_that_is_missing() -> None:
+    for absent in ([], ["mpi4py"]):
+        [ended] = start([{"OMPI_COMM_WORLD_RANK": "0"}], ONE_SIZE, absent=absent)
+        assert_sentence(ended, "OMPI_COMM_WORLD_SIZE is not set")
+
+
+def test_files_that_hold_something_else(tmp_path: Path) -> None:
+    import numpy
+    from multihost.errors import UserError
+    from multihost.inputs import make_source
+
+    torch.save({"a": [1, 2]}, tmp_path / "list.pt")
+    numpy.save(tmp_path / "complex.npy", numpy.ones(4, dtype=complex))
+    for name, reason in (("list.pt", "a list, not a tensor"), ("complex.npy", "complex numbers")):
+        with pytest.raises(UserError, match=reason):
+            make_source(str(tmp_path / name), rank=0, seed=1)
+
+
+def test_json_has_no_infinity(tmp_path: Path) -> None:
+    from multihost import report
+    from multihost.measure import Row
+
+    row = Row("fp32", 4, 1, 1, 3, 1.0, 1.0, 1.0, None, None, math.inf, 0, 0.0, 0.0, math.nan)
+    report.write_json(tmp_path / "rows.json", {}, [row])
+    [read] = rows_of(tmp_path / "rows.json")
+    assert read["nmse"] is None
+    assert read["decode_seconds"] is None
+    assert read["seconds"] == 1.0
+
+
+def test_small_steps_give_each_size_once() -> None:
+    import allreduce_bw
+
+    args = allreduce_bw.parse_arguments(["-b", "4", "-e", "16", "-f", "1.00001"])
+    assert list(allreduce_bw.sizes(args)) == [4, 8, 12, 16]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
