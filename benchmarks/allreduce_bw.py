@@ -100,10 +100,13 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def sizes(args: argparse.Namespace) -> Iterator[int]:
-    size = float(args.minbytes)
+    """Each size once: small steps may round to the last one."""
+    size, last = float(args.minbytes), 0
     while round(size) <= args.maxbytes:
-        yield round(size) // 4 * 4
-        size *= args.stepfactor
+        whole = round(size) // 4 * 4
+        if whole != last:
+            yield whole
+        size, last = size * args.stepfactor, whole
 
 
 def shared_facts(args: argparse.Namespace) -> dict[str, Any]:
