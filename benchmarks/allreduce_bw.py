@@ -197,7 +197,9 @@ def measure(args: argparse.Namespace, place: Place) -> list[Row]:
             progress.clear()
             if place.rank == 0:
                 print(report.row_line(rows[-1]), flush=True)
-    for reducer in reducers.values():
+    for scheme, reducer in reducers.items():
+        if place.rank == 0 and (chosen := reducer.chosen()):
+            print(f"# {scheme} chose {chosen}", flush=True)
         reducer.close()
     return rows
 
