@@ -27,7 +27,7 @@ import torch
 from multihost import report
 from multihost.errors import UserError, exits_with_sentence
 from multihost.inputs import make_source
-from multihost.join import BACKENDS, process_group
+from multihost.join import BACKENDS, is_memory_error, process_group
 from multihost.measure import Bench, Effort, Row
 from multihost.rendezvous import Place, find_place
 from multihost.schemes import DEFAULT_SCHEMES, Reducer, check_schemes, make_reducer
@@ -100,10 +100,13 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def sizes(args: argparse.Namespace) -> Iterator[int]:
-    size = float(args.minbytes)
+    """Each size once: small steps may round to the last one."""
+    size, last = float(args.minbytes), 0
     while round(size) <= args.maxbytes:
-        yield round(size) // 4 * 4
-        size *= args.stepfactor
+        whole = round(size) // 4 * 4
+        if whole != last:
+            yield whole
+        size, last = size * args.stepfactor, whole
 
 
 def shared_facts(args: argparse.Namespace) -> dict[str, Any]:
@@ -188,11 +191,15 @@ def measure(args: argparse.Namespace, place: Place) -> list[Row]:
             try:
                 rows.append(bench.run(scheme, reducer, bucket))
             except (RuntimeError, ValueError) as error:
+                if is_memory_error(error):
+                    raise  # process_group has the words
                 raise UserError(explain(error, scheme, size, place, args)) from error
             progress.clear()
             if place.rank == 0:
                 print(report.row_line(rows[-1]), flush=True)
-    for reducer in reducers.values():
+    for scheme, reducer in reducers.items():
+        if place.rank == 0 and (chosen := reducer.chosen()):
+            print(f"# {scheme} chose {chosen}", flush=True)
         reducer.close()
     return rows
 

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -49,6 +49,7 @@ class Ranks:
     """The script, started once with each of these environments, at the same time.
 
     Modules in ``absent`` can't be imported; ``versions`` are the ranks' gct.__version__.
+    ``prepare`` is called on each before the script.
     """
 
     def __init__(
@@ -58,13 +59,21 @@ class Ranks:
         arguments: Sequence[str],
         absent: Sequence[str] = (),
         versions: Sequence[str] = (),
+        prepare: Callable[[], None] | None = None,
     ) -> None:
         self.processes: list[BaseProcess] = []
         self._files: list[tuple[Path, Path]] = []
         for rank, variables in enumerate(environments):
             version = versions[rank] if versions else ""
             files = (Path(folder, f"{rank}.out"), Path(folder, f"{rank}.err"))
-            args = (dict(variables), list(arguments), list(absent), version, *map(str, files))
+            args = (
+                dict(variables),
+                list(arguments),
+                list(absent),
+                version,
+                *map(str, files),
+                prepare,
+            )
             self.processes.append(_context.Process(target=_main, args=args, daemon=True))
             self._files.append(files)
         for process in self.processes:
@@ -98,10 +107,11 @@ def start(
     absent: Sequence[str] = (),
     versions: Sequence[str] = (),
     timeout: float = 60.0,
+    prepare: Callable[[], None] | None = None,
 ) -> list[Ended]:
     """Start the ranks and wait for their end."""
     with tempfile.TemporaryDirectory() as folder:
-        return Ranks(folder, environments, arguments, absent, versions).wait(timeout)
+        return Ranks(folder, environments, arguments, absent, versions, prepare).wait(timeout)
 
 
 def _main(
@@ -111,6 +121,7 @@ def _main(
     version: str,
     out: str,
     err: str,
+    prepare: Callable[[], None] | None,
 ) -> None:
     for descriptor, name in ((1, out), (2, err)):
         os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY), descriptor)
@@ -121,6 +132,8 @@ def _main(
         import gct
 
         gct.__version__ = version
+    if prepare is not None:
+        prepare()
     sys.argv = [SCRIPT, *arguments]
     import allreduce_bw
 
@@ -177,13 +190,17 @@ def assert_sentence(ended: Ended, *parts: str) -> None:
 
 SCHEMES = ("fp32", "bf16", "fp16", "powersgd-1", "gct-2", "gct-eg-2", "gct-fixed-4", "gct-raw")
 # Squared error over squared values. Rounding to 8 bits of mantissa leaves at most 2^-16, in each
-# of W - 1 additions again; gct-2 on this heavy-tailed input (shape 0.8) leaves 0.07 once and, in
-# two shots, twice; the mean of W independent ranks is sqrt(W) smaller, and the second shot's error
-# is relative to that.
+# of W - 1 additions again. powersgd-1: the best rank-1 part of 16 x 1024 values holds at least 1/16
+# of their squares, one power iteration somewhat less; a result of zeros has 1. The others are
+# deterministic and were measured: up to 4 ranks 0.077 (gct-2), 0.088 (gct-eg-2), 0.032
+# (gct-fixed-4); beyond that, where each rank's share of 64 KiB is small, at most 0.22, 0.19 and
+# 0.027 with 8 ranks and 0.18, 0.10 and 0.027 with 16. The margin is for other processors. One
+# gradient of W lost would add about 1/W.
 NMSE = {
-    "fp32": 1e-12, "gct-raw": 1e-12, "fp16": 1e-5, "bf16": 1e-3, "gct-fixed-4": 0.1, "gct-2": 0.4,
-    "gct-eg-2": 0.5, "powersgd-1": 1.01,
+    "fp32": 1e-12, "gct-raw": 1e-12, "fp16": 1e-5, "bf16": 1e-3, "gct-fixed-4": 0.04, "gct-2": 0.1,
+    "gct-eg-2": 0.11, "powersgd-1": 0.97,
 }  # fmt: skip
+NMSE_OF_MANY = {8: {"gct-2": 0.25, "gct-eg-2": 0.22}, 16: {"gct-2": 0.21, "gct-eg-2": 0.12}}
 # Barriers and Gloo's message headers, counted with each call, in bytes for each other rank.
 OVERHEAD = 1200
 
@@ -198,9 +215,10 @@ def check_rows(rows: list[dict[str, Any]], world: int) -> None:
         assert 0 < row["seconds_min"] <= row["seconds"] <= row["seconds_max"]
         check_formulas(row)
         check_bytes(row)
+        check_stages(row)
         if world == 1:
             continue  # gct has nothing to send, PowerSGD compresses all the same
-        assert row["nmse"] <= NMSE[row["scheme"]]
+        assert row["nmse"] <= {**NMSE, **NMSE_OF_MANY.get(world, {})}[row["scheme"]]
         one_row = row["scheme"] == "powersgd-1" and row["size"] == 4096  # 1 x 1024: left alone
         if row["scheme"] not in ("fp32", "gct-raw") and not one_row:
             assert row["nmse"] > 1e-9, "nothing was compressed"
@@ -214,6 +232,18 @@ def check_formulas(row: dict[str, Any]) -> None:
     assert math.isclose(row["busbw"], factor * row["size"] / row["seconds"])
     if row["wire_bytes"]:
         assert math.isclose(row["ratio"], factor * row["size"] / row["wire_bytes"])
+
+
+def check_stages(row: dict[str, Any]) -> None:
+    encode, wire, decode = (row[f"{stage}_seconds"] for stage in ("encode", "wire", "decode"))
+    assert all(math.isfinite(seconds) and seconds >= 0 for seconds in (encode, wire, decode))
+    if row["scheme"].startswith("gct"):
+        if row["world"] > 1:
+            assert min(encode, wire, decode) > 0
+        return
+    assert min(encode, wire) > 0
+    # The clock's three stages share the call among them; medians of few calls are near that.
+    assert encode + wire + decode < 2 * row["seconds_max"]
 
 
 def check_bytes(row: dict[str, Any]) -> None:
@@ -257,6 +287,49 @@ def count_wrong_of_damaged(rank: int, world: int) -> int:
     result = torch.ones(1000)
     result.view(torch.int32)[999] ^= int(rank == 1)
     return count_wrong(result)
+
+
+def damage_rank_1() -> None:
+    from multihost.bucket import Bucket
+    from multihost.schemes import TorchHook
+    from multihost.stages import Stages
+
+    reduce = TorchHook.reduce
+
+    def damaged(self: TorchHook, bucket: Bucket) -> tuple[float, Stages]:
+        result = reduce(self, bucket)
+        if os.environ["RANK"] == "1":
+            bucket.buffer().view(torch.int32)[-1] ^= 1
+        return result
+
+    TorchHook.reduce = damaged  # type: ignore[method-assign]
+
+
+def test_ranks_that_differ_end_the_run_with_an_error() -> None:
+    arguments = [*ONE_SIZE, "--schemes", "fp32"]
+    for rank in start(torch_variables(2), arguments, prepare=damage_rank_1):
+        assert_sentence(rank, "fp32 left other bits on 1 rank(s)", "report it")
+
+
+def test_seed_and_threads_are_heeded(tmp_path: Path) -> None:
+    """PowerSGD compresses one rank's values, too: its error tells which values they were."""
+    errors = []
+    for seed in ("1", "2"):
+        path = tmp_path / f"{seed}.json"
+        arguments = [*ONE_SIZE, "--schemes", "powersgd-1", "--seed", seed, "--threads", "3"]
+        [ended] = start(torch_variables(1), [*arguments, f"--json={path}"])
+        assert ended.code == 0, ended
+        assert "3 thread(s)" in json.loads(path.read_text())["facts"]["torch"]
+        errors.append(rows_of(path)[0]["nmse"])
+    assert errors[0] != errors[1]
+
+
+def test_the_table_says_what_auto_chose() -> None:
+    ended = start(torch_variables(2), [*ONE_SIZE, "--schemes", "gct-auto"])
+    assert [rank.code for rank in ended] == [0, 0], ended
+    last = ended[0].out.splitlines()[-1]
+    assert last.startswith("# gct-auto chose ")
+    assert " ms" in last
 
 
 @pytest.mark.parametrize("text", ["gaussian", "laplace", "gg", "gg:0.5"])
@@ -435,11 +508,75 @@ def test_what_is_wrong_before_anything_starts(arguments: list[str], parts: list[
         (["--input", "gg:20"], ["gg:SHAPE", "'20'"]),
         (["--backend", "mpi"], ["--backend gloo"]),
         (["--json", "/proc/nothing/rows.json"], ["can't be written"]),
+        (["--plot", "x.xyz"], ["--plot x.xyz", ".png"]),
     ],
 )
 def test_what_is_wrong_on_a_rank(arguments: list[str], parts: list[str]) -> None:
     [ended] = start(torch_variables(1), [*ONE_SIZE, *arguments])
     assert_sentence(ended, *parts)
+
+
+def limit_memory() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+
+
+def test_memory_that_is_not_there() -> None:
+    arguments = ["-b", "8G", "-e", "8G", "--schemes", "fp32"]
+    [ended] = start(torch_variables(1), arguments, prepare=limit_memory)
+    assert_sentence(ended, "too little memory", "smaller -e")
+
+
+@pytest.mark.parametrize(
+    ("variables", "parts"),
+    [
+        ({"RANK": "x"}, ["RANK must be a whole number", "'x'"]),
+        ({"WORLD_SIZE": "0"}, ["WORLD_SIZE must be a whole number from 1 on"]),
+        ({"RANK": "2"}, ["RANK must be below WORLD_SIZE, 1"]),
+        ({"MASTER_ADDR": "no-such-host.invalid"}, ["'no-such-host.invalid' has no address"]),
+    ],
+)
+def test_variables_that_are_wrong(variables: dict[str, str], parts: list[str]) -> None:
+    [ended] = start([{**torch_variables(1)[0], **variables}], [*ONE_SIZE, "--timeout", "2"])
+    assert_sentence(ended, *parts)
+
+
+def test_a_launchers_variable_that_is_missing() -> None:
+    for absent in ([], ["mpi4py"]):
+        [ended] = start([{"OMPI_COMM_WORLD_RANK": "0"}], ONE_SIZE, absent=absent)
+        assert_sentence(ended, "OMPI_COMM_WORLD_SIZE is not set")
+
+
+def test_files_that_hold_something_else(tmp_path: Path) -> None:
+    import numpy
+    from multihost.errors import UserError
+    from multihost.inputs import make_source
+
+    torch.save({"a": [1, 2]}, tmp_path / "list.pt")
+    numpy.save(tmp_path / "complex.npy", numpy.ones(4, dtype=complex))
+    for name, reason in (("list.pt", "a list, not a tensor"), ("complex.npy", "complex numbers")):
+        with pytest.raises(UserError, match=reason):
+            make_source(str(tmp_path / name), rank=0, seed=1)
+
+
+def test_json_has_no_infinity(tmp_path: Path) -> None:
+    from multihost import report
+    from multihost.measure import Row
+
+    row = Row("fp32", 4, 1, 1, 3, 1.0, 1.0, 1.0, None, None, math.inf, 0, 0.0, 0.0, math.nan)
+    report.write_json(tmp_path / "rows.json", {}, [row])
+    [read] = rows_of(tmp_path / "rows.json")
+    assert read["nmse"] is None
+    assert read["decode_seconds"] is None
+    assert read["seconds"] == 1.0
+
+
+def test_small_steps_give_each_size_once() -> None:
+    import allreduce_bw
+
+    args = allreduce_bw.parse_arguments(["-b", "4", "-e", "16", "-f", "1.00001"])
+    assert list(allreduce_bw.sizes(args)) == [4, 8, 12, 16]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
@@ -488,6 +625,50 @@ def test_a_rank_that_dies_or_stops(sign: signal.Signals, tmp_path: Path) -> None
     os.kill(victim, sign)
     for survivor in ranks.wait(20, lost=[2])[:2]:
         assert_sentence(survivor, "fp32 at 1048576 bytes failed", "another rank", "--timeout")
+
+
+@contextlib.contextmanager
+def local_ranks(wait_for: str | None) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
+    """``--local 2`` and its ranks' process ids, once stderr has shown this."""
+    words = [sys.executable, SCRIPT, "--local", "2", "-b", "1M", "-e", "1M", "--schemes", "fp32"]
+    process = subprocess.Popen(
+        [*words, "-n", "1000000", "--seconds", "60"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        if wait_for is not None:
+            assert wait_for in process.stderr.readline()
+        yield process, _children(process.pid, 2)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def _children(parent: int, count: int) -> list[int]:
+    path = Path(f"/proc/{parent}/task/{parent}/children")
+    deadline = time.monotonic() + 30
+    while len(children := path.read_text().split()) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return [int(child) for child in children]
+
+
+def test_sigterm_leaves_no_rank_behind() -> None:
+    with local_ranks("1/1") as (process, _):
+        process.terminate()  # this process alone, as a job's time limit does
+        process.communicate(timeout=30)
+        assert process.returncode == 128 + signal.SIGTERM
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)
+
+
+def test_a_rank_killed_before_it_joined() -> None:
+    with local_ranks(None) as (process, ranks):
+        os.kill(ranks[1], signal.SIGKILL)
+        _, err = process.communicate(timeout=30)
+        assert_sentence(Ended(process.returncode, "", err), "Rank 1 of 2 ended by SIGKILL", "-e")
 
 
 def test_an_interrupt_ends_all_ranks() -> None:

@@ -115,6 +115,13 @@ def _load(path: Path) -> list[Tensor]:
     if path.suffix == ".npy":
         import numpy
 
-        return [torch.from_numpy(numpy.load(path, allow_pickle=False))]
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    return [content] if isinstance(content, Tensor) else list(content.values())
+        tensors = [torch.from_numpy(numpy.load(path, allow_pickle=False))]
+    else:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        tensors = [content] if isinstance(content, Tensor) else list(content.values())
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"it holds a {type(tensor).__name__}, not a tensor")
+        if tensor.is_complex():
+            raise TypeError("it holds complex numbers")
+    return tensors

@@ -64,7 +64,12 @@ def process_group(
     try:
         yield
         dist.barrier()  # rank 0 holds the store: it must not leave before the others
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if is_memory_error(error):
+            raise UserError(
+                f"Rank {place.rank} of {place.world} has too little memory "
+                f"({_first_line(error)}): choose a smaller -e, or fewer ranks on a host."
+            ) from error
         raise UserError(
             f"Rank {place.rank} of {place.world} lost another rank ({_first_line(error)}): see "
             "whether that one said why it ended; if the network is only slow, raise --timeout from "
@@ -72,6 +77,13 @@ def process_group(
         ) from error
     finally:
         dist.destroy_process_group()
+
+
+def is_memory_error(error: BaseException) -> bool:
+    """Torch raises a RuntimeError of no class of its own for the CPU's memory."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(
+        text in str(error) for text in ("DefaultCPUAllocator", "std::bad_alloc")
+    )
 
 
 def _device(backend: str, place: Place) -> torch.device | None:
@@ -95,6 +107,8 @@ def _device(backend: str, place: Place) -> torch.device | None:
 
 def _meet(place: Place, timeout: float) -> dist.Store:
     serves = place.rank == 0 and not place.server_elsewhere
+    if serves:
+        _resolve(place)
     if not serves and not _reachable(place, timeout):
         raise UserError(
             f"Rank {place.rank} of {place.world}: nobody answers at {place.address}:{place.port} "
@@ -143,6 +157,16 @@ def _store(place: Place, serves: bool, timeout: float) -> dist.Store | None:
             f"meeting place ({_first_line(result)}): set MASTER_PORT to another port."
         ) from result
     return result
+
+
+def _resolve(place: Place) -> None:
+    try:
+        socket.getaddrinfo(place.address, place.port)
+    except socket.gaierror as error:
+        raise UserError(
+            f"Rank {place.rank} of {place.world}: the name {place.address!r} has no address "
+            f"({error.strerror}): set MASTER_ADDR to a name or address of rank 0's host."
+        ) from error
 
 
 def _reachable(place: Place, timeout: float) -> bool:

@@ -77,12 +77,12 @@ def free_port(address: str = "") -> int:
 
 def _from_torch(environ: Mapping[str, str]) -> Place:
     elastic = "TORCHELASTIC_RUN_ID" in environ
-    rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
+    rank, world = _rank_of(environ, "RANK", "WORLD_SIZE")
     return Place(
         rank,
         world,
-        int(environ.get("LOCAL_RANK", 0)),
-        int(environ.get("LOCAL_WORLD_SIZE", 1)),
+        _number(environ, "LOCAL_RANK", 0),
+        _number(environ, "LOCAL_WORLD_SIZE", 1, least=1),
         environ["MASTER_ADDR"],
         _port(environ, _DEFAULT_PORT),
         environ.get(LAUNCHER_VARIABLE) or ("torchrun" if elastic else "env"),
@@ -91,9 +91,9 @@ def _from_torch(environ: Mapping[str, str]) -> Place:
 
 
 def _from_open_mpi(environ: Mapping[str, str]) -> Place:
-    rank, world, local_rank, local_world = (
-        int(environ[f"OMPI_COMM_WORLD_{name}"])
-        for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")
+    rank, world = _rank_of(environ, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")
+    local_rank, local_world = _rank_of(
+        environ, "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"
     )
     job = environ.get("PMIX_NAMESPACE") or environ.get("OMPI_MCA_ess_base_jobid", "")
     address = _address(environ, world == local_world, "mpirun")
@@ -102,9 +102,9 @@ def _from_open_mpi(environ: Mapping[str, str]) -> Place:
 
 
 def _from_pmi(environ: Mapping[str, str]) -> Place:
-    rank, world = int(environ["PMI_RANK"]), int(environ["PMI_SIZE"])
-    local_rank = int(environ.get("MPI_LOCALRANKID", rank))
-    local_world = int(environ.get("MPI_LOCALNRANKS", world))
+    rank, world = _rank_of(environ, "PMI_RANK", "PMI_SIZE")
+    local_rank = _number(environ, "MPI_LOCALRANKID", rank)
+    local_world = _number(environ, "MPI_LOCALNRANKS", world, least=1)
     address = _address(environ, world == local_world, "mpirun")
     port = _port(environ, _port_of(environ.get("PMI_JOBID", "")))
     return Place(rank, world, local_rank, local_world, address, port, "mpirun, variables only")
@@ -139,7 +139,9 @@ def _from_mpi4py(environ: Mapping[str, str], launcher: str) -> Place | None:
     except ImportError:
         return None
     comm: Any = MPI.COMM_WORLD
-    expected = int(environ.get("OMPI_COMM_WORLD_SIZE") or environ["PMI_SIZE"])
+    of_open_mpi = "OMPI_COMM_WORLD_RANK" in environ
+    name = "OMPI_COMM_WORLD_SIZE" if of_open_mpi else "PMI_SIZE"
+    expected = _number(environ, name, least=1)
     if comm.Get_size() != expected:
         raise UserError(
             f"{launcher} started {expected} ranks but mpi4py sees {comm.Get_size()}: it belongs to "
@@ -161,6 +163,26 @@ def _from_mpi4py(environ: Mapping[str, str], launcher: str) -> Place | None:
         port,
         f"{launcher}, mpi4py",
     )
+
+
+def _rank_of(environ: Mapping[str, str], rank_name: str, world_name: str) -> tuple[int, int]:
+    rank, world = _number(environ, rank_name), _number(environ, world_name, least=1)
+    if rank >= world:
+        raise UserError(f"{rank_name} must be below {world_name}, {world}, got {rank}.")
+    return rank, world
+
+
+def _number(
+    environ: Mapping[str, str], name: str, default: int | None = None, least: int = 0
+) -> int:
+    text = environ.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None:
+        raise UserError(f"{name} is not set, but others of its launcher's variables are: set it.")
+    if not re.fullmatch("[0-9]+", text) or int(text) < least:
+        raise UserError(f"{name} must be a whole number from {least} on, got {text!r}.")
+    return int(text)
 
 
 def _address(environ: Mapping[str, str], one_host: bool, launcher: str) -> str:

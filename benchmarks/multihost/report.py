@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,11 @@ def _line(cells: Sequence[str]) -> str:
 def check_outputs(json_path: Path | None, csv_path: Path | None, plot_path: Path | None) -> None:
     """Raise UserError for a file that could not be written at the end."""
     if plot_path is not None:
-        import multihost.plot  # noqa: F401  raises where there is no matplotlib
+        from multihost.plot import suffixes  # raises where there is no matplotlib
+
+        if plot_path.suffix[1:].lower() not in suffixes():
+            known = ", ".join(f".{suffix}" for suffix in suffixes())
+            raise UserError(f"--plot {plot_path}: expected a name that ends in one of {known}.")
     for path in (json_path, csv_path, plot_path):
         if path is None:
             continue
@@ -59,8 +64,16 @@ def check_outputs(json_path: Path | None, csv_path: Path | None, plot_path: Path
 
 
 def write_json(path: Path, facts: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    content = {"facts": dict(facts), "rows": [row.as_dict() for row in rows]}
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    """Numbers that are not finite become null: JSON has no name for them."""
+    content = {"facts": dict(facts), "rows": [_finite(row.as_dict()) for row in rows]}
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:

@@ -41,6 +41,9 @@ class Reducer(Protocol):
     def forget(self) -> None:
         """Drop what was kept for the last size, so that the next one starts afresh."""
 
+    def chosen(self) -> str | None:
+        """What it decided to be, where that was left to it."""
+
     def close(self) -> None:
         """Give back threads and memory."""
 
@@ -91,6 +94,9 @@ class TorchHook:
     def forget(self) -> None:
         return
 
+    def chosen(self) -> str | None:
+        return None
+
     def close(self) -> None:
         return
 
@@ -138,6 +144,7 @@ class Gct:
             self._state = gct.GCTState(**settings)
         except (TypeError, ValueError) as error:
             raise UserError(f"{scheme}: {error}") from error
+        self._codec = settings.get("codec")
         self._hook = gct.hook
         self._before: Any = self._state.stats()
 
@@ -158,6 +165,13 @@ class Gct:
 
     def forget(self) -> None:
         return  # without error feedback nothing is kept; with it, residuals belong to parameters
+
+    def chosen(self) -> str | None:
+        if self._codec != "auto":
+            return None
+        stats = self._state.stats()
+        took = ", ".join(f"{way} {1e3 * s:.1f} ms" for way, s in stats["codec_seconds"].items())
+        return f"{stats['codec']} (a bucket of 25 MB takes {took})"
 
     def close(self) -> None:
         self._state.close()
