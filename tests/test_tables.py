@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats
-
-REPOSITORY = Path(__file__).resolve().parent.parent
+from tool_scripts import load_tool
 
 
 @pytest.fixture(scope="module")
 def tables() -> ModuleType:
-    path = REPOSITORY / "tools" / "generate_tables.py"
-    spec = importlib.util.spec_from_file_location("generate_tables", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("generate_tables")
 
 
 def unit_mean(shape: float) -> scipy.stats.rv_continuous:

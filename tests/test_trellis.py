@@ -7,7 +7,6 @@ all other segments.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 import sys
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import numpy.typing as npt
 import pytest
 import torch
 import wire_decoder as wd
+from tool_scripts import load_tool
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
@@ -29,7 +29,6 @@ import gct
 from gct import _C
 from gct.codec import Effort
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 NUMEL = 1 << 18
 
 EFFORTS: tuple[Effort, ...] = ("normal", "high")
@@ -40,14 +39,7 @@ Values = npt.NDArray[np.float32]
 
 @pytest.fixture(scope="module")
 def generator() -> ModuleType:
-    path = REPOSITORY / "tools" / "generate_trellis.py"
-    spec = importlib.util.spec_from_file_location("generate_trellis", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("generate_trellis")
 
 
 def noise(shape: float, numel: int, seed: int = 1) -> Values:

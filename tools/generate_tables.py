@@ -18,6 +18,7 @@ import argparse
 import itertools
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -297,20 +298,21 @@ def generate() -> str:
     return head + ident + body
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def run(doc: str, generate: Callable[[], str], output: Path) -> int:
+    """The command line of a generator: write its file, or compare with it."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument(
         "--check", action="store_true", help="compare with the committed file instead of writing"
     )
     text = generate()
     if parser.parse_args().check:
-        same = OUTPUT.read_text() == text
-        print("tables are up to date" if same else f"{OUTPUT} differs: run {sys.argv[0]}")
+        same = output.read_text() == text
+        print("tables are up to date" if same else f"{output} differs: run {sys.argv[0]}")
         return 0 if same else 1
-    OUTPUT.write_text(text)
-    print(f"wrote {OUTPUT} ({len(text)} bytes)")
+    output.write_text(text)
+    print(f"wrote {output} ({len(text)} bytes)")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(__doc__, generate, OUTPUT))

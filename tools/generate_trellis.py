@@ -14,7 +14,6 @@ it again with the tables that the counts give (entropy-constrained design, Chou,
 
 from __future__ import annotations
 
-import argparse
 import functools
 import sys
 import zlib
@@ -239,20 +238,5 @@ def generate() -> str:
     return head + f"constexpr uint32_t kTrellisTableId = 0x{both:08x}u;\n" + body
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--check", action="store_true", help="compare with the committed file instead of writing"
-    )
-    text = generate()
-    if parser.parse_args().check:
-        same = OUTPUT.read_text() == text
-        print("tables are up to date" if same else f"{OUTPUT} differs: run {sys.argv[0]}")
-        return 0 if same else 1
-    OUTPUT.write_text(text)
-    print(f"wrote {OUTPUT} ({len(text)} bytes)")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(gg.run(__doc__, generate, OUTPUT))
