@@ -23,7 +23,7 @@ SOURCES := $(shell find csrc cmake -type f) CMakeLists.txt setup.py pyproject.to
 CLANG_FORMATTED := $(shell find csrc tests/cpp tests/fuzz benchmarks/peers -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 PIP := pip --quiet --disable-pip-version-check
 # C++ tests with more than one thread: the others would only be slow under ThreadSanitizer.
-THREADED := test_thread_pool|test_concurrency
+THREADED := test_thread_pool|test_concurrency|test_piece_ring
 # Many tests are ranks that wait for each other. A file stays with one worker: its tests share what is slow to set up.
 TWO_AT_A_TIME := -n 2 --dist loadfile
 INSTALL := GCT_DEV=1 GCT_BUILD_DIR=build/ext $(PIP) install --no-build-isolation --editable

@@ -169,7 +169,7 @@ void analyze(const CodecParams& params, const EncodeInput& input, Workspace& ws,
                                             tables::kShapes[p.header.code.shape]};
   }
   ws.classes.resize(static_cast<size_t>(plan->coded_blocks));
-  assign_classes(plan);
+  assign_classes(0, plan->coded_blocks, plan);
 }
 
 // Column profiles where they pay. Not with the step in proportion to the block's scale (exponent
@@ -186,9 +186,9 @@ void measure_profiles(EncodePlan* plan) {
   }
 }
 
-void assign_classes(EncodePlan* plan) {
+void assign_classes(int64_t begin, int64_t end, EncodePlan* plan) {
   Workspace& ws = *plan->ws;
-  for (size_t b = 0; b < static_cast<size_t>(plan->coded_blocks); ++b) {
+  for (size_t b = static_cast<size_t>(begin); b < static_cast<size_t>(end); ++b) {
     const int c = scale_class(ws.block_mean[b]);
     ws.classes[b] = c < kMinClass ? kZeroClass : static_cast<int16_t>(std::min(c, kMaxClass));
   }

@@ -49,8 +49,9 @@ void analyze(const CodecParams& params, const EncodeInput& input, Workspace& ws,
 // Column profiles of an analyzed plan's matrices, where they pay.
 void measure_profiles(EncodePlan* plan);
 
-// Sets each block's class from its mean (again: skipping blocks overwrites them).
-void assign_classes(EncodePlan* plan);
+// Sets the class of each block in [begin, end) from its mean (again: skipping blocks overwrites
+// them).
+void assign_classes(int64_t begin, int64_t end, EncodePlan* plan);
 
 // The blocks of one class in a run, and their elements.
 struct ClassCount {

@@ -5,6 +5,7 @@
 #include "codec.h"
 #include "core/rate_target.h"
 #include "cpu/low_rank_encoder.h"
+#include "cpu/piece_classes.h"
 #include "cpu/rate.h"
 #include "cpu/scratch.h"
 #include "cpu/segment_writer.h"
@@ -143,7 +144,7 @@ class SegmentEncoder {
       return status;
     // Data of one magnitude: no step of the plain quantizer comes near.
     params_.effort = Effort::kHigh;
-    assign_classes(&plan_);  // where the last step made zeros of blocks
+    assign_classes(0, plan_.coded_blocks, &plan_);  // where the last step made zeros of blocks
     overhead_ = fixed_overhead();
     RateControl again(plan_);
     return fill(slot, solve(&again), &again, written);

@@ -1,99 +1,14 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/class_code.h"
-#include "core/rate_target.h"
 #include "cpu/block_symbols.h"
+#include "cpu/piece_classes.h"
 #include "cpu/pieces.h"
-#include "cpu/rate.h"
 #include "cpu/scratch.h"
 #include "cpu/trellis_blocks.h"
 
 namespace gct {
 namespace {
-
-// Turns classes into symbols, predicting each from the last coded block of the same run and piece.
-class ClassPredictor {
- public:
-  explicit ClassPredictor(const EncodePlan& plan) : plan_(plan) {}
-
-  // f(symbol, difference to the prediction) for one block; blocks come in order.
-  template <typename F>
-  void next(size_t run, int scale_class, F f) {
-    if (!started_ || run != run_) predicted_ = plan_.runs[run].header.base_class;
-    started_ = true;
-    run_ = run;
-    if (scale_class == kZeroClass) {
-      f(kZeroBlock, 0);
-      return;
-    }
-    const int delta = scale_class - predicted_;
-    f(class_symbol(scale_class, predicted_), delta);
-    predicted_ = scale_class;
-  }
-
- private:
-  const EncodePlan& plan_;
-  bool started_ = false;
-  size_t run_ = 0;
-  int predicted_ = 0;
-};
-
-void skip_zero_blocks(EncodePlan* plan) {
-  float scratch[kBlock];
-  uint8_t symbols[kBlock];
-  BlockSetup setup;
-  int16_t* classes = plan->ws->classes.data();
-  for_each_block(*plan, 0, plan->coded_blocks, [&](size_t r, int64_t local, int n, int64_t b) {
-    const RunCode& run = plan->runs[r].header.code;
-    if (classes[b] == kZeroClass || class_ratio(run, classes[b]) > 4 * kSkipBelow) return;
-    if (!setup.prepare(*plan, {r, local, n, classes[b]}, run, plan->log2_step)) return;
-    const float* x =
-        load_floats(plan->input->runs[r], plan->input->dtype, local * kBlock, n, scratch);
-    kernels().quantize(x, n, setup.quantizer, symbols);
-    if (std::all_of(symbols, symbols + n, [](uint8_t s) { return s == 0; }))
-      classes[b] = kZeroClass;
-  });
-}
-
-struct ModelChoice {
-  uint8_t model;
-  int64_t cost;  // of all class symbols of a run, in 1/4096 bit
-};
-
-ModelChoice best_class_model(const int64_t* histogram) {
-  ModelChoice best = {0, INT64_MAX};
-  for (int model = 0; model < tables::kNumClassModels; ++model) {
-    const EncodeTable& table = class_encode_table(model);
-    int64_t cost = 0;
-    for (int s = 0; s < kClassSymbols; ++s) cost += histogram[s] * table.cost[s];
-    if (cost < best.cost) best = {static_cast<uint8_t>(model), cost};
-  }
-  return best;
-}
-
-double choose_class_models(EncodePlan* plan) {
-  std::vector<int64_t>& histogram = plan->ws->scratch().class_histogram;
-  histogram.assign(plan->runs.size() * kClassSymbols, 0);
-  const int64_t piece = int64_t{1} << kPieceBlocksLog2;
-  for (int64_t begin = 0; begin < plan->coded_blocks; begin += piece) {
-    ClassPredictor predictor(*plan);
-    const int64_t end = std::min(begin + piece, plan->coded_blocks);
-    for_each_block(*plan, begin, end, [&](size_t r, int64_t, int, int64_t b) {
-      predictor.next(r, plan->ws->classes[static_cast<size_t>(b)], [&](int symbol, int) {
-        ++histogram[r * kClassSymbols + static_cast<size_t>(symbol)];
-      });
-    });
-  }
-  int64_t cost = 0;
-  for (size_t r = 0; r < plan->runs.size(); ++r) {
-    if (plan->runs[r].header.mode != RunMode::kCoded) continue;
-    const ModelChoice choice = best_class_model(&histogram[r * kClassSymbols]);
-    plan->runs[r].header.model = choice.model;
-    cost += choice.cost;
-  }
-  return static_cast<double>(cost) / 4096;
-}
 
 void forward_classes(const EncodePlan& plan, int64_t begin, int64_t end, PieceOutput* out,
                      BitWriter* extra) {
@@ -291,14 +206,6 @@ double ideal_bits(const PieceOutput& out) {
 }
 
 }  // namespace
-
-double class_bits(EncodePlan* plan) { return choose_class_models(plan); }
-
-void prepare_classes(EncodePlan* plan) {
-  assign_classes(plan);
-  skip_zero_blocks(plan);
-  choose_class_models(plan);
-}
 
 void encode_piece_gg(const EncodePlan& plan, int64_t begin, int64_t end, bool want_model_bits,
                      TrellisScratch* trellis, PieceOutput* out) {

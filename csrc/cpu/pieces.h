@@ -50,12 +50,6 @@ struct PieceOutput {
   uint32_t num_words() const { return static_cast<uint32_t>(words.size() - first_word); }
 };
 
-// Bits that the classes take as they are.
-double class_bits(EncodePlan* plan);
-
-// Sets blocks whose symbols would all be zero to kZeroClass, then the class model of each run.
-void prepare_classes(EncodePlan* plan);
-
 // trellis: the thread's, used with high effort alone.
 void encode_piece_gg(const EncodePlan& plan, int64_t begin, int64_t end, bool want_model_bits,
                      TrellisScratch* trellis, PieceOutput* out);

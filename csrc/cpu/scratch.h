@@ -27,7 +27,7 @@ struct Scratch {
   EncodePlan plan;
   std::vector<uint8_t> sections;
   RateScratch rate;
-  std::vector<int64_t> class_histogram;
+  std::vector<int64_t> class_histograms;  // by thread and run
   std::vector<float> column_abs, column_square, column_inverse;
   std::vector<int8_t> column_offsets;
   std::vector<TrellisScratch> trellis;  // by thread

@@ -2,20 +2,20 @@
 
 #include <algorithm>
 #include <cstring>
-#include <mutex>
 
 #include "core/bit_io.h"
 #include "core/convert.h"
 #include "cpu/columns.h"
 #include "cpu/fixed.h"
+#include "cpu/piece_classes.h"
+#include "cpu/piece_ring.h"
 #include "cpu/scratch.h"
 #include "cpu/thread_pool.h"
 
 namespace gct {
 namespace {
 
-// Pieces of a thread between two moments at which all wait: waking threads costs as much as a
-// piece.
+// How far threads may run ahead of one that the system has put aside, in pieces for each thread.
 constexpr int64_t kPiecesOfWorker = 8;
 
 void store_words(const uint16_t* words, size_t count, uint8_t* p) {
@@ -170,10 +170,7 @@ Status SegmentWriter::write_pieces(size_t limit, size_t* written) {
   const size_t table = static_cast<size_t>(sizes_.headers) + sections_.size();
   PiecePlace place = {out_ + table, table + kPieceEntryBytes * static_cast<size_t>(pieces),
                       raw_bytes, limit};
-  const int workers = ws_.pool != nullptr ? ws_.pool->size() : 1;
-  const int64_t wave = workers > 1 ? kPiecesOfWorker * int64_t{workers} : 1;
-  for (int64_t first = 0; first < pieces; first += wave)
-    encode_wave(first, std::min(wave, pieces - first), &place);
+  encode_pieces(pieces, &place);
   total_size_ = place.at + raw_bytes;
   if (total_size_ > limit) return Status::kTooSmall;
   const WireKind kind = params_.kind == Kind::kGG ? WireKind::kGG : WireKind::kEG;
@@ -193,41 +190,45 @@ void SegmentWriter::place_piece(const PieceOutput& piece, PiecePlace* place) {
   if (stats_ != nullptr) stats_->model_bits += piece.model_bits;
 }
 
-// Who encodes a piece that others waited for places them all: nobody has to at the end.
-void SegmentWriter::encode_wave(int64_t first, int64_t count, PiecePlace* place) {
-  std::vector<PieceOutput>& outputs = ws_.outputs();
-  if (outputs.size() < static_cast<size_t>(count)) outputs.resize(static_cast<size_t>(count));
-  for (PieceOutput& out : outputs) out.ready = false;
-  std::mutex placing;
-  size_t next = 0;  // to be placed
+void SegmentWriter::encode_pieces(int64_t count, PiecePlace* place) {
   TrellisScratch* trellis = params_.effort == Effort::kHigh ? trellis_scratch() : nullptr;
+  const int64_t room = workers() > 1 ? std::min(count, kPiecesOfWorker * workers()) : 1;
+  PieceRing ring(static_cast<size_t>(room), &ws_.outputs());
   const auto body = [&](int64_t i, int worker) {
-    const int64_t begin = (first + i) << kPieceBlocksLog2;
-    const int64_t end = std::min(begin + (int64_t{1} << kPieceBlocksLog2), plan_.coded_blocks);
-    PieceOutput* out = &outputs[static_cast<size_t>(i)];
-    if (params_.kind == Kind::kGG) {
-      encode_piece_gg(plan_, begin, end, stats_ != nullptr && stats_->want_model_bits,
-                      trellis != nullptr ? trellis + worker : nullptr, out);
-    } else {
-      encode_piece_eg(plan_, begin, end, out);
+    PieceOutput* out = ring.begin(i);
+    if (out == nullptr) return;
+    try {
+      encode_piece(i, trellis != nullptr ? trellis + worker : nullptr, out);
+    } catch (...) {
+      ring.stop();
+      throw;
     }
-    const std::lock_guard<std::mutex> lock(placing);
-    out->ready = true;
-    for (; next < static_cast<size_t>(count) && outputs[next].ready; ++next)
-      place_piece(outputs[next], place);
+    ring.finish(i, [&](const PieceOutput& piece) { place_piece(piece, place); });
   };
-  if (ws_.pool != nullptr && count > 1) {
+  if (workers() > 1) {
     ws_.pool->parallel_for(count, body);
   } else {
     for (int64_t i = 0; i < count; ++i) body(i, 0);
   }
 }
 
+void SegmentWriter::encode_piece(int64_t i, TrellisScratch* trellis, PieceOutput* out) const {
+  const int64_t begin = i << kPieceBlocksLog2;
+  const int64_t end = std::min(begin + (int64_t{1} << kPieceBlocksLog2), plan_.coded_blocks);
+  if (params_.kind == Kind::kGG) {
+    const bool want_model_bits = stats_ != nullptr && stats_->want_model_bits;
+    encode_piece_gg(plan_, begin, end, want_model_bits, trellis, out);
+  } else {
+    encode_piece_eg(plan_, begin, end, out);
+  }
+}
+
+int64_t SegmentWriter::workers() const { return ws_.pool != nullptr ? ws_.pool->size() : 1; }
+
 // One for each thread.
 TrellisScratch* SegmentWriter::trellis_scratch() {
   std::vector<TrellisScratch>& threads = ws_.scratch().trellis;
-  const int workers = ws_.pool != nullptr ? ws_.pool->size() : 1;
-  threads.resize(std::max(threads.size(), static_cast<size_t>(workers)));
+  threads.resize(std::max(threads.size(), static_cast<size_t>(workers())));
   const int64_t blocks = std::min(int64_t{1} << kPieceBlocksLog2, plan_.coded_blocks);
   for (TrellisScratch& thread : threads) thread.reserve(static_cast<size_t>(blocks));
   return threads.data();

@@ -27,12 +27,12 @@ class ThreadPool {
 
   int size() const { return size_; }
 
-  // Calls body(task, worker) once for each task in [0, tasks), in any order, and returns when all
-  // are done. `worker` is in [0, size()) and no two tasks run at the same time under one worker of
-  // this call; worker 0 is the calling thread. The first exception is rethrown here after the tasks
-  // that had begun have ended; the rest is skipped. Where another thread's loop occupies the pool,
-  // or a body calls this again, all tasks run on the calling thread: a caller never waits for
-  // someone else's work.
+  // Calls body(task, worker) once for each task in [0, tasks), which begin in rising order, and
+  // returns when all are done. `worker` is in [0, size()) and no two tasks run at the same time
+  // under one worker of this call; worker 0 is the calling thread. The first exception is rethrown
+  // here after the tasks that had begun have ended; the rest is skipped. Where another thread's
+  // loop occupies the pool, or a body calls this again, all tasks run on the calling thread: a
+  // caller never waits for someone else's work.
   template <typename F>
   void parallel_for(int64_t tasks, const F& body) {
     run(tasks, std::cref(body));  // small: a Body of it takes no memory

@@ -323,6 +323,16 @@ void test_several_pieces() {
         h.num_pieces);
 }
 
+// So many pieces that threads share their classes, too, and that a piece takes the room of one that
+// was placed: in blocks of zeros, too, before and after quantization.
+void test_many_pieces() {
+  const int64_t numel = 33 * 65536;
+  const Input many(make_values(value_kinds()[5], DType::kFloat32, numel, 10),
+                   {65537, numel - 65537 - 1000000, 1000000});
+  for (double bits : {0.3, 2.0}) check_codec("many", params(Kind::kGG, Target::kBits, bits), many);
+  check_codec("many", params(Kind::kEG, Target::kBits, 1), many);
+}
+
 // Blocks with low bits aside beside others, in pieces that are decoded side by side.
 void test_low_bits_beside_others() {
   const Input plain(make_values(value_kinds()[4], DType::kFloat32, 131072, 19), {70000, 61072});
@@ -724,6 +734,7 @@ int main() {
   gct::test_value_kinds();
   gct::test_parameters();
   gct::test_several_pieces();
+  gct::test_many_pieces();
   gct::test_low_bits_beside_others();
   gct::test_profile_round_trip();
   gct::test_column_profiles();

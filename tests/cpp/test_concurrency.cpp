@@ -15,9 +15,9 @@ constexpr int64_t kNumel = 100'000;
 constexpr int kThreads = 5;
 constexpr int kRounds = 5;
 
-std::vector<float> values_of(uint64_t seed) {
+std::vector<float> values_of(uint64_t seed, int64_t numel = kNumel) {
   test::Random random(seed);
-  std::vector<float> values(kNumel);
+  std::vector<float> values(static_cast<size_t>(numel));
   for (float& value : values) value = static_cast<float>((random.unit() - 0.5) * random.unit());
   return values;
 }
@@ -26,7 +26,7 @@ std::vector<uint8_t> encode_all(const std::vector<float>& values, const CodecPar
                                 Workspace& workspace) {
   Run run;
   run.data = values.data();
-  run.numel = kNumel;
+  run.numel = static_cast<int64_t>(values.size());
   run.columns = 250;
   EncodeInput input;
   input.runs = &run;
@@ -90,9 +90,22 @@ void test_a_shared_pool() {
   }
 }
 
+// Enough pieces for threads to share all that they can.
+void test_many_pieces() {
+  const std::vector<float> values = values_of(9, 33 * 65536);
+  Workspace alone, threaded;
+  ThreadPool pool(3);
+  threaded.pool = &pool;
+  for (int kind : {0, 1}) {
+    const std::vector<uint8_t> wire = encode_all(values, params_of(kind), alone);
+    CHECK(!wire.empty() && encode_all(values, params_of(kind), threaded) == wire, kind);
+  }
+}
+
 }  // namespace
 
 int main() {
   test_a_shared_pool();
+  test_many_pieces();
   return gct::test::result();
 }
