@@ -1,6 +1,7 @@
 """The command line: `python -m gct info`, `report`, `fit` and `plan`."""
 
 import argparse
+import os
 import platform
 import re
 import sys
@@ -31,7 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_plan(commands)
     arguments = parser.parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever read our output, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
+        return 1
     except CommandError as error:
         print(f"python -m gct: {error}", file=sys.stderr)
         return 2

@@ -97,6 +97,7 @@ def _plan(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int
     else:
         print(_head(cluster, step, speed, arguments))
         print(_table(predictions, arguments))
+        print(_verdict(predictions, arguments))
     return 0
 
 
@@ -159,6 +160,22 @@ def _table(predictions: Sequence[plan.Prediction], arguments: argparse.Namespace
         cells = [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
         lines.append("  ".join([row[0].ljust(widths[0]), *cells]))
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _verdict(predictions: Sequence[plan.Prediction], arguments: argparse.Namespace) -> str:
+    """The shortest step, and how long gct's is beside it."""
+    known = [p for p in predictions if p.scheme != "powersgd"]  # which ends at another loss
+    best, ours = (
+        min(schemes, key=lambda p: p.step_seconds)
+        for schemes in (known, [p for p in known if p.scheme.startswith("gct")])
+    )
+    if not ours.seconds:
+        return "\nOne rank has nobody to exchange anything with."
+    text = f"\nShortest step, PowerSGD aside: {_name(best.scheme, arguments)}"
+    if ours is not best:
+        times = ours.step_seconds / best.step_seconds
+        return f"{text}; {_name(ours.scheme, arguments)}: {times:.2f} times that ({ours.limit})."
+    return f"{text}, 1/{known[0].step_seconds / best.step_seconds:.2g} of fp32's."
 
 
 def _name(scheme: str, arguments: argparse.Namespace) -> str:

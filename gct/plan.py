@@ -313,7 +313,9 @@ def _hierarchical(cluster: Cluster, numel: float, bits: float, speed: Speed) -> 
     """Reduce-scatter on the host, compressed all-reduce of the shards, all-gather on the host."""
     local, hosts = cluster.local_ranks, cluster.hosts
     inside = 2 * (local - 1) / local * 4 * numel
-    around = cluster.local_link.seconds(inside) + 2 * (local - 1) * cluster.local_link.latency
+    moving = speed.transport_seconds(0, inside) / cluster.cores
+    local_wire = max(cluster.local_link.seconds(inside), moving)
+    around = local_wire + 2 * (local - 1) * cluster.local_link.latency
 
     def wire(message_bytes: float) -> float:
         return cluster.link.seconds(local * (hosts - 1) * message_bytes)
@@ -324,7 +326,8 @@ def _hierarchical(cluster: Cluster, numel: float, bits: float, speed: Speed) -> 
         sent_bytes=inside + across.sent_bytes,
         host_bytes=local * across.sent_bytes,
         seconds=around + across.seconds,
-        interval=max(around, across.interval),
+        # The processor moves the host's bytes beside what else it does.
+        interval=max(around, across.interval + moving),
         parts={**across.parts, "local link": around},
     )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -121,6 +123,16 @@ def test_hosts_of_several_ranks() -> None:
     assert split.sent_bytes == pytest.approx(4 * 6 * MILLION + segment / 2)
     ring = plan.predict("fp32", cluster, step, FREE)
     assert ring.host_bytes == pytest.approx(1.5 * 4 * 6 * MILLION), "one edge of the ring"
+
+
+def test_moving_bytes_on_a_host_takes_its_processors() -> None:
+    cluster = plan.Cluster(4, link(1), local_ranks=2, local_link=link(100))
+    many = plan.Step(60 * MILLION, bucket_numel=6 * MILLION)
+    slow = dataclasses.replace(FREE, byte_seconds=1e-9)
+    moved = 4 * 6 * MILLION  # bytes inside the host, of a rank and bucket
+    fast, busy = (plan.predict("gct-hierarchical", cluster, many, s) for s in (FREE, slow))
+    assert busy.limit == "local link"
+    assert busy.seconds - fast.seconds > 10 * 0.9 * moved * 1e-9
 
 
 def test_one_host_is_no_network() -> None:
@@ -289,11 +301,37 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "16 ranks on 4 hosts, 10 Gbit/s" in out
     assert "350,000,000 elements in 54 buckets" in out
     assert "350 M elements/s to encode, 1,000 to decode" in out
-    rows = out[out.index("---") :].splitlines()[1:]
+    *rows, _, verdict = out[out.index("---") :].splitlines()[1:]
     assert [row.split("  ")[0] for row in rows] == [
         "fp32", "bf16", "PowerSGD, rank 4", "gct, 2 bits", "gct, 2 bits, hierarchical",
     ]  # fmt: skip
     assert "2.62 GB" in rows[0]  # 2 * 15/16 * 1.4 GB
+    assert verdict.startswith("Shortest step, PowerSGD aside: gct, 2 bits, hierarchical, 1/")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "verdict"),
+    [
+        (["--link", "100gbit"], "PowerSGD aside: bf16; gct, 2 bits: "),
+        (["--link", "100mbit"], "PowerSGD aside: gct, 2 bits, 1/1"),
+        (["--ranks", "1", "--step-ms", "0"], "One rank has nobody"),
+    ],
+)
+def test_the_verdict(
+    arguments: list[str], verdict: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*BASE, *RATES, "--cores", "1", *arguments]) == 0
+    assert verdict in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_reader_that_has_seen_enough() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-m", "gct", *BASE, *RATES]
+    ended = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert ended.returncode == 1
+    assert not ended.stderr
 
 
 def test_the_table_as_json(capsys: pytest.CaptureFixture[str]) -> None:
