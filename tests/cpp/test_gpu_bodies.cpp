@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "cpu/kernels.h"
+#include "cpu/piece_classes.h"
 #include "cpu/pieces.h"
 #include "cuda/host_tables.h"
 #include "cuda/host_warp.h"
