@@ -28,7 +28,7 @@ THREADED := test_thread_pool|test_concurrency|test_piece_ring
 TWO_AT_A_TIME := -n 2 --dist loadfile
 INSTALL := GCT_DEV=1 GCT_BUILD_DIR=build/ext $(PIP) install --no-build-isolation --editable
 
-.PHONY: help test build lint format cpp-test sanitize fuzz fuzz-short py-test dist-test gpu browser demo clean
+.PHONY: help test build lint format cpp-test sanitize fuzz fuzz-short py-test dist-test aarch64 gpu browser demo clean
 
 help:
 	@echo 'make test       lint, cpp-test, sanitize, fuzz for seconds and py-test, from nothing'
@@ -39,6 +39,7 @@ help:
 	@echo 'make fuzz       the fuzz targets of tests/fuzz under ASan and UBSan, FUZZ_SECONDS=600 each'
 	@echo 'make py-test    pytest'
 	@echo 'make dist-test  sdist and wheel, installed in fresh environments'
+	@echo 'make aarch64    C++ tests built for aarch64 and run by qemu: NEON; TESTS=test_codec runs one of them'
 	@echo 'make gpu        on a machine with a GPU: tests/gpu, compute-sanitizer, benchmarks; writes docs/gpu-report.md'
 	@echo 'make browser    Chromium for the tests that look at pages; without it they are skipped'
 	@echo 'make format     rewrite the files the way lint wants them'
@@ -102,6 +103,9 @@ py-test: .venv/.experiments
 
 dist-test: build
 	TORCH='$(TORCH)' tools/dist_test.sh
+
+aarch64: .venv/.tools
+	tools/aarch64_test.sh build/aarch64
 
 gpu:
 	tools/gpu_report.sh

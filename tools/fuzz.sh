@@ -40,8 +40,9 @@ run_target() { # its output only where it fails, but for the last lines
   local target=$1 name=${1#fuzz_} log=$folder/$1.log
   mkdir -p "$folder/corpus/$name" "$folder/finds"
   local command=("$folder/$target")
-  # -rss_limit_mb: the tables alone take a good part of ASan's memory. -timeout: seconds for one input.
-  [[ -z $clang ]] || command+=(-max_total_time="$seconds" -max_len="$([[ $name == decode ]] && echo 2000 || echo 256)" -timeout=20
+  # -rss_limit_mb: the tables alone take a good part of ASan's memory. -timeout: seconds
+  # for one input; effort high takes 6 here, alone on the machine.
+  [[ -z $clang ]] || command+=(-max_total_time="$seconds" -max_len="$([[ $name == decode ]] && echo 2000 || echo 256)" -timeout=60
     -rss_limit_mb=4096 -artifact_prefix="$folder/finds/$name-" "$folder/corpus/$name")
   if ! "${command[@]}" "$seeds/$name" > "$log" 2>&1; then
     tail -n 60 "$log"
