@@ -122,6 +122,15 @@ def test_run_starts_every_host_and_tells_its_rank(lab: labs.Lab) -> None:
 
 
 @needs_hosts
+def test_a_second_run_may_have_its_own_port(lab: labs.Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    show = ["run", f"--name={NAME}", "--quiet", "--", "sh", "-c", "echo $MASTER_PORT"]
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    assert netlab(*show).stdout.split() == ["29400"]
+    monkeypatch.setenv("MASTER_PORT", "29555")
+    assert netlab(*show).stdout.split() == ["29555"]
+
+
+@needs_hosts
 def test_a_failure_ends_the_others_and_is_the_result(lab: labs.Lab) -> None:
     script = "[ $RANK = 2 ] && exit 7; [ $RANK = 1 ] && trap '' TERM; sleep 300"
     began = time.monotonic()

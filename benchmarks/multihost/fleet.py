@@ -86,6 +86,7 @@ def environment(lab: Lab, node: int, local: int, per_host: int) -> dict[str, str
     return {
         "OMP_NUM_THREADS": threads,
         "GCT_NUM_THREADS": threads,
+        "MASTER_PORT": str(MASTER_PORT),  # a second run at the same time needs another one
         **os.environ,
         "RANK": str(node * per_host + local),
         "WORLD_SIZE": str(ranks),
@@ -93,7 +94,6 @@ def environment(lab: Lab, node: int, local: int, per_host: int) -> dict[str, str
         "LOCAL_WORLD_SIZE": str(per_host),
         "GROUP_RANK": str(node),
         "MASTER_ADDR": lab.hosts[0],
-        "MASTER_PORT": str(MASTER_PORT),
         "GLOO_SOCKET_IFNAME": labs.INTERFACE,  # whatever was right on this machine
         LAUNCHER_VARIABLE: f"netlab, {len(lab.hosts)} hosts, {labs.rate_of(lab)} each way",
     }
