@@ -164,6 +164,7 @@ class SegmentEncoder {
       const Trial trial = {true, log2_step, static_cast<double>(writer_.total_size()) - overhead_};
       if (status == Status::kOk) {
         coarse = trial;
+        control->keep();
         const double enough = kAcceptFrom - kPatience * attempt;
         if (static_cast<double>(writer_.total_size()) >= enough * static_cast<double>(slot))
           return status;
@@ -188,7 +189,11 @@ class SegmentEncoder {
         log2_step = control->within(log2_step);  // beyond, large blocks have no code
       }
     }
-    control->apply(coarse.known ? coarse.log2_step : control->coarsest(), &plan_);
+    if (coarse.known) {
+      control->apply_kept(&plan_);
+    } else {
+      control->apply(control->coarsest(), &plan_);
+    }
     const Status status = writer_.write_pieces(slot, written);
     if (status == Status::kOk || capacity_ < slot_bytes(params_, input_)) return status;
     // Only with blocks so large (means over 2^108) that no step within float32 makes zeros of them

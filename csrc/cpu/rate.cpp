@@ -414,11 +414,26 @@ double RateControl::sampled_cost(double log2_step) {
 void RateControl::apply(double log2_step, EncodePlan* plan) {
   if (sample_.empty()) choose_sample(kSampleForBits, &sample_, &sample_groups_);
   if (log2_step != offsets_step_) sampled_bits(log2_step);
-  plan->log2_step = log2_step;
+  write_codes(plan);
+}
+
+void RateControl::keep() {
+  scratch_.kept_offsets = offsets_;
+  kept_step_ = offsets_step_;
+}
+
+void RateControl::apply_kept(EncodePlan* plan) {
+  offsets_ = scratch_.kept_offsets;
+  offsets_step_ = kept_step_;
+  write_codes(plan);
+}
+
+void RateControl::write_codes(EncodePlan* plan) const {
+  plan->log2_step = offsets_step_;
   for (size_t r = 0; r < plan->runs.size(); ++r) {
     RunPlan& p = plan->runs[r];
     if (p.header.mode != RunMode::kCoded) continue;
-    p.header.code = run_code(*plan, log2_step, offsets_[r], p.header.code);
+    p.header.code = run_code(*plan, offsets_step_, offsets_[r], p.header.code);
   }
 }
 

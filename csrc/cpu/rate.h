@@ -28,7 +28,7 @@ struct BlockCounter {
 struct RateScratch {
   std::vector<RateGroup> groups, sample_groups, refined_groups;
   std::vector<BlockPlace> sample, refined_sample;
-  std::vector<int> offsets, best_offsets;
+  std::vector<int> offsets, best_offsets, kept_offsets;
   std::vector<double> offset_shares;
   std::vector<RunCode> codes;
   std::vector<double> bits;
@@ -51,6 +51,10 @@ class RateControl {
   // Writes step, ratio and allocation into the headers of all coded runs, and the table offsets
   // that were cheapest on the sample.
   void apply(double log2_step, EncodePlan* plan);
+  // The step and table offsets that apply() wrote last, to be written again: refined ones can't be
+  // found anew from the step.
+  void keep();
+  void apply_kept(EncodePlan* plan);
   // How log2(step) has to change, by the model alone, for `factor` times the bits that it gives
   // now.
   double change_for_factor(double log2_step, double factor) const;
@@ -97,6 +101,7 @@ class RateControl {
                       BlockCounter* counter, double* bits) const;
   double bits_of(const std::vector<BlockPlace>& sample, double log2_step);
   double refined(double log2_step, double target);
+  void write_codes(EncodePlan* plan) const;
   double solve(Quantity what, double target) const;
   double solve_corrected(Quantity what, double target);
 
@@ -106,6 +111,7 @@ class RateControl {
   std::vector<BlockPlace>& sample_;
   std::vector<int>& offsets_;  // by run, the cheapest at offsets_step_
   double offsets_step_ = 1e300;
+  double kept_step_ = 1e300;
   // By run with a profile: share of columns with each offset, kColumnOffsets of them.
   std::vector<double>& offset_shares_;
   std::vector<RunCode>& codes_;  // by run and candidate offset, and the sample's bits with it

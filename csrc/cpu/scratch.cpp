@@ -18,14 +18,14 @@ size_t DecodeScratch::capacity_bytes() const {
 }
 
 size_t Scratch::capacity_bytes() const {
-  size_t total =
-      sizeof *this +
-      bytes_of(plan.runs, sections, class_histograms, column_abs, column_square, column_inverse,
-               column_offsets, trellis, decode) +
-      bytes_of(rate.groups, rate.sample_groups, rate.refined_groups, rate.sample,
-               rate.refined_sample, rate.offsets, rate.best_offsets, rate.offset_shares, rate.codes,
-               rate.bits, rate.class_counts, rate.stretch_bits, rate.counters, rate.run_sample) +
-      rate.trellis.capacity_bytes();
+  size_t total = sizeof *this +
+                 bytes_of(plan.runs, sections, class_histograms, column_abs, column_square,
+                          column_inverse, column_offsets, trellis, decode) +
+                 bytes_of(rate.groups, rate.sample_groups, rate.refined_groups, rate.sample,
+                          rate.refined_sample, rate.offsets, rate.best_offsets, rate.kept_offsets,
+                          rate.offset_shares, rate.codes, rate.bits, rate.class_counts,
+                          rate.stretch_bits, rate.counters, rate.run_sample) +
+                 rate.trellis.capacity_bytes();
   for (const auto& counter : rate.counters) total += sizeof *counter + bytes_of(counter->extra);
   for (const TrellisScratch& thread : trellis) total += thread.capacity_bytes();
   for (const auto& scratch : decode) total += scratch->capacity_bytes();

@@ -333,6 +333,18 @@ void test_many_pieces() {
   check_codec("many", params(Kind::kEG, Target::kBits, 1), many);
 }
 
+// So many blocks that tables come from the larger sample, and data whose size no model predicts:
+// where no other step fits the slot, the first one that did is taken again, with its tables.
+void test_isolated_values() {
+  for (uint64_t seed : {11, 12}) {
+    const Input sparse(make_values(value_kinds()[6], DType::kFloat32, 200000, seed), {200000});
+    for (double bits : {1.0, 1.2, 2.0, 3.0, 4.0}) {
+      for (int allocation8 : {8, 0})
+        check_codec("isolated", params(Kind::kGG, Target::kBits, bits, allocation8), sparse);
+    }
+  }
+}
+
 // Blocks with low bits aside beside others, in pieces that are decoded side by side.
 void test_low_bits_beside_others() {
   const Input plain(make_values(value_kinds()[4], DType::kFloat32, 131072, 19), {70000, 61072});
@@ -735,6 +747,7 @@ int main() {
   gct::test_parameters();
   gct::test_several_pieces();
   gct::test_many_pieces();
+  gct::test_isolated_values();
   gct::test_low_bits_beside_others();
   gct::test_profile_round_trip();
   gct::test_column_profiles();
