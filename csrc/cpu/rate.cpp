@@ -25,6 +25,8 @@ constexpr int64_t kRefineMost = 384;
 constexpr int kCorrections = 5;
 constexpr double kNoMiss = 1e300;
 constexpr double kSettled = 0.004;  // 0.4 % of the bits, 0.02 dB of the error
+constexpr double kFarOff = 0.1;     // 0.43 dB: the model says nothing about such data
+constexpr int kHalvings = 12;
 
 // Tables next to the one that the scale asks for, in 1/16 octave: where data don't follow the
 // model, a neighbour can be cheaper, and choosing it keeps the rate continuous in the step.
@@ -319,8 +321,7 @@ double RateControl::solve_corrected(Quantity what, double target) {
         what == Quantity::kBits ? sampled_bits(log2_step) : sampled_error(log2_step);
     const double predicted = model(what, sample_groups_, log2_step);
     if (!(actual > 0) || !(predicted > 0)) break;
-    // What the sample should have had, by its share of the whole under the model.
-    const double wanted = target * predicted / model(what, groups_, log2_step);
+    const double wanted = wanted_of_sample(what, target, log2_step);
     const double miss = std::fabs(std::log(actual / wanted));
     if (miss < best_miss) {
       best_miss = miss;
@@ -334,12 +335,32 @@ double RateControl::solve_corrected(Quantity what, double target) {
                               : 0;
     log2_step = change != 0 ? within(log2_step + change) : solve(what, target * predicted / actual);
   }
+  const bool plain = plan_.params->effort == Effort::kNormal;  // a trellis' errors take long
+  if (what == Quantity::kError && best_miss > kFarOff && plain) return halved(target);
   if (best_miss < kNoMiss) {
     offsets_ = best_offsets;
     offsets_step_ = best_step;
     sampled_ = best_sampled;
   }
   return best_step;
+}
+
+// What the sample should have, by its share of the whole under the model.
+double RateControl::wanted_of_sample(Quantity what, double target, double log2_step) const {
+  return target * model(what, sample_groups_, log2_step) / model(what, groups_, log2_step);
+}
+
+// The error of a few values among zeros, or of one magnitude, jumps from next to nothing to all
+// there is, and back: a step on the near side of a jump, by halves.
+double RateControl::halved(double target) {
+  double near = finest_, far = coarsest_;
+  for (int i = 0; i < kHalvings; ++i) {
+    const double middle = (near + far) / 2;
+    const double wanted = wanted_of_sample(Quantity::kError, target, middle);
+    (sampled_error(middle) <= wanted ? near : far) = middle;
+  }
+  sampled_error(near);  // for its tables
+  return near;
 }
 
 double RateControl::step_for_bits(double bits) {

@@ -103,7 +103,9 @@ class RateControl {
   double refined(double log2_step, double target);
   void write_codes(EncodePlan* plan) const;
   double solve(Quantity what, double target) const;
+  double wanted_of_sample(Quantity what, double target, double log2_step) const;
   double solve_corrected(Quantity what, double target);
+  double halved(double target);
 
   const EncodePlan& plan_;
   RateScratch& scratch_;
