@@ -307,6 +307,59 @@ void test_damaged_segments(const std::vector<Bytes>& segments, Random& random, T
     CHECK(tester.seen[status] > kDamaged / 1000, static_cast<int>(status), tester.seen[status]);
 }
 
+Status status_of(const Bytes& wire) {
+  gct::SegmentInfo info;
+  const Status header = gct::inspect(wire.data(), wire.size(), &info);
+  return header != Status::kOk ? header : decode_exactly(wire, info.numel, false).status;
+}
+
+// ---- pieces whose words end long before their blocks
+
+// The segment with `keep` words a piece and no extra bits.
+Bytes cut_words(const Bytes& wire, uint32_t keep) {
+  gct::SegmentLayout layout;
+  CHECK(gct::read_layout(wire.data(), wire.size(), &layout) == Status::kOk);
+  const size_t pieces = layout.header.num_pieces, table = layout.payload_offset;
+  size_t at = table + gct::kPieceEntryBytes * pieces;
+  Bytes cut(wire.begin(), wire.begin() + static_cast<std::ptrdiff_t>(at));
+  for (size_t i = 0; i < pieces; ++i) {
+    const size_t entry = table + gct::kPieceEntryBytes * i;
+    const uint32_t words = gct::load_le<uint32_t>(&wire[entry]);
+    const auto begin = wire.begin() + static_cast<std::ptrdiff_t>(at);
+    CHECK(keep < words, keep, words);
+    cut.insert(cut.end(), begin, begin + static_cast<std::ptrdiff_t>(gct::kLaneBytes + 2 * keep));
+    at += gct::kLaneBytes + 2 * words + gct::load_le<uint32_t>(&wire[entry + 4]);
+    gct::store_le<uint32_t>(&cut[entry], keep);
+    gct::store_le<uint32_t>(&cut[entry + 4], 0);
+  }
+  gct::store_le<uint64_t>(&cut[24], cut.size());
+  return cut;
+}
+
+// Long enough that a decoder which went on would leave the zeros behind its last words; without
+// escapes, whose missing bits would end it before.
+void test_words_that_end_early(Random& random, Tester& tester) {
+  for (const bool low_bits : {false, true}) {
+    for (const bool high : {false, true}) {
+      for (const int64_t columns : {0, 64}) {
+        gct::CodecParams params;
+        params.value = low_bits ? 9 : 3;
+        params.allocation8 = 0;
+        if (high) params.effort = gct::Effort::kHigh;
+        std::vector<float> values(131072);
+        for (size_t i = 0; i < values.size(); ++i)
+          values[i] = static_cast<float>((random.unit() - 0.5) * (columns > 0 ? 1 << i % 4 : 1));
+        const Bytes wire = encode(params, {values}, columns);
+        for (uint32_t keep : {1u, 300u, 400u, 600u, 2000u}) {
+          const Bytes cut = cut_words(wire, keep);
+          CHECK(status_of(cut) == Status::kCorrupt, low_bits, high, columns, keep);
+          tester.test(cut);
+        }
+      }
+    }
+  }
+}
+
 // ---- column profiles, one rule at a time
 
 // The profiled segment's parts, put together again after a change.
@@ -334,12 +387,6 @@ struct Profiled {
     return w;
   }
 };
-
-Status status_of(const Bytes& wire) {
-  gct::SegmentInfo info;
-  const Status header = gct::inspect(wire.data(), wire.size(), &info);
-  return header != Status::kOk ? header : decode_exactly(wire, info.numel, false).status;
-}
 
 // Bits of these offsets.
 Bytes profile_bits(const std::vector<int>& offsets) {
@@ -498,6 +545,7 @@ int main() {
   for (size_t i : {0, 2}) test_profile_rules(segments[i]);
   for (size_t i : {1, 3}) test_low_rank_rules(segments[i]);
   test_sound_segments(segments, tester);
+  test_words_that_end_early(random, tester);
   test_damaged_segments(segments, random, tester);
   std::cerr << kDamaged << " damaged segments: " << tester.seen[Status::kOk] << " read, "
             << tester.seen[Status::kCorrupt] << " with a corrupt payload\n";
