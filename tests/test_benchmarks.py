@@ -1,0 +1,81 @@
+"""What benchmarks say of arguments that they can't use: one sentence, before they measure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gct import _C
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import codec
+
+
+def sentence_of(
+    main: Callable[[], None],
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> str:
+    """What the program says to these words, before it prints anything else."""
+    monkeypatch.setattr(sys, "argv", [f"benchmarks/{main.__module__}.py", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"{main.__module__}.py: ")
+    assert err.count("\n") == 1
+    return err
+
+
+# ---- benchmarks/codec.py
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("--kinds fixed --bits 2.5", ["from 1 to 8", "2.5", "--kinds"]),
+        ("--bits 99", ["from 0.1 to 12", "99", "--kinds"]),
+        ("--bits nan", ["from 0.1 to 12", "nan"]),
+        ("--bits two", ["--bits", "'two'"]),
+        ("--kinds gg eg --bits 1", ["from 1.5 to 12", "leave eg out"]),
+        ("--repeats 0", ["--repeats", "from 1 on", "'0'"]),
+        ("--repeats 1.5", ["--repeats", "a whole number", "'1.5'"]),
+        ("--sizes 1024 0", ["--sizes", "from 1 on", "'0'"]),
+        ("--threads 0", ["--threads", "from 1 to 1024", "'0'"]),
+        ("--threads 4096", ["--threads", "from 1 to 1024", "'4096'"]),
+        ("--peer-bits 0", ["--peer-bits", "from 0.1 to 6", "'0'"]),
+        ("--implementations sse9", ["'sse9'", *_C.implementations()]),
+        ("--json /proc/nothing/x.json", ["/proc/nothing/x.json", "can't be written"]),
+        ("--csv /proc/nothing/x.csv", ["/proc/nothing/x.csv", "can't be written"]),
+        ("--scaling", ["--threads", "2 or more", "got 1"]),
+        ("--scaling --threads 2 --repeats 1", ["--repeats", "2 or more", "got 2 and 1"]),
+        ("--scaling --threads 2 --csv x.csv", ["--csv", "use --json"]),
+    ],
+)
+def test_codec_refuses(
+    words: str,
+    parts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = sentence_of(codec.main, words.split(), monkeypatch, capsys)
+    for part in parts:
+        assert part in said
+
+
+def test_codec_takes_what_it_can(tmp_path: Path) -> None:
+    """The limits themselves, and raw beside kinds whose bits were chosen."""
+    path = tmp_path / "new" / "x.json"
+    words = f"--bits 8 1 --kinds gg fixed raw --threads 2 --json {path} --repeats 1 --sizes 1"
+    options = codec.parse_options(words.split())
+    assert (options.threads, options.repeats, options.sizes) == (2, 1, [1])
+    assert codec.bits_of("fixed", options) == [8, 1]
+    assert codec.bits_of("raw", options) == [32]
+    assert path.exists()
+    assert codec.bits_of("eg", codec.parse_options([])) == codec.KINDS["eg"]
