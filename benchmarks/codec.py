@@ -12,7 +12,18 @@ program (benchmarks/peers/codec_speed.cpp, built with CMake at the first run) ca
 workspace and buffers that are reused, as the collectives do; gct.encode and gct.decode allocate
 their results on top. Every timed result is checked in the same run: all implementations give the
 same bytes and decode them to the same bits, adding to nothing gives the decoded values, and the
-error is below what that many bits must reach. Figures are the median and the best of k repeats.
+error is below what that many bits must reach.
+
+Columns:
+    (name)        the kind and its bits, or the peer and the entropy of its codes; then the
+                  implementation and the dtype
+    elements      of a call
+    bits          on the wire, by element, all headers counted
+    dB            signal over error after decoding; exact: no error; -: not measured
+    encode, decode, + add
+                  million elements a second, from the median of the repeats, and from their best;
+                  + add: decoding that adds to what is there, as a reduction does
+    GB/s          bytes of input that encode takes a second (median), and as a share of "read"
 
 Peers, on the same values in the same run:
     read          reading 256 MiB: the bandwidth that the last column's share refers to
@@ -71,6 +82,7 @@ GPU_SIZES = [1 << 20, 6_553_600, 1 << 26]  # 25 MB is DDP's bucket
 CALL_SECONDS = 0.005  # a repeat calls as often as this takes, so that the clock doesn't matter
 ALLOCATIONS = {"relative": 8, "mse": 0}
 MOST_THREADS = 1024
+EXACT_DB = 999  # the program's word for no error
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,7 @@ class Row:
     numel: int
     target_bits: float
     bits: float
-    snr_db: float  # nan: not defined
+    snr_db: float  # nan: not defined; EXACT_DB: no error
     encode: float
     encode_best: float
     decode: float
@@ -347,11 +359,16 @@ def print_row(row: Row) -> None:
             return f"{'':16}"
         return f"{row.numel / median / 1e6:8.0f}{row.numel / best / 1e6:8.0f}"
 
+    def decibels() -> str:
+        if math.isnan(row.snr_db):
+            return "-"
+        return "exact" if row.snr_db == EXACT_DB else f"{row.snr_db:.2f}"
+
     name = row.name if row.name in ("raw", "read") else f"{row.name} {row.target_bits:g}"
     gigabytes = item_bytes(row) * row.numel / row.encode / 1e9
     print(
         f"{name:15} {row.implementation:7} {row.dtype:8} {row.numel:9} {row.bits:6.3f}"
-        f" {row.snr_db:6.2f} |{rate(row.encode, row.encode_best)}"
+        f" {decibels():>6} |{rate(row.encode, row.encode_best)}"
         f" |{rate(row.decode, row.decode_best)} |{rate(row.decode_add, row.decode_add_best)}"
         f" |{gigabytes:7.2f} {100 * row.read_share:4.0f} %",
         flush=True,

@@ -79,3 +79,24 @@ def test_codec_takes_what_it_can(tmp_path: Path) -> None:
     assert codec.bits_of("raw", options) == [32]
     assert path.exists()
     assert codec.bits_of("eg", codec.parse_options([])) == codec.KINDS["eg"]
+
+
+def test_codec_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        codec.parse_options(["--help"])
+    said = capsys.readouterr().out
+    for word in ("Columns:", "elements", "dB", "+ add", "GB/s", "constriction", *codec.KINDS):
+        assert word in said
+    assert ",".join(_C.implementations()) in said
+
+
+@pytest.mark.parametrize(("snr_db", "cell"), [(999, "exact"), (float("nan"), "-"), (9.5, "9.50")])
+def test_codec_prints_no_false_decibels(
+    snr_db: float, cell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = {"median": 1e-3, "best": 1e-3}
+    result = {"name": "raw", "bytes": 4096, "snr_db": snr_db, "encode": seconds}
+    codec.print_row(codec.row_of(result, "float32", 1024, 32))
+    said = capsys.readouterr().out
+    assert said.split("|")[0].split()[-1] == cell
+    assert "999" not in said
