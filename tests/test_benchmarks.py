@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from gct import _C
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import codec
+import effort
+import gradient_rate
 
 
 def sentence_of(
@@ -100,3 +103,96 @@ def test_codec_prints_no_false_decibels(
     said = capsys.readouterr().out
     assert said.split("|")[0].split()[-1] == cell
     assert "999" not in said
+
+
+# ---- benchmarks/effort.py and gradient_rate.py
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Files of gradients, sound and not, which are named in the tests."""
+    torch.save({"weight": torch.randn(64, 64)}, tmp_path / "sound.pt")
+    torch.save({"bias": torch.randn(8000), "weight": torch.randn(8, 8)}, tmp_path / "vectors.pt")
+    torch.save({"weight": torch.full((64, 64), torch.nan)}, tmp_path / "nan.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    (tmp_path / "text.pt").write_text("no gradients\nat all")
+    return tmp_path
+
+
+WRONG_FILES = [
+    ("missing.pt", ["expected a file", "found none", "collect_gradients.py", "'.[examples]'"]),
+    ("vectors.pt", ["two dimensions", "4096 elements", "found none"]),
+    ("nan.pt", ["NaN or Inf"]),
+    ("list.pt", ["expected a dict of tensors"]),
+    ("text.pt", ["expected a dict of tensors"]),
+]
+
+
+@pytest.mark.parametrize(("name", "parts"), WRONG_FILES)
+def test_effort_reads_all_files_first(
+    name: str,
+    parts: list[str],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [str(folder / "sound.pt"), str(folder / name)]
+    said = sentence_of(effort.main, words, monkeypatch, capsys)
+    for part in (name, *parts):
+        assert part in said
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("--repeats 0", ["nothing to measure", "name files"]),
+        ("--repeats -1", ["--repeats", "from 0 on", "'-1'"]),
+        ("--numel 0", ["--numel", "from 1 on", "'0'"]),
+        ("--json /proc/nothing/x.json", ["/proc/nothing/x.json", "can't be written"]),
+    ],
+)
+def test_effort_refuses(
+    words: str,
+    parts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = sentence_of(effort.main, words.split(), monkeypatch, capsys)
+    for part in parts:
+        assert part in said
+
+
+@pytest.mark.parametrize(("name", "parts"), WRONG_FILES[1:])
+def test_gradient_rate_reads_all_files_first(
+    name: str,
+    parts: list[str],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (folder / "sound.pt").rename(folder / "grad_step0.pt")
+    (folder / name).rename(folder / "grad_step10.pt")
+    said = sentence_of(gradient_rate.main, [str(folder)], monkeypatch, capsys)
+    for part in ("grad_step10.pt", *parts):
+        assert part in said
+
+
+def test_gradient_rate_refuses(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save({"weight": torch.randn(64, 64)}, folder / "grad_step_last.pt")
+    for none in (folder, folder / "missing", folder / "sound.pt"):
+        said = sentence_of(gradient_rate.main, [str(none)], monkeypatch, capsys)
+        assert f"{none}: expected a folder with files grad_step*.pt, found none" in said
+        assert "'.[examples]'" in said
+    (folder / "sound.pt").rename(folder / "grad_step0.pt")
+    words = [str(folder), "--json", "/proc/nothing/x.json"]
+    said = sentence_of(gradient_rate.main, words, monkeypatch, capsys)
+    assert "can't be written" in said
+
+
+def test_snapshots_are_in_the_order_of_steps(tmp_path: Path) -> None:
+    for step in (100, 0, 20):
+        torch.save({"weight": torch.ones(64, 64)}, tmp_path / f"grad_step{step}.pt")
+    names = [path.stem for path in gradient_rate.snapshots(tmp_path)]
+    assert names == ["grad_step0", "grad_step20", "grad_step100"]
