@@ -194,7 +194,7 @@ def achieved(tensors: list[Tensor], codec: gct.Codec) -> dict[str, float]:
         bits, error, signal = bits + 8 * wire.numel(), error + e, signal + s
         if codec.bits is not None:
             worst_rate = max(worst_rate, abs(rate / codec.bits - 1))
-        if codec.snr_db is not None:
+        if codec.snr_db is not None and e > 0:  # tiny tensors may be sent as they are
             worst_snr = max(worst_snr, abs(10 * math.log10(s / e) - codec.snr_db))
     numel = sum(x.numel() for x in tensors)
     return {
@@ -213,7 +213,7 @@ _HOW_TO_MAKE = (
 
 
 def load_tensors(path: Path) -> list[Tensor]:
-    """Matrices and more, in float32.
+    """Matrices and more, in float32; zeros, which an unused parameter has, say nothing.
 
     Raises:
         UserError: no such file, or it holds something else.
@@ -222,7 +222,7 @@ def load_tensors(path: Path) -> list[Tensor]:
         raise UserError(f"{path}: expected a file of gradients, found none; {_HOW_TO_MAKE}.")
     try:
         gradients = torch.load(path, map_location="cpu", weights_only=True)
-        tensors = [g.float().contiguous() for g in gradients.values() if g.dim() > 1]
+        tensors = [g.float().contiguous() for g in gradients.values() if g.dim() > 1 and g.any()]
     except Exception as error:
         raise UserError(
             f"{path}: expected a dict of tensors from torch.save, got something else "

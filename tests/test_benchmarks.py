@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import gct
 from gct import _C
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
@@ -196,3 +197,14 @@ def test_snapshots_are_in_the_order_of_steps(tmp_path: Path) -> None:
         torch.save({"weight": torch.ones(64, 64)}, tmp_path / f"grad_step{step}.pt")
     names = [path.stem for path in gradient_rate.snapshots(tmp_path)]
     assert names == ["grad_step0", "grad_step20", "grad_step100"]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_tensors_that_are_sent_exactly_are_no_miss(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    gradients = {"a": torch.randn(64, 64), "b": torch.randn(2, 2), "c": torch.zeros(64, 64)}
+    torch.save(gradients, tmp_path / "some.pt")
+    tensors = gradient_rate.load_tensors(tmp_path / "some.pt")
+    assert [x.numel() for x in tensors] == [4096, 4]
+    found = gradient_rate.achieved(tensors, gct.Codec(snr_db=15, allocation="mse"))
+    assert 0 < found["worst_snr_error_db"] < 1
