@@ -207,8 +207,8 @@ def achieved(tensors: list[Tensor], codec: gct.Codec) -> dict[str, float]:
 
 LEAST_NUMEL = 4096  # of the largest tensor
 _HOW_TO_MAKE = (
-    "python examples/collect_gradients.py --out FOLDER writes them (it needs pip install "
-    "'.[examples]' in the repository's folder)"
+    "python examples/collect_gradients.py --out FOLDER writes them (it needs the extra 'examples': "
+    "pip install '.[examples]' in the repository's folder)"
 )
 
 
