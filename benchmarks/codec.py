@@ -12,7 +12,18 @@ program (benchmarks/peers/codec_speed.cpp, built with CMake at the first run) ca
 workspace and buffers that are reused, as the collectives do; gct.encode and gct.decode allocate
 their results on top. Every timed result is checked in the same run: all implementations give the
 same bytes and decode them to the same bits, adding to nothing gives the decoded values, and the
-error is below what that many bits must reach. Figures are the median and the best of k repeats.
+error is below what that many bits must reach.
+
+Columns:
+    (name)        the kind and its bits, or the peer and the entropy of its codes; then the
+                  implementation and the dtype
+    elements      of a call
+    bits          on the wire, by element, all headers counted
+    dB            signal over error after decoding; exact: no error; -: not measured
+    encode, decode, + add
+                  million elements a second, from the median of the repeats, and from their best;
+                  + add: decoding that adds to what is there, as a reduction does
+    GB/s          bytes of input that encode takes a second (median), and as a share of "read"
 
 Peers, on the same values in the same run:
     read          reading 256 MiB: the bandwidth that the last column's share refers to
@@ -47,6 +58,8 @@ import codec_gpu
 import codec_scaling
 import numpy as np
 import torch
+from multihost.arguments import Parser, check_writable, number, whole_number
+from multihost.errors import WRONG_ARGUMENT, UserError, exits_with_sentence
 from torch import Tensor
 
 import gct
@@ -68,6 +81,8 @@ CPU_SIZES = [1 << 10, 1 << 14, 1 << 20, 1 << 23]
 GPU_SIZES = [1 << 20, 6_553_600, 1 << 26]  # 25 MB is DDP's bucket
 CALL_SECONDS = 0.005  # a repeat calls as often as this takes, so that the clock doesn't matter
 ALLOCATIONS = {"relative": 8, "mse": 0}
+MOST_THREADS = 1024
+EXACT_DB = 999  # the program's word for no error
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ class Row:
     numel: int
     target_bits: float
     bits: float
-    snr_db: float  # nan: not defined
+    snr_db: float  # nan: not defined; EXACT_DB: no error
     encode: float
     encode_best: float
     decode: float
@@ -104,6 +119,11 @@ def least_snr_db(kind: str, bits: float) -> float:
     a coder gain 5 dB a bit on such heavy tails. Zeros (0 dB) and misplaced values (below 0 dB) fail
     from 2 bits on."""
     return 5 * bits - 5.5 if kind == "fixed" else 6 * bits - 7
+
+
+def bits_of(kind: str, options: argparse.Namespace) -> list[float]:
+    """raw has no other than its own."""
+    return KINDS[kind] if kind == "raw" or options.bits is None else options.bits
 
 
 def codes_of(x: Tensor, bits: float) -> tuple[Tensor, float]:
@@ -157,7 +177,8 @@ def run_program(
             command, input="\n".join(lines), capture_output=True, text=True, check=False
         )
     if result.returncode != 0:
-        raise AssertionError(f"codec_speed failed: {result.stderr.strip()}")
+        why = result.stderr.strip() or "it said nothing"
+        raise AssertionError(f"codec_speed ended with status {result.returncode}: {why}")
     yield from map(json.loads, result.stdout.splitlines())
 
 
@@ -168,7 +189,7 @@ def codec_rows(
     configs = [
         (kind, bits, name)
         for kind in options.kinds
-        for bits in options.bits or KINDS[kind]
+        for bits in bits_of(kind, options)
         for name in options.implementations
     ]
     allocation8 = ALLOCATIONS[options.allocation]
@@ -192,7 +213,7 @@ def scaling_rows(x: Tensor, options: argparse.Namespace) -> Iterator[codec_scali
     """With the best implementation."""
     allocation8, best = ALLOCATIONS[options.allocation], options.implementations[0]
     for kind in options.kinds:
-        for bits in options.bits or KINDS[kind]:
+        for bits in bits_of(kind, options):
             line = f"{kind} {bits:g} {allocation8} {best}"
             threads = options.threads
             for result in run_program(x, None, [line], options.repeats, threads, "--scaling"):
@@ -338,11 +359,16 @@ def print_row(row: Row) -> None:
             return f"{'':16}"
         return f"{row.numel / median / 1e6:8.0f}{row.numel / best / 1e6:8.0f}"
 
+    def decibels() -> str:
+        if math.isnan(row.snr_db):
+            return "-"
+        return "exact" if row.snr_db == EXACT_DB else f"{row.snr_db:.2f}"
+
     name = row.name if row.name in ("raw", "read") else f"{row.name} {row.target_bits:g}"
     gigabytes = item_bytes(row) * row.numel / row.encode / 1e9
     print(
         f"{name:15} {row.implementation:7} {row.dtype:8} {row.numel:9} {row.bits:6.3f}"
-        f" {row.snr_db:6.2f} |{rate(row.encode, row.encode_best)}"
+        f" {decibels():>6} |{rate(row.encode, row.encode_best)}"
         f" |{rate(row.decode, row.decode_best)} |{rate(row.decode_add, row.decode_add_best)}"
         f" |{gigabytes:7.2f} {100 * row.read_share:4.0f} %",
         flush=True,
@@ -356,27 +382,57 @@ def write_csv(path: Path, rows: list[Row]) -> None:
         writer.writerows(asdict(row) for row in rows)
 
 
-def parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def parse_options(words: list[str] | None = None) -> argparse.Namespace:
+    """Raises UserError for what argparse can't see."""
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: see codec_gpu.py")
-    add("--sizes", type=int, nargs="+", help="elements")
+    count = whole_number(1)
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: only --sizes, --repeats")
+    add("--sizes", type=count, nargs="+", metavar="N", help="elements")
     add("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    add("--bits", type=float, nargs="+", help="of all kinds, in the place of each one's own")
+    bits_help = "of all kinds but raw, in the place of each one's own; fixed: 1, 2, ... 8"
+    add("--bits", type=float, nargs="+", help=bits_help)
     add("--dtypes", nargs="+", choices=DTYPES, default=["float32", "bfloat16"])
-    add("--implementations", nargs="+", default=_C.implementations())
-    add("--allocation", choices=ALLOCATIONS, default="relative")
-    add("--threads", type=int, default=1, help="of the codec; peers have one")
+    here = _C.implementations()
+    add("--implementations", nargs="+", choices=here, default=here, help="all of this machine")
+    allocation_help = "relative: steps follow the blocks' scales; mse: one step for all"
+    add("--allocation", choices=ALLOCATIONS, default="relative", help=allocation_help)
+    threads = whole_number(1, MOST_THREADS)
+    add("--threads", type=threads, default=1, metavar="N", help="of the codec; peers have one")
     add("--scaling", action="store_true", help="one thread against --threads: codec_scaling.py")
     add("--peers", choices=["on", "off"], default="on")
-    add("--peer-bits", type=float, default=2.0, help="entropy of the codes that peers get")
-    add("--repeats", type=int, default=7)
-    add("--json", type=Path, help="also write the results here")
-    add("--csv", type=Path, help="also write the results here")
-    options = parser.parse_args()
+    peer_help = "entropy of the codes that peers get (2)"
+    add("--peer-bits", type=number(0.1, 6), default=2.0, metavar="BITS", help=peer_help)
+    add("--repeats", type=count, default=7, metavar="K", help="of each measurement (7)")
+    add("--json", type=Path, help="also write the results here, times in seconds of a call")
+    add("--csv", type=Path, help="the same; not with --scaling or --device cuda")
+    options = parser.parse_args(words)
     if options.sizes is None:
         options.sizes = GPU_SIZES if options.device == "cuda" else CPU_SIZES
+    check_options(options)
     return options
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Before anything is measured."""
+    for kind in options.kinds:
+        for bits in bits_of(kind, options):
+            try:
+                gct.Codec(kind, bits=None if kind == "raw" else bits, allocation=options.allocation)
+            except ValueError as error:
+                raise UserError(
+                    f"--bits: {error}; change it, or leave {kind} out with --kinds."
+                ) from error
+    if options.scaling and (options.threads < 2 or options.repeats < 2):
+        raise UserError(
+            "--scaling compares one thread with more, over some repeats: expected --threads and "
+            f"--repeats of 2 or more, got {options.threads} and {options.repeats}."
+        )
+    if options.csv is not None and (options.scaling or options.device == "cuda"):
+        raise UserError("--csv: not with --scaling or --device cuda; use --json there.")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU; leave the option out.")
+    check_writable(options.json, options.csv)
 
 
 def write_json(path: Path | None, environment: dict[str, str], rows: list[dict[str, Any]]) -> None:
@@ -385,9 +441,8 @@ def write_json(path: Path | None, environment: dict[str, str], rows: list[dict[s
 
 
 def main() -> None:
-    options = parse_options()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("--device cuda: torch finds no GPU")
+    with exits_with_sentence("codec.py", WRONG_ARGUMENT):
+        options = parse_options()
     torch.set_num_threads(1)
     environment = machine()
     for name, value in environment.items():

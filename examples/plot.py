@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from extra import how_to_install
 from runlog import read_log
 
 try:
@@ -15,9 +16,7 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 except ImportError as error:
-    raise SystemExit(
-        "The plot needs matplotlib: pip install 'gct[examples]' (or: pip install matplotlib)."
-    ) from error
+    raise SystemExit(f"The plot needs matplotlib: {how_to_install('matplotlib')}.") from error
 
 # Okabe-Ito colours: distinguishable with colour blindness and in print.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")

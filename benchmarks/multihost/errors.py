@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+WRONG_ARGUMENT = 2  # the exit status that argparse has for it
+
 
 class UserError(Exception):
     """What is wrong and what to do about it, in one or two sentences."""
@@ -17,13 +19,13 @@ class UnavailableError(UserError):
 
 
 @contextmanager
-def exits_with_sentence(program: str) -> Iterator[None]:
-    """Turn a UserError into ``program: sentence`` on stderr and exit status 1."""
+def exits_with_sentence(program: str, status: int = 1) -> Iterator[None]:
+    """Turn a UserError into ``program: sentence`` on stderr and this exit status."""
     try:
         yield
     except UserError as error:
         print(f"{program}: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(1) from None
+        raise SystemExit(status) from None
 
 
 def exit_on_signals() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from multihost.arguments import check_writable
 from multihost.errors import UserError
 from multihost.measure import Row
 
@@ -53,14 +54,7 @@ def check_outputs(json_path: Path | None, csv_path: Path | None, plot_path: Path
         if plot_path.suffix[1:].lower() not in suffixes():
             known = ", ".join(f".{suffix}" for suffix in suffixes())
             raise UserError(f"--plot {plot_path}: expected a name that ends in one of {known}.")
-    for path in (json_path, csv_path, plot_path):
-        if path is None:
-            continue
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.open("a").close()
-        except OSError as error:
-            raise UserError(f"{path} can't be written ({error.strerror}): name another.") from error
+    check_writable(json_path, csv_path, plot_path)
 
 
 def write_json(path: Path, facts: Mapping[str, Any], rows: Sequence[Row]) -> None:

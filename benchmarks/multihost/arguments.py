@@ -1,0 +1,69 @@
+"""What the options of several programs take: a wrong value is one sentence, before all work."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from multihost.errors import WRONG_ARGUMENT, UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Shows the whole docstring as help, and of a wrong argument one sentence without the usage."""
+
+    def __init__(self, doc: str | None) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=doc, formatter_class=formatter)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG_ARGUMENT, f"{self.prog}: {message}: see --help.\n")
+
+
+def whole_number(least: int, most: float = math.inf) -> Callable[[str], int]:
+    """For ``type=`` of an option."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            upto = "on" if most == math.inf else f"to {most}"
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number from {least} {upto}, got {text!r}"
+            )
+        return value
+
+    return parse
+
+
+def number(least: float, most: float) -> Callable[[str], float]:
+    """For ``type=`` of an option."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(
+                f"expected a number from {least:g} to {most:g}, got {text!r}"
+            )
+        return value
+
+    return parse
+
+
+def check_writable(*paths: Path | None) -> None:
+    """Raise UserError for a file that could not be written at the end; makes its folder."""
+    for path in paths:
+        if path is None:
+            continue
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("a").close()
+        except OSError as error:
+            raise UserError(f"{path} can't be written ({error.strerror}): name another.") from error
