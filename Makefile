@@ -4,7 +4,7 @@
 #   TORCH        what pip installs as torch where .venv has none (torch==2.13.0)
 #   VENV_ARGS    further arguments for python -m venv; --system-site-packages uses the machine's torch
 #   PYTEST_ARGS  further arguments for pytest, such as "-m long"; "-n 0" runs the tests one after the other
-#   FUZZ_SECONDS how long make fuzz runs each target (600)
+#   FUZZ_SECONDS how long make fuzz runs each target (600), its committed inputs included, which are always read to the end
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -36,7 +36,7 @@ help:
 	@echo 'make lint       ruff, clang-format, mypy'
 	@echo 'make cpp-test   C++ tests of the codec, built without torch'
 	@echo 'make sanitize   C++ tests and malformed-wire tests under ASan and UBSan, threads under TSan'
-	@echo 'make fuzz       the fuzz targets of tests/fuzz under ASan and UBSan, FUZZ_SECONDS=600 each'
+	@echo 'make fuzz       the fuzz targets of tests/fuzz under ASan and UBSan, FUZZ_SECONDS=600 each; two at a time'
 	@echo 'make py-test    pytest'
 	@echo 'make dist-test  sdist and wheel, installed in fresh environments'
 	@echo 'make aarch64    C++ tests built for aarch64 and run by qemu: NEON; TESTS=test_codec runs one of them'
