@@ -92,15 +92,18 @@ const char* status_message(Status status) {
     case Status::kBadMagic:
       return "these bytes are not a gct segment: expected it to begin with 'GCT1'";
     case Status::kBadVersion:
-      return "segment of another wire version: expected version 1 or 2; install the same gct "
-             "version on all ranks";
+      return "segment of another wire version: expected version 1 or 2; read it with the gct "
+             "version that wrote it, and install the same one on all ranks";
     case Status::kBadTables:
-      return "segment written with other code tables: install the same gct version on all ranks";
+      return "segment written with other code tables: read it with the gct version that wrote it, "
+             "and install the same one on all ranks";
     case Status::kBadHeader:
       return "segment header out of range or contradicting itself: the bytes were altered on the "
              "way";
     case Status::kTruncated:
-      return "segment ends before the size in its header: expected all bytes of the message";
+      return "segment ends before its end: expected its header, 40 bytes, and as many as the "
+             "header "
+             "says";
     case Status::kCorrupt:
       return "segment payload does not decode to the announced elements: the bytes were altered on "
              "the way";

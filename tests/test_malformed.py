@@ -234,7 +234,7 @@ WRONG_FIELDS = {
     "huge runs": (12, struct.pack("<I", 1 << 31), "header"),
     "numel": (16, struct.pack("<Q", NUMEL + 1), "header"),
     "huge numel": (16, struct.pack("<Q", 1 << 60), "header"),
-    "size": (24, struct.pack("<Q", 1 << 20), "ends before the size in its header"),
+    "size": (24, struct.pack("<Q", 1 << 20), "ends before its end"),
     "huge size": (24, struct.pack("<Q", 1 << 63), "ends before"),
     "small size": (24, struct.pack("<Q", 63), "header"),
     "pieces": (32, struct.pack("<I", 2), "header"),
@@ -248,6 +248,20 @@ WRONG_FIELDS = {
     "columns": (60, struct.pack("<I", NUMEL + 1), "header"),
     "huge columns": (60, struct.pack("<I", (1 << 16) + 1), "header"),
 }
+
+
+@pytest.mark.parametrize(
+    ("wire", "message"),
+    [
+        (b"", "expected its header, 40 bytes"),
+        (b"GCT1", "expected its header, 40 bytes"),
+        (b"hello world", "not a gct segment"),
+    ],
+)
+def test_what_is_shorter_than_a_header(wire: bytes, message: str) -> None:
+    assert not accepts(wire)
+    with pytest.raises(ValueError, match=message):
+        decode(wire)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -108,8 +108,8 @@ GCT_HD inline void write_run_header(const RunHeader& h, uint8_t* p) {
 // Reads the segment header alone. size is what the caller holds; it may exceed the segment (slot
 // padding).
 GCT_HD inline Status read_segment_header(const uint8_t* p, size_t size, SegmentHeader* h) {
+  if (size >= sizeof kMagic && load_le<uint32_t>(p) != kMagic) return Status::kBadMagic;
   if (size < kSegmentHeaderBytes) return Status::kTruncated;
-  if (load_le<uint32_t>(p) != kMagic) return Status::kBadMagic;
   if (p[4] != kWireVersion && p[4] != kTrellisVersion) return Status::kBadVersion;
   const bool trellis = p[4] == kTrellisVersion;
   if (load_le<uint32_t>(p + 8) != (trellis ? tables::kTrellisTableId : tables::kTableId))
