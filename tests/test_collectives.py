@@ -456,14 +456,18 @@ def test_other_backends_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["0", "-1", "two", "1.5"], ids=["zero", "negative", "word", "fraction"]
+    "text",
+    ["0", "-1", "two", "1.5", "1025", 5000 * "9", "\u00b2"],
+    ids=["zero", "negative", "word", "fraction", "many", "too long for int", "superscript"],
 )
 def test_thread_count_is_checked(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GCT_NUM_THREADS", text)
-    with pytest.raises(ValueError, match="GCT_NUM_THREADS"):
+    with pytest.raises(ValueError, match=r"GCT_NUM_THREADS must be .* from 1 to 1024") as error:
         _channel.num_threads()
-    monkeypatch.setenv("GCT_NUM_THREADS", "3")
-    assert _channel.num_threads() == 3
+    assert len(str(error.value)) < 150
+    for text, threads in (("3", 3), ("1024", 1024), ("08", 8)):
+        monkeypatch.setenv("GCT_NUM_THREADS", text)
+        assert _channel.num_threads() == threads
 
 
 def losing_a_rank(rank: int, world: int, how: str) -> list[str]:
