@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from gct import _C
+from gct._checks import (
+    check_memory,
+    check_number,
+    check_tensor,
+    check_values,
+    plain_number,
+    whole_number,
+)
 from gct._device_codec import decode_on_device, encode_on_device
 
 __all__ = ["Codec", "decode", "encode"]
@@ -23,6 +33,7 @@ MAX_BITS = 12.0
 MAX_SNR_DB = 120.0
 DEFAULT_BITS = 2.0
 MAX_RANK = 16
+_MAX_SEED = 2**64 - 1
 
 # Exponents of the block scale in the quantizer's step, by name. "auto" is what training measured
 # best: with AdamW, steps that follow the block's scale win at every rate tried.
@@ -82,14 +93,15 @@ class Codec:
     rounding: Rounding = "deterministic"
     low_rank: int | Literal["auto"] = "auto"
     effort: Effort = "normal"
-    _params: _C.CodecParams = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, get_args(Kind))
         _check_choice("rounding", self.rounding, get_args(Rounding))
         _check_choice("effort", self.effort, get_args(Effort))
-        target, value = self._target()
-        exponent8 = _exponent8(self.allocation)
+        for name in ("bits", "snr_db", "step", "allocation", "low_rank"):
+            object.__setattr__(self, name, plain_number(getattr(self, name)))
+        self._target()
+        self._max_rank()
         if self.kind == "fixed" and self.rounding != "deterministic":
             raise ValueError('kind="fixed" rounds to its codebook: rounding must be deterministic')
         if self.effort == "high" and (self.kind != "gg" or self.rounding != "deterministic"):
@@ -97,16 +109,44 @@ class Codec:
                 'effort="high" needs kind="gg" and rounding="deterministic", '
                 f"got kind={self.kind!r} and rounding={self.rounding!r}"
             )
-        params = _C.CodecParams(
+
+    # No field, which dataclasses.asdict and replace would have to copy.
+    @cached_property
+    def _params(self) -> _C.CodecParams:
+        return self._make_params(seed=0)
+
+    def _make_params(self, seed: int) -> _C.CodecParams:
+        target, value = self._target()
+        return _C.CodecParams(
             kind=self.kind,
             target=target,
             value=value,
-            allocation8=exponent8,
+            allocation8=_exponent8(self.allocation),
             stochastic=self.rounding == "stochastic",
-            max_rank=self._max_rank(exponent8),
+            seed=seed,
+            max_rank=self._max_rank(),
             high_effort=self.effort == "high",
         )
-        object.__setattr__(self, "_params", params)
+
+    def _key(self) -> tuple[Kind, str, float, int, Rounding, int, Effort]:
+        """What the settings mean: two codecs with the same one write the same bytes."""
+        exponent8, max_rank = _exponent8(self.allocation), self._max_rank()
+        target, value = self._target()
+        return self.kind, target, value, exponent8, self.rounding, max_rank, self.effort
+
+    def _settled(self) -> str:
+        """In words that are the same wherever codecs are equal."""
+        kind, target, value, exponent8, rounding, max_rank, effort = self._key()
+        return (
+            f"Codec({kind!r}, {target}={value}, allocation={exponent8 / 8}, "
+            f"rounding={rounding!r}, low_rank={max_rank}, effort={effort!r})"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, Codec) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
 
     def _target(self) -> tuple[str, float]:
         """Name and checked value of the target; fills in the default."""
@@ -116,7 +156,10 @@ class Codec:
             if (value := getattr(self, name)) is not None
         }
         if len(given) > 1:
-            raise ValueError(f"at most one of bits, snr_db and step may be given, got {given}")
+            raise ValueError(
+                f"at most one of bits, snr_db and step may be given, got {given} "
+                "(dataclasses.replace keeps the old one: pass it as None)"
+            )
         if self.kind == "raw":
             if given:
                 raise ValueError(f'kind="raw" loses nothing and takes no target, got {given}')
@@ -125,19 +168,16 @@ class Codec:
             object.__setattr__(self, "bits", DEFAULT_BITS)
             given = {"bits": DEFAULT_BITS}
         [(name, value)] = given.items()
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+        check_number(name, value)
         self._check_value(name, value)
         return name, float(value)
 
-    def _max_rank(self, exponent8: int) -> int:
+    def _max_rank(self) -> int:
         """Largest rank of low-rank parts, after checks."""
-        possible = self.kind in ("gg", "eg") and exponent8 < 8
-        if self.low_rank == "auto":
+        possible = self.kind in ("gg", "eg") and _exponent8(self.allocation) < 8
+        if isinstance(self.low_rank, str) and self.low_rank == "auto":
             return MAX_RANK if possible else 0
-        rank = self.low_rank
-        if isinstance(rank, bool) or not isinstance(rank, int):
-            raise TypeError(f'low_rank must be "auto" or a whole number, got {type(rank).__name__}')
+        rank = whole_number("low_rank", self.low_rank, ' or "auto"')
         if not 0 <= rank <= MAX_RANK:
             raise ValueError(f"low_rank must be from 0 to {MAX_RANK}, got {rank}")
         if rank and not possible:
@@ -171,7 +211,7 @@ class Codec:
         self.__post_init__()
 
 
-def encode(x: Tensor, codec: Codec | None = None) -> Tensor:
+def encode(x: Tensor, codec: Codec | None = None, *, seed: int = 0) -> Tensor:
     """Encode a tensor.
 
     Args:
@@ -189,13 +229,16 @@ def encode(x: Tensor, codec: Codec | None = None) -> Tensor:
     Raises:
         ValueError: another dtype or device, or not contiguous.
     """
-    _check_tensor("x", x)
+    check_values("x", x)
     if not isinstance(codec, Codec | None):
         raise TypeError(f"codec must be a gct.Codec, got {type(codec).__name__}")
+    seed = whole_number("seed", seed)
+    if not 0 <= seed <= _MAX_SEED:
+        raise ValueError(f"seed must be from 0 to 2^64 - 1, got {seed}")
     settings = codec or Codec()
-    if x.device.type == "cuda":
-        return encode_on_device(x, settings._params)
-    return _C.encode(x, settings._params)
+    params = settings._make_params(seed) if seed else settings._params
+    x = x.detach().resolve_neg()  # the codec reads memory, where a negative view's signs are not
+    return encode_on_device(x, params, seed) if x.is_cuda else _C.encode(x, params)
 
 
 def decode(wire: Tensor, numel: int | None = None) -> Tensor:
@@ -216,30 +259,41 @@ def decode(wire: Tensor, numel: int | None = None) -> Tensor:
             elements than ``numel``.
         RuntimeError: no memory for the elements that the segment states.
     """
-    _check_tensor("wire", wire)
+    _check_wire(wire)
     if numel is not None:
-        _check_numel(wire, numel)
-    if wire.device.type == "cuda":
-        return decode_on_device(wire)
-    return _C.decode(wire)
+        _check_numel(wire, whole_number("numel", numel, " or None"))
+    try:
+        return decode_on_device(wire) if wire.is_cuda else _C.decode(wire)
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+    stated = _C.inspect(wire.cpu())["numel"]
+    raise RuntimeError(
+        f"no memory for {stated} elements of 4 bytes, which these {wire.numel()} bytes state: pass "
+        "the number that you expect as numel=, and bytes that state another one are refused before "
+        "anything is allocated"
+    )
 
 
-def _check_numel(wire: Tensor, numel: object) -> None:
+def _check_wire(wire: object) -> None:
+    check_tensor("wire", wire)
+    assert isinstance(wire, Tensor)
+    if wire.dtype != torch.uint8:
+        raise ValueError(f"wire must be torch.uint8, as gct.encode returns it, got {wire.dtype}")
+    if wire.is_nested or wire.dim() != 1:
+        raise ValueError(f"wire must be 1-D, one segment, got {wire.dim()} dimensions")
+    check_memory("wire", wire)
+
+
+def _check_numel(wire: Tensor, numel: int) -> None:
     """By the headers alone: nothing is allocated yet."""
-    if not isinstance(numel, int) or isinstance(numel, bool):
-        raise TypeError(f"numel must be a whole number or None, got {type(numel).__name__}")
-    stated = _C.inspect(wire)["numel"]
+    stated = _C.inspect(wire.cpu())["numel"]
     if stated != numel:
         raise ValueError(
             f"expected a segment of {numel} elements, got {wire.numel()} bytes that state "
             f"{stated}: they belong to another tensor or were tampered with; pass the number that "
             "was encoded"
         )
-
-
-def _check_tensor(name: str, value: object) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -256,10 +310,7 @@ def _exponent8(allocation: str | float) -> int:
                 f"allocation must be {names} or a number from 0 to 1, got {allocation!r}"
             )
         allocation = _ALLOCATIONS[allocation]
-    if isinstance(allocation, bool) or not isinstance(allocation, (int, float)):
-        raise TypeError(
-            f"allocation must be a name or a number from 0 to 1, got {type(allocation).__name__}"
-        )
+    check_number("allocation", allocation)
     eighths = 8 * float(allocation)
     if not 0 <= eighths <= 8 or eighths != int(eighths):
         raise ValueError(f"allocation must be a multiple of 1/8 from 0 to 1, got {allocation!r}")

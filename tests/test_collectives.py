@@ -416,9 +416,17 @@ def test_scratch_is_bounded_and_reused(world: int) -> None:
 def refused(rank: int, world: int) -> None:
     good = torch.ones(8)
     cases: list[tuple[type[Exception], str, Callable[[], object]]] = [
-        (ValueError, "float32, bfloat16", lambda: gct.all_reduce(torch.ones(3, dtype=torch.int32))),
+        (ValueError, r"torch\.int32", lambda: gct.all_reduce(torch.ones(3, dtype=torch.int32))),
         (ValueError, "contiguous", lambda: gct.all_reduce(torch.ones(4, 4).t())),
         (ValueError, "CPU", lambda: gct.all_reduce(torch.ones(3, device="meta"))),
+        (ValueError, "to_dense", lambda: gct.all_reduce(torch.eye(3).to_sparse())),
+        (TypeError, "must be a tensor", lambda: gct.all_reduce([1.0])),
+        (ValueError, "resolve_neg", lambda: gct.all_reduce(torch._neg_view(good))),
+        (
+            ValueError,
+            "output.*resolve_neg",
+            lambda: gct.reduce_scatter(torch._neg_view(torch.ones(4)), good),
+        ),
         (ValueError, "op must be", lambda: gct.all_reduce(good, op="max")),
         (TypeError, "gct.Codec", lambda: gct.all_reduce(good, codec=2.0)),
         (ValueError, "algorithm", lambda: gct.all_reduce(good, algorithm="ring")),
@@ -431,6 +439,8 @@ def refused(rank: int, world: int) -> None:
         with pytest.raises(kind, match=text):
             call()
     # None of this reached the other ranks.
+    minus = gct.all_gather(torch.empty(8 * world), torch._neg_view(good), gct.Codec("raw"))
+    assert torch.equal(minus, -torch.ones(8 * world))
     assert gct.all_reduce(good.clone(), gct.Codec("raw"), "sum")[0] == world
 
 
