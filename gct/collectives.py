@@ -104,8 +104,9 @@ def all_reduce(
 ) -> Tensor | Work:
     """Replace ``tensor`` by its mean or sum over all ranks, in place; all get the same bits.
 
-    Sums are float32, divided once, and rounded to the tensor's dtype at the end. With one rank
-    nothing is quantized: the tensor stays what it is.
+    Sums are float32, divided once, and rounded to the tensor's dtype at the end: what lies beyond
+    float16's end, 65,504, becomes an infinity, as in a sum of float16. Values near that end may get
+    there by quantization alone. With one rank nothing is quantized: the tensor stays what it is.
 
     Args:
         tensor: float32, bfloat16, float16 or float64, on the CPU, contiguous, any shape; the same
@@ -127,7 +128,9 @@ def all_reduce(
         ``tensor``, or a Work with ``async_op``.
 
     Raises:
-        ValueError: a tensor, op or group that can't be used.
+        TypeError: no tensor, or no :class:`Codec`.
+        ValueError: a tensor, op or group that can't be used, or a value of ``GCT_NUM_THREADS`` that
+            is no whole number from 1 to 1024.
         RuntimeError: a peer died, the group's timeout passed, or a segment was damaged; or the
             ranks made different calls, such as tensors of different shapes: then all ranks get
             this, nothing was sent, and the next call works.
