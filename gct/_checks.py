@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import operator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ def whole_number(name: str, value: object, allowed: str = "") -> int:
         ) from None
 
 
-def plain_number(value: object) -> object:
+def plain_number(value: Any) -> Any:
     """A number of NumPy's as one of Python's, which JSON and checkpoints keep; others stay."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return value

@@ -552,10 +552,11 @@ def test_numpy_scalars_are_settings() -> None:
         min_numel=np.int32(10),
         rate_weight=np.float32(0.5),
         seed=np.uint8(7),
+        hierarchy=np.int64(2),
     )
     settings = json.loads(json.dumps(state.state_dict()["settings"]))
     assert (settings["bits"], settings["rate_weight"]) == (1.5, 0.5)
-    assert [settings[name] for name in ("low_rank", "seed")] == [2, 7]
+    assert [settings[name] for name in ("low_rank", "seed", "hierarchy")] == [2, 7, 2]
     assert (state.start_step, state.min_numel, state.seed) == (3, 10, 7)
     with pytest.raises(ValueError, match="start_step"):
         gct.GCTState(start_step=True)
