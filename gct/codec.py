@@ -149,8 +149,9 @@ class Codec:
     def _settled(self) -> str:
         """In words that are the same wherever codecs are equal."""
         kind, target, value, exponent8, rounding, max_rank, effort = self._key()
+        goal = "" if kind == "raw" else f"{target}={value}, "
         return (
-            f"Codec({kind!r}, {target}={value}, allocation={exponent8 / 8}, "
+            f"Codec({kind!r}, {goal}allocation={exponent8 / 8}, "
             f"rounding={rounding!r}, low_rank={max_rank}, effort={effort!r})"
         )
 
@@ -289,8 +290,10 @@ def decode(wire: Tensor, numel: int | None = None) -> Tensor:
         _check_numel(wire, whole_number("numel", numel, " or None"))
     try:
         return decode_on_device(wire) if wire.is_cuda else _C.decode(wire)
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
+    except torch.OutOfMemoryError:  # of the GPU
+        pass
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):  # torch has no class for the CPU's
             raise
     stated = _C.inspect(wire.cpu())["numel"]
     raise RuntimeError(
@@ -335,7 +338,10 @@ def _exponent8(allocation: str | float) -> int:
                 f"allocation must be {names} or a number from 0 to 1, got {allocation!r}"
             )
         allocation = _ALLOCATIONS[allocation]
-    check_number("allocation", allocation)
+    if isinstance(allocation, bool) or not isinstance(allocation, (int, float)):
+        raise TypeError(
+            f"allocation must be a name or a number from 0 to 1, got {type(allocation).__name__}"
+        )
     eighths = 8 * float(allocation)
     if not 0 <= eighths <= 8 or eighths != int(eighths):
         raise ValueError(f"allocation must be a multiple of 1/8 from 0 to 1, got {allocation!r}")

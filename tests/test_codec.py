@@ -580,6 +580,7 @@ def test_codecs_of_equal_settings_are_equal() -> None:
         assert other != relative
         assert other._settled() != relative._settled()
     assert gct.Codec() != "gg"
+    assert "bits" not in gct.Codec("raw")._settled()
 
 
 def test_codecs_are_dataclasses() -> None:
