@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
+from gct._checks import plain_number
 from gct._models import check_model, clean_name, unwrapped
 from gct._patterns import matches
 
@@ -62,6 +63,7 @@ def _named_modules(model: nn.Module) -> dict[str, nn.Module]:
 def _patterns(wanted: Modules) -> list[tuple[Pattern, float]]:
     if isinstance(wanted, Mapping):
         for pattern, weight in wanted.items():
+            weight = plain_number(weight)
             if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
                 raise ValueError(
                     f"modules: expected a weight from 0 on for {pattern!r}, got {weight!r}"

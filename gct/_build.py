@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,7 +13,26 @@ _REBUILD = "run `pip install --force-reinstall --no-deps .` in gct's source fold
 
 
 def load_extension() -> ModuleType:
-    """gct._C, checked to be built for the torch that is imported."""
+    """gct._C, checked to be built for the torch that is imported.
+
+    A command, ``python -m gct``, says in a sentence what is wrong and ends: this runs before it.
+    """
+    try:
+        return _load()
+    except ImportError as error:
+        if not _is_command(sys.argv, sys.orig_argv):
+            raise
+        print(f"python -m gct: {str(error).removeprefix('gct: ')}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _is_command(argv: list[str], command: list[str]) -> bool:
+    """Whether Python is looking for gct.__main__: ``argv`` begins with "-m" until it is found."""
+    before_arguments = command[: len(command) - len(argv) + 1]
+    return argv[:1] == ["-m"] and " ".join(before_arguments).endswith(("m gct", "mgct"))
+
+
+def _load() -> ModuleType:
     spec = importlib.util.find_spec("gct._C")
     if spec is None or spec.origin is None:
         if (Path(__file__).parent.parent / "setup.py").exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import inspect
 import os
+import re
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
@@ -37,6 +38,7 @@ class Run(NamedTuple):
 
 
 _MAX_DEFAULT_THREADS = 4
+_MAX_THREADS = 1024
 
 _channels: weakref.WeakSet[Channel] = weakref.WeakSet()
 
@@ -254,8 +256,11 @@ def num_threads() -> int:
     """Threads for encoding and decoding: GCT_NUM_THREADS, or this rank's share of the cores."""
     text = os.environ.get("GCT_NUM_THREADS", "")
     if text:
-        if not text.isdigit() or int(text) < 1:
-            raise ValueError(f"GCT_NUM_THREADS must be a whole number from 1 on, got {text!r}")
+        if not re.fullmatch("0*[1-9][0-9]{0,3}", text) or int(text) > _MAX_THREADS:
+            raise ValueError(
+                f"GCT_NUM_THREADS must be a whole number from 1 to {_MAX_THREADS}, got "
+                f"{text[:40]!r}"
+            )
         return int(text)
     cores = len(os.sched_getaffinity(0))
     return min(max(1, cores // (local_size() or 1)), _MAX_DEFAULT_THREADS)

@@ -12,7 +12,7 @@ _SIZE_AT = slice(24, 32)  # of a segment's header; docs/wire-format.md
 _HEADER_BYTES = 40
 
 
-def encode_on_device(x: Tensor, params: _C.CodecParams) -> Tensor:
+def encode_on_device(x: Tensor, params: _C.CodecParams, seed: int = 0) -> Tensor:
     """See :func:`gct.encode`. On a CPU tensor the kernels' bodies run as loops, for tests."""
     _check_place(x, "x")
     runs = [(x.numel(), False, 0)]
@@ -21,7 +21,7 @@ def encode_on_device(x: Tensor, params: _C.CodecParams) -> Tensor:
     with guard(x.device):
         encoder = _C.DeviceEncoder(params, x.dtype, runs, [(0, x.numel())], 0, x.device)
         wire = torch.empty(encoder.out_bytes, dtype=torch.uint8, device=x.device)
-        encoder.encode(x.detach(), wire, 0, _stream(x.device), _C.DeviceScratch(x.device))
+        encoder.encode(x.detach(), wire, seed, _stream(x.device), _C.DeviceScratch(x.device))
         size = int.from_bytes(bytes(wire[_SIZE_AT].tolist()), "little")
         return wire[:size].clone()
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from gct._checks import plain_number
+
 HierarchySetting = Literal["auto", "off"] | int | Sequence[Sequence[int]]
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -91,6 +93,7 @@ def check_hierarchy(value: Any) -> HierarchySetting:
     Raises:
         ValueError: something else, or hosts of different sizes.
     """
+    value = plain_number(value)
     if value in ("auto", "off") or (type(value) is int and value > 0):
         return value
     try:

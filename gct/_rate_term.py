@@ -20,7 +20,7 @@ from torch.futures import Future
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from gct._channel import row_length
-from gct._checks import check_number
+from gct._checks import check_number, plain_number
 from gct._fit import shape_from_ratio
 from gct._parameters import ParameterKeys, is_exempt
 from gct._patterns import matches
@@ -69,7 +69,7 @@ class RateSettings:
 
 def _is_shape(value: object) -> bool:
     return (
-        isinstance(value, (int, float))
+        isinstance(value := plain_number(value), (int, float))
         and _MIN_SHAPE <= value <= _MAX_SHAPE
         and float(4 * value).is_integer()
     )

@@ -5,6 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+_KINDS = ("gg", "eg", "fixed", "raw", "auto")
+
+
+def check_kind(codec: object) -> None:
+    """Raise for what is not GCTState's ``codec``: TypeError for a gct.Codec and other objects."""
+    if isinstance(codec, str) and codec in _KINDS:
+        return
+    names = ", ".join(f'"{kind}"' for kind in _KINDS)
+    message = f"codec must be one of the names {names}"
+    if isinstance(codec, str):
+        raise ValueError(f"{message}, got {codec!r}")
+    raise TypeError(
+        f"{message}, got {type(codec).__name__}: bits, snr_db, step, allocation, rounding, "
+        'low_rank and effort are own arguments of GCTState, such as GCTState(codec="gg", bits=2.0)'
+    )
+
 
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Raise ValueError for the first that is out of range."""

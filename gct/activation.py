@@ -20,7 +20,7 @@ from gct._activation_rate import LEAST_SHAPE, MOST_SHAPE, RateForm
 from gct._activation_report import ActivationReport, report_on
 from gct._activation_schedule import Schedule, ScheduleKind
 from gct._activation_site import Control, LossScale, Site, check_loss_scale, is_constrained
-from gct._checks import check_number
+from gct._checks import check_number, plain_number
 
 __all__ = ["ActivationConstraint", "ActivationReport"]
 
@@ -112,7 +112,8 @@ class ActivationConstraint:
             check_number("shape", shape)
         if shape is not None and not LEAST_SHAPE <= shape <= MOST_SHAPE:
             raise ValueError(f"shape must be from {LEAST_SHAPE} to {MOST_SHAPE}, got {shape}")
-        if not isinstance(estimate_every, int) or estimate_every < 1:
+        ramp_steps, estimate_every = plain_number(ramp_steps), plain_number(estimate_every)
+        if type(estimate_every) is not int or estimate_every < 1:
             raise ValueError(
                 f"estimate_every must be a whole number from 1 on, got {estimate_every!r}"
             )

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 from gct import _C
+from gct._checks import (
+    check_memory,
+    check_number,
+    check_tensor,
+    check_values,
+    plain_number,
+    whole_number,
+)
 from gct._device_codec import decode_on_device, encode_on_device
 
 __all__ = ["Codec", "decode", "encode"]
@@ -23,6 +33,7 @@ MAX_BITS = 12.0
 MAX_SNR_DB = 120.0
 DEFAULT_BITS = 2.0
 MAX_RANK = 16
+_MAX_SEED = 2**64 - 1
 
 # Exponents of the block scale in the quantizer's step, by name. "auto" is what training measured
 # best: with AdamW, steps that follow the block's scale win at every rate tried.
@@ -36,6 +47,13 @@ class Codec:
     At most one of ``bits``, ``snr_db`` and ``step`` may be given; it is the target. With none of
     them ``bits`` is 2.0.
 
+        codec = gct.Codec(snr_db=20, allocation="mse")
+        wire = gct.encode(x, codec)
+
+    Two codecs are equal if their settings mean the same, as ``Codec()`` and
+    ``Codec(allocation="relative")``. ``dataclasses.asdict`` and ``replace`` work; ``replace`` with
+    another kind of target takes ``bits=None`` (or whichever was given) beside it.
+
     A block of 256 elements whose mean absolute value is below 2^-100 (8e-31) is coded as zeros,
     whatever the target is (``"raw"`` keeps it): multiply such tensors by a power of 2 before.
 
@@ -46,8 +64,11 @@ class Codec:
             loss, no compression.
         bits: mean bits per element on the wire, all headers counted, from 0.1 (``"eg"``: 1.5) to
             12. Tensors of fewer than some thousand elements take more: the headers. For
-            ``"fixed"`` the width of a code, a whole number from 1 to 8.
-        snr_db: 10 log10(signal / error) in dB, above 0, at most 120.
+            ``"fixed"`` the width of a code, a whole number from 1 to 8, to which the scales of
+            blocks add 0.063 bits and headers some bytes: 2.063 bits for 2.
+        snr_db: 10 log10(signal / error) in dB, above 0, at most 120. Met within 0.3 dB on nearly
+            all gradients measured (one tensor: 0.62; docs/decisions.md). Values of one magnitude,
+            or of a few, may be some dB off: with 10 they may have 16 dB, with 40 only 38.6.
         step: the quantizer's step, above 0, in units of (mean absolute value of the block) **
             exponent: relative to the block's scale with ``"relative"``, absolute with ``"mse"``.
         allocation: how steps follow scales: ``"mse"`` is one step for all (the least squared
@@ -63,13 +84,15 @@ class Codec:
             scale the rest would take as many bits as the whole.
         effort: ``"high"`` chooses the symbols of all elements together, so that error and bits are
             least in sum (trellis-coded quantization): 0.2 to 1.25 dB less error at equal bits on
-            the gradients measured, mostly over 0.3. Encoding takes 9 to 16 times as long, a small
-            tensor alone up to 100 times, and decoding 3 to 4 times; see docs/decisions.md. Where an
-            estimate says that it would lose, the message is one of normal effort. Factors of
-            low-rank parts are always coded with normal effort. Only with ``kind="gg"``,
-            deterministic rounding and CPU tensors.
+            the gradients measured, mostly over 0.3. Encoding takes 9 to 16 times as long with
+            AVX-512, which alone has a vector form of it, and 19 to 26 times with AVX2; a small
+            tensor alone up to 230 times (16,384 elements at 1.2 bits, AVX2). Decoding takes 3 to 4
+            times as long; see docs/decisions.md. Where an estimate says that it would lose, the
+            message is one of normal effort. Factors of low-rank parts are always coded with normal
+            effort. Only with ``kind="gg"``, deterministic rounding and CPU tensors.
 
     Raises:
+        TypeError: a value of another type; NumPy's scalars are numbers, True and False aren't.
         ValueError: more than one target, or a value outside its range.
     """
 
@@ -82,14 +105,15 @@ class Codec:
     rounding: Rounding = "deterministic"
     low_rank: int | Literal["auto"] = "auto"
     effort: Effort = "normal"
-    _params: _C.CodecParams = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, get_args(Kind))
         _check_choice("rounding", self.rounding, get_args(Rounding))
         _check_choice("effort", self.effort, get_args(Effort))
-        target, value = self._target()
-        exponent8 = _exponent8(self.allocation)
+        for name in ("bits", "snr_db", "step", "allocation", "low_rank"):
+            object.__setattr__(self, name, plain_number(getattr(self, name)))
+        self._target()
+        self._max_rank()
         if self.kind == "fixed" and self.rounding != "deterministic":
             raise ValueError('kind="fixed" rounds to its codebook: rounding must be deterministic')
         if self.effort == "high" and (self.kind != "gg" or self.rounding != "deterministic"):
@@ -97,16 +121,45 @@ class Codec:
                 'effort="high" needs kind="gg" and rounding="deterministic", '
                 f"got kind={self.kind!r} and rounding={self.rounding!r}"
             )
-        params = _C.CodecParams(
+
+    # No field, which dataclasses.asdict and replace would have to copy.
+    @cached_property
+    def _params(self) -> _C.CodecParams:
+        return self._make_params(seed=0)
+
+    def _make_params(self, seed: int) -> _C.CodecParams:
+        target, value = self._target()
+        return _C.CodecParams(
             kind=self.kind,
             target=target,
             value=value,
-            allocation8=exponent8,
+            allocation8=_exponent8(self.allocation),
             stochastic=self.rounding == "stochastic",
-            max_rank=self._max_rank(exponent8),
+            seed=seed,
+            max_rank=self._max_rank(),
             high_effort=self.effort == "high",
         )
-        object.__setattr__(self, "_params", params)
+
+    def _key(self) -> tuple[Kind, str, float, int, Rounding, int, Effort]:
+        """What the settings mean: two codecs with the same one write the same bytes."""
+        exponent8, max_rank = _exponent8(self.allocation), self._max_rank()
+        target, value = self._target()
+        return self.kind, target, value, exponent8, self.rounding, max_rank, self.effort
+
+    def _settled(self) -> str:
+        """In words that are the same wherever codecs are equal."""
+        kind, target, value, exponent8, rounding, max_rank, effort = self._key()
+        goal = "" if kind == "raw" else f"{target}={value}, "
+        return (
+            f"Codec({kind!r}, {goal}allocation={exponent8 / 8}, "
+            f"rounding={rounding!r}, low_rank={max_rank}, effort={effort!r})"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, Codec) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
 
     def _target(self) -> tuple[str, float]:
         """Name and checked value of the target; fills in the default."""
@@ -116,7 +169,10 @@ class Codec:
             if (value := getattr(self, name)) is not None
         }
         if len(given) > 1:
-            raise ValueError(f"at most one of bits, snr_db and step may be given, got {given}")
+            raise ValueError(
+                f"at most one of bits, snr_db and step may be given, got {given} "
+                "(dataclasses.replace keeps the old one: pass it as None)"
+            )
         if self.kind == "raw":
             if given:
                 raise ValueError(f'kind="raw" loses nothing and takes no target, got {given}')
@@ -125,19 +181,16 @@ class Codec:
             object.__setattr__(self, "bits", DEFAULT_BITS)
             given = {"bits": DEFAULT_BITS}
         [(name, value)] = given.items()
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+        check_number(name, value)
         self._check_value(name, value)
         return name, float(value)
 
-    def _max_rank(self, exponent8: int) -> int:
+    def _max_rank(self) -> int:
         """Largest rank of low-rank parts, after checks."""
-        possible = self.kind in ("gg", "eg") and exponent8 < 8
-        if self.low_rank == "auto":
+        possible = self.kind in ("gg", "eg") and _exponent8(self.allocation) < 8
+        if isinstance(self.low_rank, str) and self.low_rank == "auto":
             return MAX_RANK if possible else 0
-        rank = self.low_rank
-        if isinstance(rank, bool) or not isinstance(rank, int):
-            raise TypeError(f'low_rank must be "auto" or a whole number, got {type(rank).__name__}')
+        rank = whole_number("low_rank", self.low_rank, ' or "auto"')
         if not 0 <= rank <= MAX_RANK:
             raise ValueError(f"low_rank must be from 0 to {MAX_RANK}, got {rank}")
         if rank and not possible:
@@ -171,8 +224,13 @@ class Codec:
         self.__post_init__()
 
 
-def encode(x: Tensor, codec: Codec | None = None) -> Tensor:
-    """Encode a tensor.
+def encode(x: Tensor, codec: Codec | None = None, *, seed: int = 0) -> Tensor:
+    """Encode a tensor, on one thread; other threads may encode and decode meanwhile.
+
+    A NaN or an infinity anywhere, or a block of 256 elements whose mean magnitude is over 2^124,
+    makes all of the tensor decode to NaN; only ``"raw"`` keeps the other values, and infinities.
+    float64 is rounded to float32 first, so that values beyond its range are infinities. Not
+    differentiable: what comes back has no gradient. docs/codec.md has examples.
 
     Args:
         x: float32, bfloat16, float16 or float64, on the CPU, contiguous, any shape. Its elements
@@ -180,6 +238,8 @@ def encode(x: Tensor, codec: Codec | None = None) -> Tensor:
             CUDA device: not float64, and a codec of kind ``"gg"`` with bits or a step and normal
             effort, ``"fixed"`` or ``"raw"``; waits for the device, to learn the size.
         codec: settings; None is ``Codec()``, 2 bits per element.
+        seed: for stochastic rounding, from 0 to 2^64 - 1: the same seed gives the same bytes. Pass
+            another one with every call whose rounding is to be independent of the others'.
 
     Returns:
         1-D uint8 tensor on the same device: the segment that :func:`decode` takes anywhere. The
@@ -187,59 +247,81 @@ def encode(x: Tensor, codec: Codec | None = None) -> Tensor:
         and has no column profiles and low-rank parts.
 
     Raises:
-        ValueError: another dtype or device, or not contiguous.
+        TypeError: no tensor, no :class:`Codec`, or a seed that is no whole number.
+        ValueError: another dtype, device or layout (nested and sparse ones among them), not
+            contiguous, or a seed out of range.
     """
-    _check_tensor("x", x)
+    check_values("x", x)
     if not isinstance(codec, Codec | None):
         raise TypeError(f"codec must be a gct.Codec, got {type(codec).__name__}")
+    seed = whole_number("seed", seed)
+    if not 0 <= seed <= _MAX_SEED:
+        raise ValueError(f"seed must be from 0 to 2^64 - 1, got {seed}")
     settings = codec or Codec()
-    if x.device.type == "cuda":
-        return encode_on_device(x, settings._params)
-    return _C.encode(x, settings._params)
+    params = settings._make_params(seed) if seed else settings._params
+    x = x.detach().resolve_neg()  # the codec reads memory, where a negative view's signs are not
+    return encode_on_device(x, params, seed) if x.is_cuda else _C.encode(x, params)
 
 
 def decode(wire: Tensor, numel: int | None = None) -> Tensor:
-    """Decode a segment.
+    """Decode a segment, on one thread; other threads may encode and decode meanwhile.
 
     Args:
         wire: 1-D uint8 tensor on the CPU or a CUDA device, contiguous, from :func:`encode` of any
-            gct with the same wire version. On a GPU this waits for the device.
+            gct with the same wire version. On a GPU this waits for the device. Bytes after the
+            segment are ignored, since a slot may be larger than what is in it: for several
+            segments in a row keep their sizes.
         numel: number of elements that you expect; another one is refused before anything is
             allocated. Pass it for bytes that you don't trust: zeros take no bytes, so 64 of them
             may state 2^48 elements. None: as many as the segment says.
 
     Returns:
-        1-D float32 tensor on the same device, the same on every machine.
+        1-D float32 tensor on the same device, the same on every machine. Shape and dtype are the
+        caller's to restore: ``.view(shape).to(dtype)``.
 
     Raises:
+        TypeError: no tensor, or a ``numel`` that is no whole number.
         ValueError: bytes that are no sound segment, whatever they are, or one of another number of
             elements than ``numel``.
         RuntimeError: no memory for the elements that the segment states.
     """
-    _check_tensor("wire", wire)
+    _check_wire(wire)
     if numel is not None:
-        _check_numel(wire, numel)
-    if wire.device.type == "cuda":
-        return decode_on_device(wire)
-    return _C.decode(wire)
+        _check_numel(wire, whole_number("numel", numel, " or None"))
+    try:
+        return decode_on_device(wire) if wire.is_cuda else _C.decode(wire)
+    except torch.OutOfMemoryError:  # of the GPU
+        pass
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):  # torch has no class for the CPU's
+            raise
+    stated = _C.inspect(wire.cpu())["numel"]
+    raise RuntimeError(
+        f"no memory for {stated} elements of 4 bytes, which these {wire.numel()} bytes state: pass "
+        "the number that you expect as numel=, and bytes that state another one are refused before "
+        "anything is allocated"
+    )
 
 
-def _check_numel(wire: Tensor, numel: object) -> None:
+def _check_wire(wire: object) -> None:
+    check_tensor("wire", wire)
+    assert isinstance(wire, Tensor)
+    if wire.dtype != torch.uint8:
+        raise ValueError(f"wire must be torch.uint8, as gct.encode returns it, got {wire.dtype}")
+    if wire.is_nested or wire.dim() != 1:
+        raise ValueError(f"wire must be 1-D, one segment, got {wire.dim()} dimensions")
+    check_memory("wire", wire)
+
+
+def _check_numel(wire: Tensor, numel: int) -> None:
     """By the headers alone: nothing is allocated yet."""
-    if not isinstance(numel, int) or isinstance(numel, bool):
-        raise TypeError(f"numel must be a whole number or None, got {type(numel).__name__}")
-    stated = _C.inspect(wire)["numel"]
+    stated = _C.inspect(wire.cpu())["numel"]
     if stated != numel:
         raise ValueError(
             f"expected a segment of {numel} elements, got {wire.numel()} bytes that state "
             f"{stated}: they belong to another tensor or were tampered with; pass the number that "
             "was encoded"
         )
-
-
-def _check_tensor(name: str, value: object) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ from torch.futures import Future
 
 from gct._agreement import agree_on_settings
 from gct._channel import Algorithm, Channel, Collective, resolve_group, result_or_raise
+from gct._checks import check_values
 from gct._device_channel import DeviceChannel
 from gct.codec import Codec
 
@@ -103,8 +104,9 @@ def all_reduce(
 ) -> Tensor | Work:
     """Replace ``tensor`` by its mean or sum over all ranks, in place; all get the same bits.
 
-    Sums are float32, divided once, and rounded to the tensor's dtype at the end. With one rank
-    nothing is quantized: the tensor stays what it is.
+    Sums are float32, divided once, and rounded to the tensor's dtype at the end: what lies beyond
+    float16's end, 65,504, becomes an infinity, as in a sum of float16. Values near that end may get
+    there by quantization alone. With one rank nothing is quantized: the tensor stays what it is.
 
     Args:
         tensor: float32, bfloat16, float16 or float64, on the CPU, contiguous, any shape; the same
@@ -126,7 +128,9 @@ def all_reduce(
         ``tensor``, or a Work with ``async_op``.
 
     Raises:
-        ValueError: a tensor, op or group that can't be used.
+        TypeError: no tensor, or no :class:`Codec`.
+        ValueError: a tensor, op or group that can't be used, or a value of ``GCT_NUM_THREADS`` that
+            is no whole number from 1 to 1024.
         RuntimeError: a peer died, the group's timeout passed, or a segment was damaged; or the
             ranks made different calls, such as tensors of different shapes: then all ranks get
             this, nothing was sent, and the next call works.
@@ -201,6 +205,7 @@ def _run(
     settings = Codec() if codec is None else codec
     if not isinstance(settings, Codec):
         raise TypeError(f"codec must be a gct.Codec, got {type(codec).__name__}")
+    input = _check_tensors(input, output)
     name = f"a {input.dtype} tensor of shape {tuple(input.shape)}"
     if input.device.type == "cuda" and collective == "all_reduce":
         if settings.step is not None:
@@ -212,7 +217,7 @@ def _run(
             input,
             settings._params,
             name=name,
-            settings=f"{op}, {settings}",
+            settings=f"{op}, {settings._settled()}",
             mean=op == "mean",
             algorithm=algorithm,
         )
@@ -223,13 +228,34 @@ def _run(
         input,
         settings._params,
         name=name,
-        call=f"{collective} ({op}, {algorithm}) of {name} with {settings}",
+        call=f"{collective} ({op}, {algorithm}) of {name} with {settings._settled()}",
         output=output,
         mean=op == "mean",
         algorithm=algorithm,
     )
     work = Work(done, input if output is None else output)
     return work if async_op else work.wait()
+
+
+def _check_tensors(input: Tensor, output: Tensor | None) -> Tensor:
+    """Raise for tensors that can't be used; the input as its memory is to be read."""
+    if output is None:
+        check_values("tensor", input)
+        _check_writable("tensor", input)
+        return input
+    check_values("input", input, ("cpu",))
+    check_values("output", output, ("cpu",))
+    _check_writable("output", output)
+    return input.resolve_neg()
+
+
+def _check_writable(name: str, tensor: Tensor) -> None:
+    """The result is written as it is, which a view with the negative bit shows with other signs."""
+    if tensor.is_neg():
+        raise ValueError(
+            f"{name} must not be a negative view, as .conj().imag and torch._neg_view() make one: "
+            f"pass {name}.resolve_neg(), which is a copy"
+        )
 
 
 def _device_channel(group: dist.ProcessGroup, device: torch.device) -> DeviceChannel:

@@ -27,6 +27,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from gct._checks import whole_number
 from gct._gamma import interval_mass, log_gamma_quantile, lower, sample_gamma, upper
 
 __all__ = ["MAX_SHAPE", "MIN_SHAPE", "GeneralizedGaussian"]
@@ -265,9 +266,15 @@ class GeneralizedGaussian:
             float64 tensor of shape (n,) or n, on the generator's device.
 
         Raises:
-            TypeError, ValueError: n is not an integer >= 0 or a tuple of them.
+            TypeError, ValueError: n is not an integer >= 0 or a tuple of them, or generator is
+                no torch.Generator.
         """
         size = _check_size(n)
+        if not isinstance(generator, torch.Generator | None):
+            raise TypeError(
+                "generator: expected a torch.Generator or None, got "
+                f"{type(generator).__name__}; for a seed pass torch.Generator().manual_seed(seed)"
+            )
         device = torch.device("cpu") if generator is None else generator.device
         out = torch.zeros(size, dtype=torch.float64, device=device)
         if self._weight > 0.0:
@@ -440,12 +447,12 @@ def _positive(name: str, value: float) -> float:
 
 
 def _check_size(n: int | tuple[int, ...]) -> tuple[int, ...]:
-    size = tuple(n) if isinstance(n, (tuple, list)) else (n,)
-    for length in size:
-        if not isinstance(length, int) or isinstance(length, bool):
-            raise TypeError(f"n: expected an integer or a tuple of integers, got {n!r}")
-        if length < 0:
-            raise ValueError(f"n: expected lengths >= 0, got {n!r}")
+    try:
+        size = tuple(whole_number("n", k) for k in (n if isinstance(n, (tuple, list)) else (n,)))
+    except TypeError:
+        raise TypeError(f"n: expected an integer or a tuple of integers, got {n!r}") from None
+    if min(size, default=0) < 0:
+        raise ValueError(f"n: expected lengths >= 0, got {n!r}")
     return size
 
 

@@ -28,6 +28,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gct._channel import Run
+from gct._checks import plain_number
 from gct._histogram import histogram
 from gct._patterns import as_tuple, check_patterns, matches
 from gct._sinks import JsonLines, Record, Sink, TensorBoard, check_writable
@@ -91,7 +92,8 @@ class Monitor:
         tensorboard: str | PathLike[str] | None = None,
         rank: int | None = 0,
     ) -> None:
-        if not isinstance(interval, int) or isinstance(interval, bool) or interval < 1:
+        interval, histograms = plain_number(interval), plain_number(histograms)
+        if type(interval) is not int or interval < 1:
             raise ValueError(f"interval must be a whole number from 1 on, got {interval!r}")
         if tensorboard is not None:
             TensorBoard.check_installed()

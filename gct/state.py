@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.futures import Future
 
 from gct._channel import Algorithm, check_backend, resolve_group
+from gct._checks import plain_number
 from gct._device_channel import DEVICE_DTYPES
 from gct._device_reducer import DeviceReducer
 from gct._hosts import HierarchySetting, check_hierarchy
@@ -20,7 +21,7 @@ from gct._parameters import Layout, ParameterKeys, Residuals, describe, make_lay
 from gct._rate_term import RateSettings, RateTerm
 from gct._reducer import Reducer
 from gct._regroup import Buckets, Regroup
-from gct._settings import check_settings
+from gct._settings import check_kind, check_settings
 from gct._state_dict import Place, flatten, is_flat, unflatten
 from gct._stats import ParameterStats, RunStats, Stats, make_stats
 from gct.codec import Codec, Effort, Kind, Rounding
@@ -131,6 +132,7 @@ class GCTState:
         model: nn.Module | None = None,
         monitor: Monitor | str | os.PathLike[str] | None = None,
     ) -> None:
+        check_kind(codec)
         self._settings: dict[str, Any] = {
             "bits": bits,
             "snr_db": snr_db,
@@ -149,6 +151,7 @@ class GCTState:
             "checksum": checksum,
             "seed": seed,
         }
+        self._settings = {name: plain_number(value) for name, value in self._settings.items()}
         self.codec = Codec(
             "gg" if codec == "auto" else codec,
             bits=bits,
@@ -169,10 +172,10 @@ class GCTState:
                 )
             check_backend(process_group, devices=True)
         self.error_feedback = error_feedback is True
-        self.start_step = start_step
-        self.min_numel = min_numel
+        self.start_step: int = self._settings["start_step"]
+        self.min_numel: int = self._settings["min_numel"]
         self.algorithm: Algorithm = algorithm
-        self.seed = seed
+        self.seed: int = self._settings["seed"]
         self.step = 0  # backward passes so far
 
         self._group = process_group

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ranks import assert_same_on_all_ranks, run_ranks
@@ -891,6 +892,7 @@ def test_wrong_modules_name_the_candidates() -> None:
         ({"schedule": "cosine"}, "schedule must be one of ramp, layerwise, threshold"),
         ({"ramp_steps": -1}, "ramp_steps must be"),
         ({"estimate_every": 0}, "estimate_every must be"),
+        ({"estimate_every": True}, "estimate_every must be"),
         ({"loss_scale": -1.0}, "loss_scale .* must be a finite number above 0, got -1"),
         ({"loss_scale": math.nan}, "loss_scale .* must be a finite number above 0, got nan"),
     ],
@@ -900,6 +902,21 @@ def test_wrong_arguments(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         constrain(model, **settings)
     assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_numpy_scalars_are_numbers() -> None:
+    settings = {"strength": 0.5, "eps": 0.25, "threshold": 0.5, "shape": 0.5, "loss_scale": 2.0}
+    model = make_model()
+    act = constrain(
+        model,
+        **{name: np.float32(value) for name, value in settings.items()},
+        ramp_steps=np.int64(2),
+        estimate_every=np.int32(2),
+        modules={"*": np.float32(0.5)},
+    )
+    assert (act.strength, type(act.strength)) == (0.5, float)
+    model(torch.randn(4, 16)).sum().backward()
+    act.step()
 
 
 @pytest.mark.parametrize("name", ["strength", "eps", "threshold", "shape", "loss_scale"])

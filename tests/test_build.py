@@ -1,6 +1,7 @@
 """The build's facts, the messages of setup.py, and the rules that keep the floors apart."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -113,6 +114,28 @@ def test_info_command_reports_build_and_machine():
     if not torch.cuda.is_available():
         assert facts["GPU"].startswith("not usable: torch ")
         assert "gct: " in facts["GPU"]
+
+
+@pytest.mark.parametrize("call", [["-m", "gct"], ["-mgct"], ["-um", "gct"]], ids=" ".join)
+def test_commands_say_in_a_sentence_what_is_wrong_with_the_extension(call):
+    env = {**os.environ, "GCT_FORCE_IMPL": "abacus"}
+    command = [sys.executable, *call, "info", "-m", "other"]
+    result = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
+    assert re.match(r"python -m gct: GCT_FORCE_IMPL must name .*scalar.*, got abacus", line)
+
+
+def test_other_programs_get_the_exception(tmp_path):
+    package = tmp_path / "program"
+    package.mkdir()
+    (package / "__init__.py").write_text("import gct\n")
+    env = {**os.environ, "GCT_FORCE_IMPL": "abacus", "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "program", "-m", "gct"]
+    result = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert result.returncode == 1
+    assert "ImportError: gct: GCT_FORCE_IMPL must name" in result.stderr
 
 
 def test_command_line_without_a_command_is_an_error():

@@ -416,9 +416,17 @@ def test_scratch_is_bounded_and_reused(world: int) -> None:
 def refused(rank: int, world: int) -> None:
     good = torch.ones(8)
     cases: list[tuple[type[Exception], str, Callable[[], object]]] = [
-        (ValueError, "float32, bfloat16", lambda: gct.all_reduce(torch.ones(3, dtype=torch.int32))),
+        (ValueError, r"torch\.int32", lambda: gct.all_reduce(torch.ones(3, dtype=torch.int32))),
         (ValueError, "contiguous", lambda: gct.all_reduce(torch.ones(4, 4).t())),
         (ValueError, "CPU", lambda: gct.all_reduce(torch.ones(3, device="meta"))),
+        (ValueError, "to_dense", lambda: gct.all_reduce(torch.eye(3).to_sparse())),
+        (TypeError, "must be a tensor", lambda: gct.all_reduce([1.0])),
+        (ValueError, "resolve_neg", lambda: gct.all_reduce(torch._neg_view(good))),
+        (
+            ValueError,
+            "output.*resolve_neg",
+            lambda: gct.reduce_scatter(torch._neg_view(torch.ones(4)), good),
+        ),
         (ValueError, "op must be", lambda: gct.all_reduce(good, op="max")),
         (TypeError, "gct.Codec", lambda: gct.all_reduce(good, codec=2.0)),
         (ValueError, "algorithm", lambda: gct.all_reduce(good, algorithm="ring")),
@@ -431,6 +439,8 @@ def refused(rank: int, world: int) -> None:
         with pytest.raises(kind, match=text):
             call()
     # None of this reached the other ranks.
+    minus = gct.all_gather(torch.empty(8 * world), torch._neg_view(good), gct.Codec("raw"))
+    assert torch.equal(minus, -torch.ones(8 * world))
     assert gct.all_reduce(good.clone(), gct.Codec("raw"), "sum")[0] == world
 
 
@@ -456,14 +466,18 @@ def test_other_backends_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["0", "-1", "two", "1.5"], ids=["zero", "negative", "word", "fraction"]
+    "text",
+    ["0", "-1", "two", "1.5", "1025", 5000 * "9", "\u00b2"],
+    ids=["zero", "negative", "word", "fraction", "many", "too long for int", "superscript"],
 )
 def test_thread_count_is_checked(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GCT_NUM_THREADS", text)
-    with pytest.raises(ValueError, match="GCT_NUM_THREADS"):
+    with pytest.raises(ValueError, match=r"GCT_NUM_THREADS must be .* from 1 to 1024") as error:
         _channel.num_threads()
-    monkeypatch.setenv("GCT_NUM_THREADS", "3")
-    assert _channel.num_threads() == 3
+    assert len(str(error.value)) < 150
+    for text, threads in (("3", 3), ("1024", 1024), ("08", 8)):
+        monkeypatch.setenv("GCT_NUM_THREADS", text)
+        assert _channel.num_threads() == threads
 
 
 def losing_a_rank(rank: int, world: int, how: str) -> list[str]:

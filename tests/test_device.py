@@ -91,6 +91,12 @@ def test_damaged_wires_raise() -> None:
         decode_on_device(wire[:-1].contiguous())
 
 
+def test_seed_of_stochastic_rounding() -> None:
+    x, params = laplace(5000, 1), gct.Codec(rounding="stochastic")._params
+    assert torch.equal(encode_on_device(x, params, 7), encode_on_device(x, params, 7))
+    assert not torch.equal(encode_on_device(x, params, 7), encode_on_device(x, params))
+
+
 def test_what_gpus_do_not_encode_is_refused() -> None:
     x = torch.ones(300)
     for codec, dtype, text in (

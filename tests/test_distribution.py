@@ -371,6 +371,11 @@ def test_sampling_without_a_generator_follows_torch_manual_seed() -> None:
         assert not torch.equal(first, model.sample(100))
 
 
+def test_a_seed_is_no_generator() -> None:
+    with pytest.raises(TypeError, match=r"generator: .*got int; .*manual_seed\(seed\)"):
+        gct.GeneralizedGaussian(1.0, SCALE).sample(2, generator=3)  # type: ignore[arg-type]
+
+
 def test_sample_shapes() -> None:
     model = gct.GeneralizedGaussian(0.5, 1.0)
     assert model.sample(0).shape == (0,)

@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ranks import assert_same_on_all_ranks, run_ranks
@@ -226,6 +227,12 @@ def test_on_a_network_the_damped_forms_point_the_right_way() -> None:
 
     # Curvature is that of the point to 1e-7, and hardly a sign turns.
     assert min(cosines("raw", lambda p: SignDescent(p, lr=1.0))) > 0.99
+
+
+def test_numpy_scalars_are_numbers() -> None:
+    numpy = {"rate_weight": np.float32(0.5), "shape": np.float32(0.75), "decay": np.float16(0.5)}
+    plain = {name: float(value) for name, value in numpy.items()}
+    assert descend(5, curvature="ema", **numpy) == descend(5, curvature="ema", **plain)
 
 
 def descend(steps: int = 150, **settings: Any) -> float:

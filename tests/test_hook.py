@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import logging
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -512,7 +514,7 @@ def test_registration_rules_of_ddp() -> None:
     [
         ({"bits": 0.05}, "bits must be from"),
         ({"bits": 2.0, "snr_db": 20.0}, "at most one of"),
-        ({"codec": "zip"}, "kind must be one of"),
+        ({"codec": "zip"}, 'codec must be one of .*"gg".*"auto", got .zip'),
         ({"codec": "fixed", "bits": 2.5}, "whole number"),
         ({"codec": "fixed", "snr_db": 20.0}, "whole number"),
         ({"codec": "fixed", "bits": 4, "rounding": "stochastic"}, "deterministic"),
@@ -533,6 +535,31 @@ def test_registration_rules_of_ddp() -> None:
 def test_settings_are_checked(settings: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         gct.GCTState(**settings)
+
+
+def test_a_codec_is_no_name_of_one() -> None:
+    with pytest.raises(TypeError, match=r'codec must be .*"auto", got Codec: bits.*own arguments'):
+        gct.GCTState(codec=gct.Codec(bits=2))
+
+
+def test_numpy_scalars_are_settings() -> None:
+    """As Python's own: ranks compare settings as JSON, and checkpoints keep them."""
+    state = gct.GCTState(
+        bits=np.float32(1.5),
+        allocation=np.float64(0.5),
+        low_rank=np.int64(2),
+        start_step=np.int64(3),
+        min_numel=np.int32(10),
+        rate_weight=np.float32(0.5),
+        seed=np.uint8(7),
+        hierarchy=np.int64(2),
+    )
+    settings = json.loads(json.dumps(state.state_dict()["settings"]))
+    assert (settings["bits"], settings["rate_weight"]) == (1.5, 0.5)
+    assert [settings[name] for name in ("low_rank", "seed", "hierarchy")] == [2, 7, 2]
+    assert (state.start_step, state.min_numel, state.seed) == (3, 10, 7)
+    with pytest.raises(ValueError, match="start_step"):
+        gct.GCTState(start_step=True)
 
 
 def test_hook_refuses_other_states() -> None:

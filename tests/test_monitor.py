@@ -12,6 +12,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ranks import run_ranks
@@ -228,6 +229,15 @@ def test_one_process_sends_nothing_and_records_that(tmp_path: Path) -> None:
     [sample] = read_recording(tmp_path / "run.jsonl").samples
     assert set(sample.columns["bits"].values()) == {None}
     assert sample.interval.wire_bytes == 0
+
+
+def test_numpy_scalars_are_numbers(tmp_path: Path) -> None:
+    monitor = gct.Monitor(tmp_path / "run.jsonl", interval=np.int64(5), histograms=np.int32(2))
+    assert (type(monitor.interval), monitor.interval) == (int, 5)
+    assert type(monitor._histograms) is int
+    for interval in (True, np.bool_(True), 2.0):
+        with pytest.raises(ValueError, match="interval must be a whole number"):
+            gct.Monitor(tmp_path / "run.jsonl", interval=interval)
 
 
 # ---- files
