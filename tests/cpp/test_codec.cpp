@@ -114,25 +114,26 @@ double worst_error_in_steps(const RunView& run) {
   return worst;
 }
 
-// fixed: the level is the nearest one of the block's, but for ties in rounding (1e-5 of the scale).
+// fixed: the level is the nearest one of the block's but for roundings, in units of 2^-24 of a
+// value: of the scale's inverse, of the product with it and of the threshold, which count twice
+// where they change the side, and of the decoded value.
 bool nearest_levels(const RunView& run, int bits) {
   for (int64_t b = 0; b < num_blocks(run.header.numel); ++b) {
     const float* x = run.x + b * kBlock;
     const int n = static_cast<int>(std::min<int64_t>(kBlock, run.header.numel - b * kBlock));
-    float sum = 0;
-    for (int i = 0; i < n; ++i) sum += std::fabs(x[i]) / static_cast<float>(n);
-    if (scale_class(sum) <= kMinClass) continue;
+    const float mean = class_mean(run, b, n);
+    if (!std::isfinite(mean) || scale_class(mean) <= kMinClass) continue;
+    const double scale = static_cast<double>(bfloat16_to_float(float_to_bfloat16(mean)));
     const uint32_t* levels = fixed_levels(run.header.code.shape, bits);
     for (int i = 0; i < n; ++i) {
       const double value = std::fabs(static_cast<double>(x[i]));
       const double decoded = std::fabs(static_cast<double>(run.y[b * kBlock + i]));
       if (!std::isfinite(decoded)) return value > 1e38;
       double best = 1e300;
-      // The scale on the wire has 8 significant bits.
-      const double scale = static_cast<double>(bfloat16_to_float(float_to_bfloat16(sum)));
       for (int k = 0; k < 1 << (bits - 1); ++k)
         best = std::min(best, std::fabs(value - scale * levels[k] / 65536));
-      if (std::fabs(value - decoded) > best + 1e-2 * scale) return false;
+      const double rounding = std::ldexp(6 * value + decoded, -24);
+      if (std::fabs(value - decoded) > best + rounding) return false;
       if (decoded > 0 && std::signbit(x[i]) != std::signbit(run.y[b * kBlock + i])) return false;
     }
   }
