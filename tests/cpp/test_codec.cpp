@@ -441,6 +441,53 @@ void test_column_profiles() {
   }
 }
 
+double snr_db(const std::vector<float>& x, const std::vector<float>& y) {
+  double signal = 0, error = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double value = static_cast<double>(x[i]), difference = value - static_cast<double>(y[i]);
+    signal += value * value;
+    error += difference * difference;
+  }
+  return 10 * std::log10(signal / error);
+}
+
+// A matrix of which 128 rows in 1024 have columns of other scales than the rest: those from
+// `first_odd` on.
+Values matrix_with_odd_rows(int64_t first_odd) {
+  constexpr int64_t kRows = 1024, kColumns = 256;
+  Random random(26);
+  std::vector<double> usual, odd;
+  for (int64_t j = 0; j < kColumns; ++j) {
+    usual.push_back(std::exp2(6 * random.unit()));
+    odd.push_back(std::exp2(6 * random.unit()));
+  }
+  Values values;
+  for (int64_t i = 0; i < kRows * kColumns; ++i) {
+    const int64_t row = i / kColumns;
+    const bool is_odd = row >= first_odd && row < first_odd + 128;
+    values.push((is_odd ? odd : usual)[static_cast<size_t>(i % kColumns)] *
+                test::gaussian(&random));
+  }
+  return values;
+}
+
+// The rows that a profile is measured on are spaced over the matrix: where the odd ones are doesn't
+// matter. SNRs differ by other random numbers, and by a step 1 % off: 0.1 dB at this rate.
+void test_profiles_are_of_the_whole_matrix() {
+  const CodecParams p = params(Kind::kGG, Target::kBits, 2, 0);
+  std::vector<double> snr;
+  for (int64_t first_odd : {0, 448, 896}) {
+    const Input input(matrix_with_odd_rows(first_odd), {1024 * 256}, 256);
+    const size_t slot = slot_bytes(p, input.view);
+    const Encoded e = encode_in("odd rows", p, input, slot, pools().alone);
+    CHECK(profile_columns(e.wire)[0] == 256, first_odd);
+    const size_t numel = input.values.floats.size();
+    snr.push_back(
+        snr_db(input.values.floats, decode_all("odd rows", e.wire, numel, pools().alone)));
+  }
+  for (double value : snr) CHECK(std::fabs(value - snr[0]) < 0.2, value, snr[0]);
+}
+
 // A parameter is cut where slices and chunks end: each part has a profile from its own first
 // element on. Several pieces; runs with and without a profile in one piece; raw ones between.
 void test_cut_matrices() {
@@ -649,16 +696,6 @@ void test_stochastic_mean() {
   CHECK(std::fabs(squares / draws / variance - 1) < 0.028, squares / draws, variance);
 }
 
-double snr_db(const std::vector<float>& x, const std::vector<float>& y) {
-  double signal = 0, error = 0;
-  for (size_t i = 0; i < x.size(); ++i) {
-    const double value = static_cast<double>(x[i]), difference = value - static_cast<double>(y[i]);
-    signal += value * value;
-    error += difference * difference;
-  }
-  return 10 * std::log10(signal / error);
-}
-
 // A power of two times the input is the same input: the same size and error, up to what choosing
 // log2(step) in double and rounding it to 1/16 octave can change. Squares of float32 leave its
 // range beyond 2^63 and below 2^-63.
@@ -795,6 +832,7 @@ int main() {
   gct::test_low_bits_beside_others();
   gct::test_profile_round_trip();
   gct::test_column_profiles();
+  gct::test_profiles_are_of_the_whole_matrix();
   gct::test_cut_matrices();
   gct::test_extreme_matrices();
   gct::test_no_profile_where_it_is_not_worth_it();
