@@ -142,6 +142,26 @@ void test_slots_are_used() {
   }
 }
 
+// Raw runs and headers come out of the target, but the coded runs keep three quarters of theirs:
+// beside as many raw elements, a bit of the target is 3/4 of a bit for each coded one.
+void test_coded_runs_keep_their_share() {
+  const Input input(test::make_values(test::value_kinds()[0], DType::kFloat32, 8000, 1),
+                    {4000, -4000});
+  for (Kind kind : {Kind::kGG, Kind::kEG}) {
+    const size_t one = slot_bytes(params(kind, Target::kBits, 1), input.view);
+    for (int bits : {2, 3, 4}) {
+      const size_t more = slot_bytes(params(kind, Target::kBits, bits), input.view);
+      CHECK(more - one == static_cast<size_t>(bits - 1) * 4000 / 8 * 3 / 4, bits, more - one);
+    }
+    // 88 of headers, and a piece.
+    const size_t fixed = 88 + 4 * 4000 + kPieceOverheadBytes;
+    CHECK(one == fixed + 375, one, fixed);
+  }
+  // Where they take less than a quarter, the target is met.
+  const Input few(test::make_values(test::value_kinds()[0], DType::kFloat32, 8000, 1), {7990, -10});
+  CHECK(slot_bytes(params(Kind::kGG, Target::kBits, 2), few.view) == 2000);
+}
+
 // Kind fixed takes what is promised, to the byte, from no element on.
 void test_fixed_is_exact() {
   for (int bits = 1; bits <= 8; ++bits) {
@@ -238,6 +258,7 @@ void test_room_for_words() {
 int main() {
   gct::test_never_larger_than_raw();
   gct::test_slots_are_used();
+  gct::test_coded_runs_keep_their_share();
   gct::test_fixed_is_exact();
   gct::test_zeros_fit();
   gct::test_room_for_words();
