@@ -67,8 +67,9 @@ class Codec:
             ``"fixed"`` the width of a code, a whole number from 1 to 8, to which the scales of
             blocks add 0.063 bits and headers some bytes: 2.063 bits for 2.
         snr_db: 10 log10(signal / error) in dB, above 0, at most 120. Met within 0.3 dB on nearly
-            all gradients measured (one tensor: 0.62; docs/decisions.md). Values of one magnitude,
-            or of a few, may be some dB off: with 10 they may have 16 dB, with 40 only 38.6.
+            all gradients measured (one tensor: 0.62; docs/decisions.md). The error of a few values
+            among zeros, or of one magnitude, jumps: it may be several dB less, and at most 0.43 dB
+            more (``effort="high"`` searches less and may miss by more).
         step: the quantizer's step, above 0, in units of (mean absolute value of the block) **
             exponent: relative to the block's scale with ``"relative"``, absolute with ``"mse"``.
         allocation: how steps follow scales: ``"mse"`` is one step for all (the least squared
