@@ -363,8 +363,8 @@ Values drifting_values(int64_t numel, bool sudden) {
 
 // From 768 blocks on a larger sample is counted, so that one encoding fits: here with 4096, where
 // it is 384 of them, at 1 bit and more. At 0.5 bits, and with 768 blocks, some settings take 2.
-// Kind eg takes up to 7: the step is corrected by the model, which is that of kind gg, and
-// exp-Golomb's rate falls at another pace.
+// Kind eg takes up to 3 from its least rate on, 1.5 bits: the step is corrected by the model, which
+// is that of kind gg, and exp-Golomb's rate falls at another pace.
 void test_large_segments_take_one_attempt() {
   constexpr int64_t kNumel = 1 << 20;
   for (bool sudden : {false, true}) {
