@@ -173,7 +173,7 @@ class SegmentEncoder {
       }
       const double factor = aim / std::max(trial.size, 1.0);
       // Data that no step makes large enough (one magnitude, a few values) stay under their target.
-      const bool give_up = !trellis || (attempt >= search.patience && !fine.known);
+      const bool give_up = !fine.known && (!trellis || attempt >= search.patience);
       if (status == Status::kOk && factor > 4 && give_up) return status;
       if (fine.known && coarse.known) {
         const double share = (fine.size - aim) / (fine.size - coarse.size);
