@@ -261,7 +261,7 @@ def test_ranks_out_of_range_are_refused(low_rank: int) -> None:
 
 @pytest.mark.parametrize("low_rank", ["best", 1.0, True, None])
 def test_ranks_are_whole_numbers(low_rank: object) -> None:
-    with pytest.raises(TypeError, match='low_rank must be "auto" or a whole number'):
+    with pytest.raises(TypeError, match='low_rank must be a whole number or "auto"'):
         mse(bits=2, low_rank=low_rank)
 
 
