@@ -102,8 +102,7 @@ const char* status_message(Status status) {
              "way";
     case Status::kTruncated:
       return "segment ends before its end: expected its header, 40 bytes, and as many as the "
-             "header "
-             "says";
+             "header says";
     case Status::kCorrupt:
       return "segment payload does not decode to the announced elements: the bytes were altered on "
              "the way";
