@@ -3,7 +3,7 @@
 # On Debian and its kin, as root, installs the compiler and the emulator where they are missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-if ! command -v aarch64-linux-gnu-g++ qemu-aarch64 > /dev/null; then
+if ! command -v aarch64-linux-gnu-g++ > /dev/null || ! command -v qemu-aarch64 > /dev/null; then
   if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
     echo 'No aarch64-linux-gnu-g++ with qemu-aarch64 here, and only root with apt-get could install them: Debian has them as' >&2
     echo 'g++-aarch64-linux-gnu and qemu-user.' >&2
