@@ -46,13 +46,20 @@ SCHEMES: dict[str, dict[str, Any] | None] = {
 }
 
 
-def parse_arguments() -> argparse.Namespace:
+def task_name(text: str) -> str:
+    """For ``type=``; ``choices`` would compare the default, all of them, with each."""
+    if text not in STEPS:
+        raise argparse.ArgumentTypeError(f"expected {' or '.join(STEPS)}, got {text!r}")
+    return text
+
+
+def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("tasks", nargs="*", choices=[[], *STEPS], default=list(STEPS))
+    parser.add_argument("tasks", nargs="*", type=task_name, default=list(STEPS), metavar="TASK")
     parser.add_argument("--seeds", type=whole_number(0), nargs="+", default=[1, 2, 3])
     parser.add_argument("--steps", type=whole_number(1), help=f"instead of {STEPS}")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "task_rates")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def run(task: str, scheme: str, seed: int, steps: int) -> dict[str, float]:

@@ -27,6 +27,14 @@ def test_gradients_are_compressed_and_both_ranks_train() -> None:
     assert coded["held_out_loss"] != plain["held_out_loss"]
 
 
+def test_both_tasks_are_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert task_rates.parse_arguments([]).tasks == ["digits", "finetune"]
+    assert task_rates.parse_arguments(["digits", "--seeds", "1"]).tasks == ["digits"]
+    with pytest.raises(SystemExit):
+        task_rates.parse_arguments(["digit"])
+    assert "expected digits or finetune, got 'digit'" in capsys.readouterr().err
+
+
 def test_table() -> None:
     def run(loss: float) -> dict[str, float]:
         return {"held_out_loss": loss, "accuracy": 0.5}
