@@ -91,6 +91,9 @@ def signal_in(reduction: Watched, reached: Callable[[Watched], bool], sign: int)
         if running is not None and reached(reduction) and not running.done():
             distributed_c10d._get_default_store().set("phase reached", "1")
             os.kill(os.getpid(), sign)
+            # SIGSTOP may take another thread first. This one must not go round again: stopped in
+            # set(), it would keep the lock of the file that the survivors look into.
+            return
 
 
 def lost_in_phase(rank: int, world: int, phase: str, sign: int) -> tuple[str, float]:
