@@ -100,12 +100,7 @@ class RunAnalyzer {
         ws_.block_square[static_cast<size_t>(plan.first_block + b)] = m.sum_square;
       }
     };
-    const int64_t stretches = div_up(blocks, kStretch);
-    if (ws_.pool != nullptr && stretches > 1) {
-      ws_.pool->parallel_for(stretches, body);
-    } else {
-      for (int64_t i = 0; i < stretches; ++i) body(i, 0);
-    }
+    parallel_for(ws_.pool, div_up(blocks, kStretch), body);
   }
 
   static constexpr int64_t kStretch = int64_t{1} << kPieceBlocksLog2;  // blocks

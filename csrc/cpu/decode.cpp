@@ -99,7 +99,7 @@ Status decode_pieces(const SegmentLayout& layout, const DecodeLease& scratch, bo
   std::atomic<int32_t> failure{static_cast<int32_t>(Status::kOk)};
   const SymbolForm form = {layout.header.stochastic(), layout.header.trellis()};
   const int64_t count = static_cast<int64_t>(pieces.size());
-  const int64_t workers = pool != nullptr ? pool->size() : 1;
+  const int64_t workers = worker_count(pool);
   // By twos, unless a thread would have nothing to do then.
   const int64_t stride = layout.header.kind == WireKind::kGG && count >= 2 * workers ? 2 : 1;
   const int64_t tasks = div_up(count, stride);
@@ -117,11 +117,7 @@ Status decode_pieces(const SegmentLayout& layout, const DecodeLease& scratch, bo
     }
     if (status != Status::kOk) failure = static_cast<int32_t>(status);
   };
-  if (pool != nullptr && tasks > 1) {
-    pool->parallel_for(tasks, body);
-  } else {
-    for (int64_t i = 0; i < tasks; ++i) body(i, 0);
-  }
+  parallel_for(pool, tasks, body);
   return static_cast<Status>(failure.load());
 }
 

@@ -30,11 +30,7 @@ void for_each_panel(const RowReader& reader, ThreadPool* pool, F f) {
       f(band, reader.read(row, count, &scratch), row, count);
     }
   };
-  if (pool != nullptr && bands > 1) {
-    pool->parallel_for(bands, body);
-  } else {
-    for (int64_t band = 0; band < bands; ++band) body(band, 0);
-  }
+  parallel_for(pool, bands, body);
 }
 
 // One strong row out of each of kWidth stretches of the matrix: a start that already leans towards

@@ -52,12 +52,7 @@ void for_each_stretch(int64_t numel, ThreadPool* pool, F f) {
     for (int64_t begin = task * kLowRankTask; begin < end; begin += kLowRankStretch)
       f(begin, std::min(kLowRankStretch, end - begin));
   };
-  const int64_t tasks = div_up(numel, kLowRankTask);
-  if (pool != nullptr && tasks > 1) {
-    pool->parallel_for(tasks, body);
-  } else {
-    for (int64_t task = 0; task < tasks; ++task) body(task, 0);
-  }
+  parallel_for(pool, div_up(numel, kLowRankTask), body);
 }
 
 // Adds each part's product to its run; out is the whole segment's output.

@@ -25,12 +25,7 @@ void for_each_piece(const EncodePlan& plan, ThreadPool* pool, F f) {
     const int64_t begin = piece << kPieceBlocksLog2;
     f(begin, std::min(begin + (int64_t{1} << kPieceBlocksLog2), plan.coded_blocks), worker);
   };
-  const int64_t pieces = div_up(plan.coded_blocks, int64_t{1} << kPieceBlocksLog2);
-  if (pool != nullptr) {
-    pool->parallel_for(pieces, body);
-  } else {
-    for (int64_t i = 0; i < pieces; ++i) body(i, 0);
-  }
+  parallel_for(pool, div_up(plan.coded_blocks, int64_t{1} << kPieceBlocksLog2), body);
 }
 
 void skip_zero_blocks(EncodePlan* plan, int64_t begin, int64_t end) {
@@ -94,7 +89,7 @@ template <typename F>
 double choose_class_models_after(F prepare, EncodePlan* plan) {
   ThreadPool* pool = pool_for(*plan);
   const size_t size = plan->runs.size() * kClassSymbols;
-  const size_t workers = pool != nullptr ? static_cast<size_t>(pool->size()) : 1;
+  const auto workers = static_cast<size_t>(worker_count(pool));
   std::vector<int64_t>& histograms = plan->ws->scratch().class_histograms;
   histograms.assign(workers * size, 0);
   for_each_piece(*plan, pool, [&](int64_t begin, int64_t end, int worker) {

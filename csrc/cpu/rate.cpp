@@ -59,7 +59,7 @@ RateControl::RateControl(const EncodePlan& plan)
       codes_(scratch_.codes),
       bits_(scratch_.bits) {
   sample_.clear();
-  const size_t workers = plan.ws->pool != nullptr ? static_cast<size_t>(plan.ws->pool->size()) : 1;
+  const auto workers = static_cast<size_t>(worker_count(plan.ws->pool));
   while (scratch_.counters.size() < workers)
     scratch_.counters.push_back(std::make_unique<BlockCounter>());
   group_blocks();
@@ -392,11 +392,7 @@ double RateControl::bits_of(const std::vector<BlockPlace>& sample, double log2_s
                      &bits[static_cast<size_t>(stretch)]);
     }
   };
-  if (plan_.ws->pool != nullptr && stretches > 1) {
-    plan_.ws->pool->parallel_for(stretches, body);
-  } else {
-    for (int64_t i = 0; i < stretches; ++i) body(i, 0);
-  }
+  parallel_for(plan_.ws->pool, stretches, body);
   return std::accumulate(bits.begin(), bits.end(), 0.0);
 }
 

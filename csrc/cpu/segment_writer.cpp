@@ -192,7 +192,8 @@ void SegmentWriter::place_piece(const PieceOutput& piece, PiecePlace* place) {
 
 void SegmentWriter::encode_pieces(int64_t count, PiecePlace* place) {
   TrellisScratch* trellis = params_.effort == Effort::kHigh ? trellis_scratch() : nullptr;
-  const int64_t room = workers() > 1 ? std::min(count, kPiecesOfWorker * workers()) : 1;
+  const int64_t workers = worker_count(ws_.pool);
+  const int64_t room = workers > 1 ? std::min(count, kPiecesOfWorker * workers) : 1;
   PieceRing ring(static_cast<size_t>(room), &ws_.outputs());
   const auto body = [&](int64_t i, int worker) {
     PieceOutput* out = ring.begin(i);
@@ -205,11 +206,7 @@ void SegmentWriter::encode_pieces(int64_t count, PiecePlace* place) {
     }
     ring.finish(i, [&](const PieceOutput& piece) { place_piece(piece, place); });
   };
-  if (workers() > 1) {
-    ws_.pool->parallel_for(count, body);
-  } else {
-    for (int64_t i = 0; i < count; ++i) body(i, 0);
-  }
+  parallel_for(ws_.pool, count, body);
 }
 
 void SegmentWriter::encode_piece(int64_t i, TrellisScratch* trellis, PieceOutput* out) const {
@@ -223,12 +220,10 @@ void SegmentWriter::encode_piece(int64_t i, TrellisScratch* trellis, PieceOutput
   }
 }
 
-int64_t SegmentWriter::workers() const { return ws_.pool != nullptr ? ws_.pool->size() : 1; }
-
 // One for each thread.
 TrellisScratch* SegmentWriter::trellis_scratch() {
   std::vector<TrellisScratch>& threads = ws_.scratch().trellis;
-  threads.resize(std::max(threads.size(), static_cast<size_t>(workers())));
+  threads.resize(std::max(threads.size(), static_cast<size_t>(worker_count(ws_.pool))));
   const int64_t blocks = std::min(int64_t{1} << kPieceBlocksLog2, plan_.coded_blocks);
   for (TrellisScratch& thread : threads) thread.reserve(static_cast<size_t>(blocks));
   return threads.data();

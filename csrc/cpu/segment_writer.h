@@ -46,7 +46,6 @@ class SegmentWriter {
   void place_piece(const PieceOutput& piece, PiecePlace* place);
   void encode_pieces(int64_t count, PiecePlace* place);
   void encode_piece(int64_t i, TrellisScratch* trellis, PieceOutput* out) const;
-  int64_t workers() const;
   TrellisScratch* trellis_scratch();
   size_t piece_bytes(const PieceOutput& piece) const;
   void copy_piece(const PieceOutput& piece, uint8_t* entry, uint8_t* p) const;

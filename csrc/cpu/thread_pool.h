@@ -65,4 +65,17 @@ class ThreadPool {
   std::atomic<int64_t> next_{0};
 };
 
+// Workers of its loops: the calling thread alone where there is no pool.
+inline int64_t worker_count(const ThreadPool* pool) { return pool != nullptr ? pool->size() : 1; }
+
+// The pool's loop, or the same on the calling thread where there is no pool.
+template <typename F>
+void parallel_for(ThreadPool* pool, int64_t tasks, const F& body) {
+  if (pool != nullptr) {
+    pool->parallel_for(tasks, body);
+  } else {
+    for (int64_t task = 0; task < tasks; ++task) body(task, 0);
+  }
+}
+
 }  // namespace gct
