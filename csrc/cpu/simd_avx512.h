@@ -34,6 +34,8 @@ struct Simd {
   static void store_bytes(uint8_t* p, Int x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x));
   }
+  static constexpr int kStoredAtOnce = 1;
+  static void store_bytes(uint8_t* p, const Int (&x)[kStoredAtOnce]) { store_bytes(p, x[0]); }
 
   static Float abs(Float x) { return _mm512_abs_ps(x); }
   static Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
@@ -110,7 +112,7 @@ struct Simd {
   template <int kSize>
   static Float look_up(const float* numbers, Int index) {
     if (kSize > 64) return gather(numbers, both(index, set(kSize - 1u)));
-    if (kSize == 16) return _mm512_permutexvar_ps(index, load(numbers));
+    if (kSize <= 16) return _mm512_permutexvar_ps(index, load(numbers));
     const Float low = _mm512_permutex2var_ps(load(numbers), index, load(numbers + kWidth));
     if (kSize == 32) return low;
     const Float high =

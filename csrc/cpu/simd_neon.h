@@ -38,6 +38,8 @@ struct Simd {
     const uint8x8_t bytes = vmovn_u16(vcombine_u16(words, words));
     vst1_lane_u32(reinterpret_cast<uint32_t*>(p), vreinterpret_u32_u8(bytes), 0);
   }
+  static constexpr int kStoredAtOnce = 1;
+  static void store_bytes(uint8_t* p, const Int (&x)[kStoredAtOnce]) { store_bytes(p, x[0]); }
 
   static Float abs(Float x) { return vabsq_f32(x); }
   static Float add(Float a, Float b) { return vaddq_f32(a, b); }

@@ -351,7 +351,7 @@ void join_low(const float* high, const uint32_t* low, int n, int shift, float st
 template <int kBits, int kStep>
 Int find_intervals(Float magnitude, const float* thresholds, Int path) {
   if constexpr (kStep + 1 < kBits) {
-    constexpr int kSize = kStep <= 4 ? 16 : 1 << kStep;  // numbers of the step, rounded up
+    constexpr int kSize = kStep <= 3 ? 8 : 1 << kStep;  // numbers of the step, rounded up
     const Float threshold = Simd::look_up<kSize>(thresholds + (1 << kStep), path);
     path =
         Simd::add_where(Simd::reached(magnitude, threshold), Simd::add(path, path), Simd::set(1u));
@@ -360,16 +360,22 @@ Int find_intervals(Float magnitude, const float* thresholds, Int path) {
   return path;
 }
 
+constexpr int kCodesAtOnce = Simd::kStoredAtOnce * kWidth;
+
 template <int kBits>
 void fixed_code_vectors(const float* x, int n, float inverse, const Codebook& book,
                         uint8_t* codes) {
   const Float factor = Simd::set(inverse);
   const Int sign_bit = Simd::set(1u << (kBits - 1));
-  for (int i = 0; i < n; i += kWidth) {
-    const Float value = Simd::load(x + i);
-    const Float magnitude = Simd::multiply(Simd::abs(value), factor);
-    const Int index = find_intervals<kBits, 0>(magnitude, book.thresholds, Simd::set(0u));
-    Simd::store_bytes(codes + i, Simd::add_where(Simd::negative(value), index, sign_bit));
+  for (int i = 0; i < n; i += kCodesAtOnce) {
+    Int code[Simd::kStoredAtOnce];
+    for (int v = 0; v < Simd::kStoredAtOnce; ++v) {
+      const Float value = Simd::load(x + i + v * kWidth);
+      const Float magnitude = Simd::multiply(Simd::abs(value), factor);
+      const Int index = find_intervals<kBits, 0>(magnitude, book.thresholds, Simd::set(0u));
+      code[v] = Simd::add_where(Simd::negative(value), index, sign_bit);
+    }
+    Simd::store_bytes(codes + i, code);
   }
 }
 
@@ -377,7 +383,7 @@ void fixed_codes(const float* x, int n, float inverse, const Codebook& book, uin
   static constexpr void (*widths[])(const float*, int, float, const Codebook&, uint8_t*) = {
       fixed_code_vectors<1>, fixed_code_vectors<2>, fixed_code_vectors<3>, fixed_code_vectors<4>,
       fixed_code_vectors<5>, fixed_code_vectors<6>, fixed_code_vectors<7>, fixed_code_vectors<8>};
-  const int full = n / kWidth * kWidth;
+  const int full = n / kCodesAtOnce * kCodesAtOnce;
   widths[book.bits - 1](x, full, inverse, book, codes);
   if (full < n) scalar_kernels()->fixed_codes(x + full, n - full, inverse, book, codes + full);
 }
