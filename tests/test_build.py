@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -54,6 +55,19 @@ def test_extension_is_built_for_this_torch_and_this_version():
     info = _C.build_info()
     assert info["torch"] == torch.__version__
     assert info["version"] == gct.__version__
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86-64 processor")
+def test_extension_has_all_kernels_that_this_processor_runs() -> None:
+    """A compiler that no longer gets their flags builds none, and all else would still pass."""
+    flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.M)[1].split()
+    needed = {
+        "avx512": {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vbmi2"},
+        "avx2": {"avx2", "bmi2"},
+        "scalar": set(),
+    }
+    expected = [name for name, instructions in needed.items() if instructions <= set(flags)]
+    assert _C.implementations() == expected
 
 
 def test_extension_for_another_torch_names_both_versions(monkeypatch):

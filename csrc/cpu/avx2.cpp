@@ -10,7 +10,7 @@ namespace gct {
 
 const Kernels* avx2_kernels() {
   static constexpr Kernels k = vector_kernels("avx2");
-  static const bool usable = __builtin_cpu_supports("avx2");
+  static const bool usable = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
   return usable ? &k : nullptr;
 }
 
