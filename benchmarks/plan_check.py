@@ -124,7 +124,7 @@ def calibrate(hosts: int, seconds: float) -> plan.Speed:
         encode=curve("encode"),
         decode=curve("decode"),
         cast_rate=statistics.fmean(speed.cast_rate for speed in speeds),
-        powersgd_rate=statistics.fmean(speed.powersgd_rate for speed in speeds),
+        powersgd=curve("powersgd"),
         message_seconds=message,
         byte_seconds=(large["seconds"] - small["seconds"]) / moved,
     )
@@ -206,10 +206,11 @@ _HEADER = ["hosts", "link", "size", "scheme", "bytes predicted", "bytes counted"
 def described(hosts: int, speed: plan.Speed) -> str:
     encode = ", ".join(f"{1e6 * t:,.0f} us for {n:,.0f}" for n, t in speed.encode)
     decode = ", ".join(f"{1e6 * t:,.0f} us for {n:,.0f}" for n, t in speed.decode)
+    products = ", ".join(f"{1e3 * t:,.1f} ms for {n:,.0f}" for n, t in speed.powersgd)
     return (
         f"Each of {hosts} ranks at once: encode {encode} elements; decode {decode}; bfloat16 and "
-        f"back {speed.cast_rate / 1e6:,.0f} M elements/s, PowerSGD's products "
-        f"{speed.powersgd_rate / 1e6:,.0f} M; a message {1e6 * speed.message_seconds:,.0f} us, its "
+        f"back {speed.cast_rate / 1e6:,.0f} M elements/s; PowerSGD's products {products}; "
+        f"a message {1e6 * speed.message_seconds:,.0f} us, its "
         f"bytes {1e9 * speed.byte_seconds:.2f} ns each."
     )
 

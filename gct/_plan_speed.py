@@ -15,7 +15,7 @@ from gct.codec import Codec, decode, encode
 
 __all__ = ["Curve", "Speed", "calibrate"]
 
-# Seconds on one core by elements of a segment; both grow.
+# Seconds on one core by elements of a segment or bucket; both grow.
 Curve = tuple[tuple[float, float], ...]
 
 # Pieces of a segment that are encoded independently (docs/wire-format.md): what cores can share.
@@ -23,10 +23,11 @@ _PIECE_NUMEL = 64 * 1024
 _SIZES = (4 * 1024, 16 * 1024, 64 * 1024, 512 * 1024)
 _POOL_NUMEL = 1 << 20
 _STRETCHES = 9  # of values, for each size; other values as far as there are any
-# PowerSGD and casts are measured on a bucket: the memory that they ask for anew takes its time.
+# PowerSGD and casts are measured on buckets: the memory that they ask for anew takes its time.
 _BUCKET_NUMEL = 1 << 22
 _BUCKETS = 3
-_SIDE = 1024  # of the matrices in it
+_SMALL_BUCKETS = (1 << 18, 1 << 20)  # PowerSGD's many small calls weigh more in these
+_SIDE = 1024  # of the matrices in them, or as many rows as there are
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Speed:
         encode, decode: seconds of a segment by its elements, in growing order; in between, and
             from zero, linear, beyond the last as the last two.
         cast_rate: elements a second from float32 to bfloat16 and back.
-        powersgd_rate: elements a second through PowerSGD's products and error feedback.
+        powersgd: seconds of a bucket through PowerSGD's products and error feedback, as encode.
+            Nothing where it is empty.
         message_seconds, byte_seconds: of a core, for a message that a rank sends and one that it
             receives, and for each of their bytes; nothing where other hardware moves them.
     """
@@ -45,7 +47,7 @@ class Speed:
     encode: Curve
     decode: Curve
     cast_rate: float = math.inf
-    powersgd_rate: float = math.inf
+    powersgd: Curve = ()
     message_seconds: float = 0.0
     byte_seconds: float = 0.0
 
@@ -61,6 +63,9 @@ class Speed:
     def transport_seconds(self, messages: float, sent_bytes: float) -> float:
         """To send so many messages and bytes and to receive as many."""
         return messages * self.message_seconds + sent_bytes * self.byte_seconds
+
+    def powersgd_seconds(self, numel: float) -> float:
+        return _interpolate(self.powersgd, numel) if self.powersgd else 0.0
 
     def decode_seconds(self, numel: float, cores: float = 1.0) -> float:
         return _on_cores(self.decode, numel, cores)
@@ -117,7 +122,12 @@ def calibrate(
             encode=_growing(encoding),
             decode=_growing(decoding),
             cast_rate=_BUCKET_NUMEL / _mean_of(_cast, [bucket] * _BUCKETS, clock),
-            powersgd_rate=_BUCKET_NUMEL / _powersgd_seconds(bucket, powersgd_rank, clock),
+            powersgd=_growing(
+                [
+                    (float(numel), _powersgd_seconds(bucket[:numel], powersgd_rank, clock))
+                    for numel in (*_SMALL_BUCKETS, _BUCKET_NUMEL)
+                ]
+            ),
         )
     finally:
         torch.set_num_threads(threads)
@@ -173,7 +183,7 @@ def _cast(x: Tensor) -> None:
 
 def _powersgd_seconds(bucket: Tensor, rank: int, clock: Callable[[], float]) -> float:
     """What torch's powerSGD_hook does to a bucket around its all-reduces."""
-    matrices = bucket.view(-1, 1, _SIDE, _SIDE)
+    matrices = bucket.view(-1, 1, min(_SIDE, bucket.numel() // _SIDE), _SIDE)
     q, _ = torch.linalg.qr(torch.randn(1, _SIDE, rank))
     error = torch.zeros_like(bucket)
 

@@ -198,7 +198,7 @@ def predict(
     elif scheme == "bf16":
         flow = _after(numel / speed.cast_rate / cluster.cores, _ring(cluster, 2 * numel, speed))
     elif scheme == "powersgd":
-        compute = numel / speed.powersgd_rate / cluster.cores
+        compute = speed.powersgd_seconds(numel) / cluster.cores
         flow = _after(compute, _low_rank(cluster, numel, powersgd_rank, matrix, speed))
     elif scheme == "gct":
         flow = _flat(cluster, numel, bits, speed)

@@ -170,7 +170,7 @@ def test_better_machines_are_not_slower(scheme: str) -> None:
         encode=((16e3, 1.5e-3), (64e3, 1.6e-3), (512e3, 2.4e-3)),
         decode=((64e3, 0.1e-3), (512e3, 0.6e-3)),
         cast_rate=1e9,
-        powersgd_rate=3e8,
+        powersgd=((1e6, 4e-3), (4e6, 14e-3)),
     )
     step = plan.Step(350 * MILLION, seconds=0.5)
 
@@ -260,11 +260,11 @@ def test_calibration_is_of_this_machine() -> None:
     threads = torch.get_num_threads()
     speed = plan.calibrate(bits=2.0)
     assert torch.get_num_threads() == threads
-    for curve in (speed.encode, speed.decode):
+    for curve in (speed.encode, speed.decode, speed.powersgd):
         assert len(curve) >= 3
         assert all(a[0] < b[0] and 0 < a[1] <= b[1] for a, b in pairwise(curve))
     # Any processor that can run this; a wrong unit would be off by a thousand.
-    for rate in (524288 / speed.encode_seconds(524288), speed.cast_rate, speed.powersgd_rate):
+    for rate in (524288 / speed.encode_seconds(524288), speed.cast_rate):
         assert 1e6 < rate < 1e11
 
 
