@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import math
 import os
 import platform
 import re
@@ -25,6 +26,7 @@ from typing import Any
 
 import torch
 from multihost import report
+from multihost.arguments import Parser, whole_number
 from multihost.errors import UserError, exits_with_sentence
 from multihost.inputs import make_source
 from multihost.join import BACKENDS, is_memory_error, process_group
@@ -47,20 +49,20 @@ def byte_count(text: str) -> int:
 
 
 def positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return value
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=f"Schemes. {schemes_help}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = Parser(__doc__, epilog=f"Schemes. {schemes_help}", allow_abbrev=False)
+    parser.add_argument(
+        "--local", type=whole_number(1), metavar="N", help="start N ranks on this machine"
     )
-    parser.add_argument("--local", type=int, metavar="N", help="start N ranks on this machine")
     sizes = parser.add_argument_group("sizes, in bytes of float32 on each rank")
     sizes.add_argument("-b", "--minbytes", type=byte_count, default="64K")
     sizes.add_argument("-e", "--maxbytes", type=byte_count, default="64M")
@@ -76,24 +78,22 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     )
     what.add_argument("--seed", type=int, default=1)
     how = parser.add_argument_group("how long")
-    how.add_argument("-n", "--iters", type=int, default=20, help="calls that are timed")
-    how.add_argument("-w", "--warmup-iters", type=int, default=2, help="calls before them")
+    how.add_argument("-n", "--iters", type=whole_number(1), default=20, help="calls that are timed")
+    how.add_argument(
+        "-w", "--warmup-iters", type=whole_number(1), default=2, help="calls before them"
+    )
     how.add_argument(
         "--seconds", type=positive, default=5.0, help="fewer calls if they would take longer"
     )
     how.add_argument(
         "--timeout", type=positive, default=120.0, help="seconds to wait for other ranks"
     )
-    how.add_argument("--threads", type=int, help="torch's threads on each rank")
+    how.add_argument("--threads", type=whole_number(1), help="torch's threads on each rank")
     out = parser.add_argument_group("results, written by rank 0")
     out.add_argument("--json", type=Path)
     out.add_argument("--csv", type=Path)
     out.add_argument("--plot", type=Path, help="PNG: time by size, error by bytes")
     args = parser.parse_args(argv)
-    for name in ("local", "iters", "warmup_iters", "threads"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name.replace('_', '-')}: expected 1 or more, got {value}")
     if args.stepfactor <= 1 or args.maxbytes < args.minbytes:
         parser.error("expected -f above 1 and -e not below -b")
     return args

@@ -23,6 +23,7 @@ import sys
 from pathlib import Path
 
 from multihost import lab as labs
+from multihost.arguments import Parser, number, whole_number
 from multihost.errors import UserError, exit_on_signals, exits_with_sentence
 from multihost.fleet import run_everywhere
 from multihost.lab import Lab
@@ -36,9 +37,7 @@ def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Options before ``--``, the command behind it."""
     cut = argv.index("--") if "--" in argv else len(argv)
     own, command = argv[:cut], argv[cut + 1 :]
-    parser = argparse.ArgumentParser(
-        prog="netlab.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__, prog="netlab.py")
     commands = parser.add_subparsers(required=True, dest="action", metavar="ACTION")
     up = commands.add_parser("up", help="make hosts and links, and measure a link")
     execute = commands.add_parser("exec", help="exec HOST -- COMMAND: run a command on one host")
@@ -52,10 +51,14 @@ def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     for command_parser in (up, run):
         command_parser.add_argument("--rate", help="each way: 100mbit, 1gbit, ... or unlimited")
         command_parser.add_argument("--no-probe", action="store_true", help="don't measure a link")
-    up.add_argument("--hosts", type=int, required=True)
-    run.add_argument("--hosts", type=int, help="make hosts for this run, and remove them after it")
-    run.add_argument("--per-host", type=int, default=1, help="processes on each host (default: 1)")
-    run.add_argument("--timeout", type=float, help="seconds")
+    up.add_argument("--hosts", type=whole_number(1), required=True)
+    run.add_argument(
+        "--hosts", type=whole_number(1), help="make hosts for this run, and remove them after it"
+    )
+    run.add_argument(
+        "--per-host", type=whole_number(1), default=1, help="processes on each host (default: 1)"
+    )
+    run.add_argument("--timeout", type=number(0.0, 1e9), help="seconds")
     run.add_argument("--quiet", action="store_true", help="only show what rank 0 prints")
     args = parser.parse_args(own)
     if (args.action in ("exec", "run")) != bool(command):

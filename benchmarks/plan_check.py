@@ -1,22 +1,25 @@
 """Is gct.plan right? Its predictions against all-reduces measured over netlab's links (root).
 
-    python benchmarks/plan_check.py                                 # about 4 minutes
-    python benchmarks/plan_check.py --hosts 2 --rates 1gbit --seconds 1
+    python benchmarks/plan_check.py                                 # about 9 minutes
+    python benchmarks/plan_check.py --layouts 2 --rates 1gbit --seconds 1
 
-For each number of hosts and rate it makes the hosts, measures each scheme at each size with
-allreduce_bw.py, and predicts the same from the codec's speed on this machine. Writes plan.json and
-plan.md. Needs a machine on which nothing else runs. All ranks share its cores: the codec's speed is
-measured in as many processes at once as there are hosts, and what a message and a byte take is
-measured with float32 all-reduces between as many hosts whose links have no limit. Exit status 1 if
-a prediction is further off than --tolerance.
+For each layout (4: hosts with a rank each; 2x2: hosts x ranks on each) and rate it makes the hosts,
+measures each scheme at each size with allreduce_bw.py, and predicts the same from the codec's speed
+on this machine. Writes plan.json and plan.md. Needs a machine on which nothing else runs. All ranks
+share its cores: the codec's speed is measured in as many processes at once as there are ranks, and
+what a message and a byte take is measured with float32 all-reduces between them over links without
+a limit. Each time is the median of several seconds' worth: such a machine may be three times slower
+for one of them. Exit status 1 if a prediction is further off than --tolerance.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
+import re
 import shlex
 import statistics
 import sys
@@ -28,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from multihost import lab as labs
+from multihost.arguments import Parser, number
 from multihost.errors import UserError, exit_on_signals, exits_with_sentence
 from multihost.fleet import run_everywhere
 from multihost.inputs import make_source
@@ -38,13 +42,20 @@ ROOT = Path(__file__).resolve().parents[1]
 _TOOL = Path(__file__).with_name("allreduce_bw.py")
 _SIZES = ("1M", "16M", "4")  # -b, -e, -f: 1, 4 and 16 MiB
 _RING_SIZES = ("4K", "16M", "4096")  # the time of messages, and that of bytes
+_ROUNDS, _PAUSE_SECONDS = 11, 0.5  # of the codec's measurement
 _BITS, _RANK = 2.0, 4
-# allreduce_bw's names of schemes, and the model's.
+# allreduce_bw's names of schemes, and the model's; without and with several ranks on a host.
 _SCHEMES = {
     "fp32": "fp32",
     "bf16": "bf16",
     f"powersgd-{_RANK}": "powersgd",
     f"gct-{_BITS:g}": "gct",
+}
+_SCHEMES_OF_GROUPS = {
+    "fp32": "fp32",
+    "bf16": "bf16",
+    f"gct-{_BITS:g}:hierarchy=off": "gct",
+    f"gct-{_BITS:g}:hierarchy=auto": "gct-hierarchical",
 }
 # tc counts frames of up to 1,514 bytes for 1,448 of payload; no preamble, no gap between frames.
 _EFFICIENCY = 1448 / 1514
@@ -52,10 +63,37 @@ _COLUMNS = 1024  # of allreduce_bw's random gradients, in 1024 rows or as many a
 
 
 @dataclass(frozen=True)
+class Layout:
+    hosts: int
+    per_host: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.hosts}" if self.per_host == 1 else f"{self.hosts}x{self.per_host}"
+
+    @property
+    def ranks(self) -> int:
+        return self.hosts * self.per_host
+
+    @property
+    def schemes(self) -> dict[str, str]:
+        return _SCHEMES if self.per_host == 1 else _SCHEMES_OF_GROUPS
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What each of so many ranks has of this machine."""
+
+    speed: plan.Speed
+    # A message's seconds in a ring, where all wait for the rank that gets a core last; in an
+    # exchange nobody does: there it is speed.message_seconds.
+    ring_message: float
+
+
+@dataclass(frozen=True)
 class Check:
     """One scheme at one size: what was predicted and what was measured."""
 
-    hosts: int
+    layout: str
     rate: str
     size: int
     scheme: str
@@ -72,30 +110,52 @@ class Check:
         return self.predicted_seconds / self.measured_seconds - 1
 
 
+def layout(text: str) -> Layout:
+    match = re.fullmatch(r"([1-9]\d?)(?:x([1-9]\d?))?", text)
+    found = Layout(int(match[1]), int(match[2] or 1)) if match else None
+    if found is None or found.hosts < 2:
+        raise argparse.ArgumentTypeError(
+            f"expected 2 hosts or more, or hosts x ranks on each, such as 4 or 2x2; got {text!r}"
+        )
+    return found
+
+
+def limit(text: str) -> str:
+    try:
+        known = labs.bits_per_second(text) is not None
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    if not known:
+        raise argparse.ArgumentTypeError(f"the model needs a rate, such as 1gbit; got {text!r}")
+    return text
+
+
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Parser(__doc__)
+    default = [Layout(2), Layout(4), Layout(2, 2)]
+    parser.add_argument("--layouts", type=layout, nargs="+", default=default, metavar="HOSTS[xN]")
+    parser.add_argument("--rates", type=limit, nargs="+", default=["100mbit", "1gbit"])
+    parser.add_argument(
+        "--seconds", type=number(0.01, 3600), default=10.0, help="for each scheme and size"
     )
-    parser.add_argument("--hosts", type=int, nargs="+", default=[2, 4])
-    parser.add_argument("--rates", nargs="+", default=["100mbit", "1gbit"])
-    parser.add_argument("--seconds", type=float, default=10.0, help="for each scheme and size")
-    parser.add_argument("--tolerance", type=float, default=0.25)
+    parser.add_argument("--tolerance", type=number(0.0, 10.0), default=0.25)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "plan")
     return parser.parse_args()
 
 
 def measure(
-    hosts: int, rate: str, seconds: float, sizes: Sequence[str], schemes: Sequence[str]
+    place: Layout, rate: str, seconds: float, sizes: Sequence[str], schemes: Sequence[str]
 ) -> dict[str, Any]:
     """allreduce_bw's facts and rows on these hosts; sizes are its -b, -e and -f."""
     smallest, largest, factor = sizes
-    lab = labs.create(f"plan-check-{os.getpid()}", hosts, rate)
+    lab = labs.create(f"plan-check-{os.getpid()}", place.hosts, rate)
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows.json"
             command = [sys.executable, str(_TOOL), "-b", smallest, "-e", largest, "-f", factor]
             command += ["--seconds", str(seconds), "--json", str(path)]
-            status = run_everywhere(lab, [*command, "--schemes", *schemes], quiet=True)
+            command += ["--schemes", *schemes]
+            status = run_everywhere(lab, command, per_host=place.per_host, quiet=True)
             if status:
                 raise UserError(f"allreduce_bw.py ended with status {status}: see above.")
             content: dict[str, Any] = json.loads(path.read_text())
@@ -104,30 +164,31 @@ def measure(
         labs.destroy(lab.name)
 
 
-def calibrate(hosts: int, seconds: float) -> plan.Speed:
-    """What each of the hosts' ranks has of this machine: the mean over as many processes at once,
-    and the time of a message and of a byte from rings over links without a limit."""
+def calibrate(place: Layout, seconds: float) -> Machine:
+    """The codec's speed in as many processes at once, and the time of a message and of a byte from
+    rings over links without a limit."""
+    ranks = place.ranks
     context = multiprocessing.get_context("forkserver")
-    barrier = context.Barrier(hosts)
-    with context.Pool(hosts, initializer=_keep, initargs=(barrier,)) as pool:
-        speeds = pool.map(_calibrate, range(hosts), chunksize=1)
+    barrier = context.Barrier(ranks)
+    with context.Pool(ranks, initializer=_keep, initargs=(barrier,)) as pool:
+        speeds = [s for of_rank in pool.map(_calibrate, range(ranks), chunksize=1) for s in of_rank]
 
     def curve(name: str) -> plan.Curve:
         columns = zip(*(getattr(speed, name) for speed in speeds), strict=True)
-        return tuple((c[0][0], statistics.fmean(seconds for _, seconds in c)) for c in columns)
+        return tuple((c[0][0], statistics.median(seconds for _, seconds in c)) for c in columns)
 
-    small, large = measure(hosts, labs.UNLIMITED, seconds, _RING_SIZES, ["fp32"])["rows"]
-    # The least: in a ring all wait for the rank that gets a core last, in an exchange nobody does.
-    message = small["seconds_min"] / (2 * (hosts - 1))
-    moved = 2 * (hosts - 1) / hosts * (large["size"] - small["size"])
-    return plan.Speed(
+    small, large = measure(place, labs.UNLIMITED, seconds, _RING_SIZES, ["fp32"])["rows"]
+    messages = 2 * (ranks - 1)
+    moved = 2 * (ranks - 1) / ranks * (large["size"] - small["size"])
+    speed = plan.Speed(
         encode=curve("encode"),
         decode=curve("decode"),
-        cast_rate=statistics.fmean(speed.cast_rate for speed in speeds),
+        cast_rate=statistics.median(speed.cast_rate for speed in speeds),
         powersgd=curve("powersgd"),
-        message_seconds=message,
+        message_seconds=small["seconds_min"] / messages,
         byte_seconds=(large["seconds"] - small["seconds"]) / moved,
     )
+    return Machine(speed, ring_message=small["seconds"] / messages)
 
 
 _barrier: Any = None
@@ -138,36 +199,48 @@ def _keep(barrier: Any) -> None:
     _barrier = barrier
 
 
-def _calibrate(_: int) -> plan.Speed:
+def _calibrate(_: int) -> list[plan.Speed]:
+    """What one of the processes found in each round; all begin a round together."""
     values = make_source("gg", 0, 1).values  # those of allreduce_bw
     plan.calibrate(bits=_BITS, powersgd_rank=_RANK, values=values)  # memory is fetched once
-    _barrier.wait()
-    return plan.calibrate(bits=_BITS, powersgd_rank=_RANK, values=values, clock=time.perf_counter)
+    found = []
+    for _ in range(_ROUNDS):
+        _barrier.wait()
+        found.append(
+            plan.calibrate(bits=_BITS, powersgd_rank=_RANK, values=values, clock=time.perf_counter)
+        )
+        time.sleep(_PAUSE_SECONDS)
+    return found
 
 
-def check(hosts: int, rate: str, rows: Sequence[dict[str, Any]], speed: plan.Speed) -> list[Check]:
+def check(
+    place: Layout, rate: str, rows: Sequence[dict[str, Any]], machine: Machine
+) -> list[Check]:
     bits_per_second = labs.bits_per_second(rate)
-    if bits_per_second is None:
-        raise UserError("The model needs a rate: 'unlimited' can't be checked.")
-    latency = speed.message_seconds  # these links have none of their own
-    link = plan.Link(bits_per_second, latency, message=latency, efficiency=_EFFICIENCY)
-    # The speeds are of as many processes as there are ranks: each has what it has of a core.
-    cluster = plan.Cluster(hosts, link)
+    assert bits_per_second is not None  # limit() has seen to it
     result = []
     for row in rows:
         numel = int(row["numel"])
+        scheme = place.schemes[row["scheme"]]
+        # These links have no latency of their own.
+        in_ring = not scheme.startswith("gct")
+        latency = machine.ring_message if in_ring else machine.speed.message_seconds
+        link = plan.Link(bits_per_second, latency, message=latency, efficiency=_EFFICIENCY)
+        # On a host bytes are moved by its processor, which speed.byte_seconds counts.
+        inside = plan.Link(math.inf, machine.ring_message, message=latency)
         prediction = plan.predict(
-            _SCHEMES[row["scheme"]],
-            cluster,
+            scheme,
+            # The speeds are of as many processes as ranks: each has what it has of a core.
+            plan.Cluster(place.ranks, link, local_ranks=place.per_host, local_link=inside),
             plan.Step(numel, bucket_numel=numel),
-            speed,
+            machine.speed,
             bits=_BITS,
             powersgd_rank=_RANK,
             matrix=(min(_COLUMNS, numel // _COLUMNS), _COLUMNS),
         )
         result.append(
             Check(
-                hosts=hosts,
+                layout=str(place),
                 rate=rate,
                 size=row["size"],
                 scheme=row["scheme"],
@@ -187,7 +260,7 @@ def line(c: Check) -> list[str]:
     counted = "-" if c.counted_bytes is None else f"{c.counted_bytes:,.0f}"
     milliseconds = (c.predicted_seconds, c.measured_seconds, c.measured_seconds_min)
     return [
-        f"{c.hosts}",
+        c.layout,
         c.rate,
         f"{c.size / (1 << 20):g} MiB",
         c.scheme,
@@ -203,19 +276,22 @@ _HEADER = ["hosts", "link", "size", "scheme", "bytes predicted", "bytes counted"
            "ms measured", "least ms", "error", "limit"]  # fmt: skip
 
 
-def described(hosts: int, speed: plan.Speed) -> str:
+def described(place: Layout, machine: Machine) -> str:
+    speed = machine.speed
     encode = ", ".join(f"{1e6 * t:,.0f} us for {n:,.0f}" for n, t in speed.encode)
     decode = ", ".join(f"{1e6 * t:,.0f} us for {n:,.0f}" for n, t in speed.decode)
     products = ", ".join(f"{1e3 * t:,.1f} ms for {n:,.0f}" for n, t in speed.powersgd)
     return (
-        f"Each of {hosts} ranks at once: encode {encode} elements; decode {decode}; bfloat16 and "
-        f"back {speed.cast_rate / 1e6:,.0f} M elements/s; PowerSGD's products {products}; "
-        f"a message {1e6 * speed.message_seconds:,.0f} us, its "
-        f"bytes {1e9 * speed.byte_seconds:.2f} ns each."
+        f"{place}: each of {place.ranks} ranks at once: encode {encode} elements; decode {decode}; "
+        f"bfloat16 and back {speed.cast_rate / 1e6:,.0f} M elements/s; PowerSGD's products "
+        f"{products}; a message {1e6 * speed.message_seconds:,.0f} us, in a ring "
+        f"{1e6 * machine.ring_message:,.0f} us, its bytes {1e9 * speed.byte_seconds:.2f} ns each."
     )
 
 
-def markdown(checks: Sequence[Check], speeds: dict[int, plan.Speed], facts: dict[str, Any]) -> str:
+def markdown(
+    checks: Sequence[Check], machines: dict[Layout, Machine], facts: dict[str, Any]
+) -> str:
     rows = [_HEADER, ["---:"] * len(_HEADER), *(line(c) for c in checks)]
     table = ["| " + " | ".join(row) + " |" for row in rows]
     largest = max(checks, key=lambda c: abs(c.error))
@@ -227,9 +303,9 @@ def markdown(checks: Sequence[Check], speeds: dict[int, plan.Speed], facts: dict
             "",
             "Bytes: sent by each rank in a call; measured: median over the calls of the slowest "
             f"rank. Largest error: {100 * largest.error:+.0f} % ({largest.scheme}, "
-            f"{largest.hosts} hosts, {largest.rate}).",
+            f"{largest.layout} hosts, {largest.rate}).",
             "",
-            *(described(hosts, speed) for hosts, speed in speeds.items()),
+            *(described(place, machine) for place, machine in machines.items()),
             "",
             f"Machine: {facts['machine']}; torch {facts['torch']}; gct {facts['gct']}; "
             f"{facts['date']}.",
@@ -241,31 +317,31 @@ def markdown(checks: Sequence[Check], speeds: dict[int, plan.Speed], facts: dict
 
 
 def write(
-    checks: Sequence[Check], speeds: dict[int, plan.Speed], facts: dict[str, Any], out: Path
+    checks: Sequence[Check], machines: dict[Layout, Machine], facts: dict[str, Any], out: Path
 ) -> None:
     out.mkdir(parents=True, exist_ok=True)
     content = {
         "facts": facts,
-        "speed": {hosts: asdict(speed) for hosts, speed in speeds.items()},
+        "machine": {str(place): asdict(machine) for place, machine in machines.items()},
         "rows": [{**asdict(c), "error": c.error} for c in checks],
     }
     (out / "plan.json").write_text(json.dumps(content, indent=1) + "\n")
-    (out / "plan.md").write_text(markdown(checks, speeds, facts))
+    (out / "plan.md").write_text(markdown(checks, machines, facts))
 
 
 def run(args: argparse.Namespace) -> int:
     checks: list[Check] = []
-    speeds: dict[int, plan.Speed] = {}
-    for hosts in args.hosts:
-        speeds[hosts] = calibrate(hosts, args.seconds)
+    machines: dict[Layout, Machine] = {}
+    for place in args.layouts:
+        machines[place] = calibrate(place, args.seconds)
         for rate in args.rates:
-            print(f"{hosts} hosts, {rate}", file=sys.stderr, flush=True)
-            measured = measure(hosts, rate, args.seconds, _SIZES, list(_SCHEMES))
-            checks += check(hosts, rate, measured["rows"], speeds[hosts])
+            print(f"{place} hosts, {rate}", file=sys.stderr, flush=True)
+            measured = measure(place, rate, args.seconds, _SIZES, list(place.schemes))
+            checks += check(place, rate, measured["rows"], machines[place])
             names = ("machine", "torch", "gct", "date")
             facts = {name: measured["facts"][name] for name in names}
             facts["command"] = shlex.join(["python", "benchmarks/plan_check.py", *sys.argv[1:]])
-            write(checks, speeds, facts, args.out)
+            write(checks, machines, facts, args.out)
     print((args.out / "plan.md").read_text())
     worst = max(abs(c.error) for c in checks)
     print(f"largest error {100 * worst:.0f} %, allowed {100 * args.tolerance:.0f} %")

@@ -30,6 +30,7 @@ from typing import Any
 import resume  # makes the examples importable
 from demo import DEMO_SETTINGS, Scheme
 from multihost import lab as labs
+from multihost.arguments import Parser, whole_number
 from multihost.errors import UserError, exit_on_signals, exits_with_sentence
 from multihost.fleet import run_everywhere
 from multihost.lab import Lab
@@ -97,13 +98,11 @@ class Result:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--hosts", type=int, nargs="+", default=[2, 4])
+    parser = Parser(__doc__)
+    parser.add_argument("--hosts", type=whole_number(1), nargs="+", default=[2, 4])
     parser.add_argument("--rates", nargs="+", default=list(RATES))
     parser.add_argument("--schemes", nargs="+", choices=tuple(SCHEMES), default=list(SCHEMES))
-    parser.add_argument("--steps", type=int, default=DEMO_SETTINGS["steps"])
+    parser.add_argument("--steps", type=whole_number(1), default=DEMO_SETTINGS["steps"])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--set",
@@ -212,9 +211,13 @@ def finished_groups(args: argparse.Namespace) -> dict[tuple[int, str], list[Resu
     return groups
 
 
+def _fp32(group: Sequence[Result]) -> Result | None:
+    return next((r for r in group if r.case.scheme.key == "fp32"), None)
+
+
 def target_of(group: Sequence[Result]) -> float | None:
     """fp32's loss at its last evaluation, and MARGIN more."""
-    base = next((r for r in group if r.case.scheme.key == "fp32"), None)
+    base = _fp32(group)
     return base.points[-1].loss * (1 + MARGIN) if base and base.points else None
 
 
@@ -296,7 +299,8 @@ def _row(result: Result, group: Sequence[Result]) -> list[str]:
     target = target_of(group)
     seconds = None if target is None else result.at(target, "seconds")
     sent = None if target is None else result.at(target, "sent_bytes")
-    base = None if target is None else group[0].at(target, "seconds")
+    fp32 = _fp32(group)
+    base = None if target is None or fp32 is None else fp32.at(target, "seconds")
     per_step = result.summary["wire_bytes_per_step"]
     missed = "-" if target is None else "not reached"
     return [

@@ -24,7 +24,9 @@ def silent_ranks(group: dist.ProcessGroup) -> list[int]:
     """Ranks of ``group`` that do not report within SECONDS that they have failed too.
 
     Every rank that calls this reports itself, through the store that the group was made with.
-    Empty if all reported, or if the store cannot be reached: then nothing is known.
+    Empty if all reported, or if the store cannot be reached: then nothing is known. Where it is
+    lost on the way, because the rank that holds it has failed and left, what was known after half
+    of the time is better than nothing.
     """
     silent: list[int] = []
 
@@ -34,9 +36,12 @@ def silent_ranks(group: dist.ProcessGroup) -> list[int]:
         store.set(keys[group.rank()], "1")
         deadline = time.monotonic() + SECONDS
         missing = list(range(group.size()))
-        while True:
-            missing = [rank for rank in missing if not store.check([keys[rank]])]
-            if not missing or time.monotonic() > deadline:
+        while missing and time.monotonic() <= deadline:
+            try:
+                missing = [rank for rank in missing if not store.check([keys[rank]])]
+            except RuntimeError:
+                if time.monotonic() < deadline - SECONDS / 2:
+                    raise
                 break
             time.sleep(_POLL_SECONDS)
         silent.extend(missing)

@@ -80,13 +80,17 @@ def train(rank: int, world: int, folder: Path, settings: dict[str, Any], leave: 
 
 def fork_rank(rank: int, world: int, folder: Path, settings: dict[str, Any], leave: bool) -> int:
     """The parent gets the child's id. The child never returns: it ends as a script does."""
+    # Ctrl-C may come as soon as it lives: not before its output has a place.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return pid
     output = os.open(folder / f"output-{rank}", os.O_CREAT | os.O_WRONLY)
     os.dup2(output, 1)
     os.dup2(output, 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     train(rank, world, folder, settings, leave)
     sys.exit(0)
 
@@ -105,7 +109,9 @@ def wait(pid: int, deadline: float) -> int | None:
 
 def wait_until_ready(files: list[Path]) -> None:
     deadline = time.monotonic() + 30.0
-    while not all(file.exists() for file in files) and time.monotonic() < deadline:
+    while not all(file.exists() for file in files):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not ready: {[file.name for file in files if not file.exists()]}")
         time.sleep(0.01)
 
 

@@ -10,9 +10,12 @@ static _Atomic long least_bytes = 0; /* 0: nothing is to be flipped */
 static _Atomic long most_bytes = 0;
 static _Atomic long skipped = 0;
 static _Atomic long flipped = 0;
+static _Atomic long place = 500;
 
-/* After `skip` messages with a part of `least` to `most` bytes the next one gets a flipped bit in the middle of that part. */
-void flip_message(long least, long most, long skip) {
+/* After `skip` messages with a part of `least` to `most` bytes the next one gets a flipped bit in that part, so many
+ * thousandths behind its begin. */
+void flip_message(long least, long most, long skip, long thousandths) {
+  place = thousandths;
   skipped = skip;
   most_bytes = most;
   least_bytes = least;
@@ -30,17 +33,20 @@ ssize_t writev(int fd, const struct iovec* parts, int count) {
     before += parts[part++].iov_len;
   }
   if (part == count || skipped-- > 0) return real(fd, parts, count);
-  const size_t middle = parts[part].iov_len / 2;
+  long armed = least;
+  if (!atomic_compare_exchange_strong(&least_bytes, &armed, 0)) return real(fd, parts, count); /* another thread's */
+  const size_t at = (size_t)((double)(parts[part].iov_len - 1) * place / 1000);
   unsigned char* damaged = malloc(parts[part].iov_len);
   struct iovec* copy = malloc((size_t)count * sizeof *copy);
   memcpy(copy, parts, (size_t)count * sizeof *copy);
   memcpy(damaged, parts[part].iov_base, parts[part].iov_len);
-  damaged[middle] ^= 0x10;
+  damaged[at] ^= 0x10;
   copy[part].iov_base = damaged;
   const ssize_t sent = real(fd, copy, count);
-  if (sent > 0 && (size_t)sent > before + middle) { /* else it comes once more */
-    least_bytes = 0;
+  if (sent > 0 && (size_t)sent > before + at) {
     ++flipped;
+  } else { /* it comes once more */
+    least_bytes = least;
   }
   free(copy);
   free(damaged);

@@ -35,6 +35,9 @@ CASES: dict[str, tuple[dict[str, Any], list[int]]] = {
     "feedback": ({"bits": 2.0, "error_feedback": True, "algorithm": "two_shot"}, [5]),
 }
 
+CODED = [("gg", 2.0), ("eg", 3.0), ("fixed", 4.0)]
+PLACES = (0, 1, 500)  # thousandths of the message: headers come first, lanes follow
+
 
 class Flipper:
     """What flip_bits.c offers."""
@@ -42,9 +45,11 @@ class Flipper:
     def __init__(self) -> None:
         self._library = ctypes.CDLL(None)
 
-    def arm(self, skip: int = 0, message: tuple[int, int] = SEGMENT) -> None:
+    def arm(
+        self, skip: int = 0, message: tuple[int, int] = SEGMENT, thousandths: int = 500
+    ) -> None:
         if dist.get_rank() == SENDER:
-            self._library.flip_message(*map(ctypes.c_long, (*message, skip)))
+            self._library.flip_message(*map(ctypes.c_long, (*message, skip, thousandths)))
 
     def flipped(self) -> int:
         return int(self._library.flipped_bits())
@@ -95,6 +100,22 @@ def without_checksum(flipper: Flipper) -> bool:
     return all(torch.equal(other, bits[0]) for other in bits)
 
 
+def coded_without_checksum(flipper: Flipper) -> dict[str, str]:
+    """What a flipped bit in a header, a table or a payload does: values that differ, or an error.
+
+    Empty texts where this rank got values.
+    """
+    errors = {}
+    for codec, bits in CODED:
+        for algorithm in ("one_shot", "two_shot"):
+            for place in PLACES:
+                case = Case(codec=codec, bits=bits, algorithm=algorithm)
+                flipper.arm(thousandths=place)
+                errors[f"{codec}, {algorithm}, {place}"] = case.error()
+                case.state.close()
+    return errors
+
+
 def with_a_wrong_size(flipper: Flipper) -> bool:
     """Without a checksum: is the result that of other calls? Gloo would end the process."""
     case = Case(snr_db=10.0, algorithm="two_shot")
@@ -131,6 +152,9 @@ def main() -> None:
         for name, (settings, messages) in CASES.items()
     }
     results["without"] = without_checksum(flipper)
+    before = flipper.flipped()
+    results["coded"] = coded_without_checksum(flipper)
+    results["flipped in coded"] = flipper.flipped() - before
     before = flipper.flipped()
     results["size"] = with_a_wrong_size(flipper)
     results["flipped in sizes"] = flipper.flipped() - before

@@ -71,6 +71,9 @@ def main() -> None:
             results["errors"].append(str(error))
             results.setdefault("error_seconds", time.monotonic() - began)
     Path(sys.argv[1], f"{rank}.json").write_text(json.dumps(results))
+    # Rank 0 holds the store that the others ask who is missing.
+    while rank == 0 and len(list(Path(sys.argv[1]).glob("*.json"))) < world:
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":

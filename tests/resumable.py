@@ -12,6 +12,7 @@ import datetime
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,12 @@ def last_step(folder: Path, world: int) -> int:
     return steps[-1]
 
 
+def wait_for_all(folder: Path, step: int, world: int) -> None:
+    """Until all have saved it: torchrun ends those who are still writing once one has died."""
+    while last_step(folder, world) < step:
+        time.sleep(0.01)
+
+
 def join() -> tuple[int, int, int]:
     """Rank, world size and attempt.
 
@@ -124,7 +131,10 @@ def main() -> None:
         run.state.load_state_dict(state)
         run.load_rest(rest)
     for step in range(begin, END):
-        run.step(step, die=attempt == 0 and rank == 1 and step == SAVED)
+        die = attempt == 0 and rank == 1 and step == SAVED
+        if die:
+            wait_for_all(folder, step, world)
+        run.step(step, die)
         torch.save([run.state.state_dict(), run.rest()], folder / f"half-{rank}")
         (folder / f"half-{rank}").rename(file_of(folder, step + 1, rank))
     torch.save(run.result(), folder / f"result-{rank}.pt")

@@ -26,6 +26,7 @@ from typing import Any, cast
 import pytest
 import torch
 from laboratory import BENCHMARKS, NAME, labs, needs_hosts, netlab
+from multihost.rendezvous import find_place
 
 pytest.importorskip("numpy", reason="torch's PowerSGD hook needs numpy")
 
@@ -427,7 +428,8 @@ def open_mpi(rank: int) -> dict[str, str]:
 
 
 def pmi(rank: int) -> dict[str, str]:
-    return {"PMI_RANK": str(rank), "PMI_SIZE": "2"}
+    values = {"PMI_RANK": rank, "PMI_SIZE": 2, "MPI_LOCALRANKID": rank, "MPI_LOCALNRANKS": 2}
+    return {name: str(value) for name, value in values.items()}
 
 
 def slurm(rank: int) -> dict[str, str]:
@@ -458,6 +460,20 @@ def test_a_launchers_variables(variables: Any, job: str, launcher: str, tmp_path
     assert [rank.code for rank in ended] == [0, 0], ended
     assert launcher_of(path) == launcher
     assert [row["world"] for row in rows_of(path)] == [2, 2]
+
+
+@needs_hosts
+def test_torchrun_on_hosts(tmp_path: Path) -> None:
+    """torchrun's own rendezvous between hosts, two ranks on each."""
+    path = tmp_path / "rows.json"
+    words = ["run", f"--name={NAME}-torchrun", "--hosts=2", "--rate=1gbit", "--no-probe", "--quiet"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes={hosts}"]
+    torchrun += ["--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint={head}:29511"]
+    command = [SCRIPT, *ONE_SIZE, "--schemes", "fp32", "gct-2", f"--json={path}"]
+    result = netlab(*words, "--", *torchrun, *command)
+    assert result.returncode == 0, result.stderr
+    # Twice as many ranks as processes that netlab has started.
+    assert [(row["world"], row["wrong"]) for row in rows_of(path)] == [(4, 0), (4, 0)]
 
 
 @needs_hosts
@@ -542,10 +558,51 @@ def test_variables_that_are_wrong(variables: dict[str, str], parts: list[str]) -
     assert_sentence(ended, *parts)
 
 
+@pytest.mark.parametrize(
+    ("variables", "parts"),
+    [
+        ({"SLURM_PROCID": "x"}, ["SLURM_PROCID must be a whole number", "'x'"]),
+        ({"SLURM_PROCID": "2"}, ["SLURM_PROCID must be below SLURM_NTASKS, 2"]),
+        ({"SLURM_NTASKS": "two"}, ["SLURM_NTASKS must be a whole number", "'two'"]),
+        ({"SLURM_LOCALID": "-1"}, ["SLURM_LOCALID must be a whole number from 0 on"]),
+    ],
+)
+def test_slurms_variables_that_are_wrong(variables: dict[str, str], parts: list[str]) -> None:
+    [ended] = start([{**slurm(0), **variables}], [*ONE_SIZE, "--timeout", "2"])
+    assert_sentence(ended, *parts)
+
+
+def test_mpirun_inside_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its helpers, one on each host, are Slurm's tasks; their ranks inherit Slurm's variables."""
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    helper = {**slurm(0), "SLURM_NTASKS": "1", "SLURM_STEP_NODELIST": "gpu[1-2]"}
+    place = find_place({**helper, **pmi(1)})
+    assert (place.rank, place.world, place.local_rank, place.local_world) == (1, 2, 1, 2)
+    # srun may set PMI's variables too.
+    assert find_place({**slurm(1), **pmi(1)}).launcher == "srun"
+
+
+def test_pmi_that_does_not_say_who_shares_a_host() -> None:
+    bare = {"PMI_RANK": "0", "PMI_SIZE": "2"}
+    [ended] = start([bare], ONE_SIZE, absent=["mpi4py"])
+    assert_sentence(ended, "not where rank 0 is", "set MASTER_ADDR")
+
+
 def test_a_launchers_variable_that_is_missing() -> None:
     for absent in ([], ["mpi4py"]):
         [ended] = start([{"OMPI_COMM_WORLD_RANK": "0"}], ONE_SIZE, absent=absent)
         assert_sentence(ended, "OMPI_COMM_WORLD_SIZE is not set")
+
+
+def test_files_that_differ_between_ranks(tmp_path: Path) -> None:
+    for name, shapes in {"a": [(8, 4), (4, 8)], "b": [(4, 8), (8, 4)], "c": [(8, 4)]}.items():
+        tensors = {f"{i}": torch.ones(shape) for i, shape in enumerate(shapes)}
+        torch.save(tensors, tmp_path / f"{name}0.pt")
+    for other, parts in (("b", ["in other shapes"]), ("c", ["has 1 with 32"])):
+        shutil.copy(tmp_path / f"{other}0.pt", tmp_path / "a1.pt")
+        ranks = torch_variables(2)
+        for ended in start(ranks, [*ONE_SIZE, "--input", f"{tmp_path}/a{{rank}}.pt"]):
+            assert_sentence(ended, "rank 0 has 2 with 64 elements and rank 1", *parts)
 
 
 def test_files_that_hold_something_else(tmp_path: Path) -> None:

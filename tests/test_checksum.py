@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flip_ranks import CASES, SENDER, WORLD
+from flip_ranks import CASES, CODED, PLACES, SENDER, WORLD
 
 import gct
 
@@ -78,6 +78,20 @@ def test_without_a_checksum_ranks_may_silently_differ(results: list[dict[str, An
     # More where the socket takes a message in parts: each part that begins with one is counted.
     assert flipped[2] >= bits
     assert flipped[:2] + flipped[3:] == [0, 0, 0]
+
+
+def test_a_flipped_bit_in_a_coded_segment_never_crashes(results: list[dict[str, Any]]) -> None:
+    """All four ended with their results, after values or an exception that says what's wrong."""
+    coded = [result["coded"] for result in results]
+    assert len(coded[0]) == len(CODED) * 2 * len(PLACES)
+    flipped = [result["flipped in coded"] for result in results]
+    assert flipped[2] >= len(coded[0])
+    for name, errors in ((name, [result[name] for result in coded]) for name in coded[0]):
+        for rank, error in enumerate(errors):
+            assert not error or f"failed on rank {rank} of 4" in error, name
+    # The first byte is of the magic: whoever receives it says so, and the others lose that rank.
+    for codec, _ in CODED:
+        assert any("can't be decoded" in result[f"{codec}, one_shot, 0"] for result in coded)
 
 
 def test_a_wrong_size_is_outvoted(results: list[dict[str, Any]]) -> None:

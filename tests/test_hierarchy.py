@@ -379,8 +379,8 @@ def losing_a_rank(rank: int, world: int, step: str, how: str) -> str:
         except RuntimeError as caught:
             error = f"step {state.step}: {caught}"
     # A step waits 2 s for the group's timeout and 2 s for others' reports at most, and so may the
-    # one that follows.
-    assert time.monotonic() - began < 8
+    # one that follows; the rest is for a busy machine.
+    assert time.monotonic() - began < 12
     return error
 
 

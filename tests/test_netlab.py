@@ -21,10 +21,18 @@ from multihost.errors import UserError
 def lab() -> Iterator[labs.Lab]:
     made = labs.create(NAME, 4, "200mbit")
     yield made
+    namespace = made.namespace(made.hosts[0])
+    sleeper = subprocess.Popen(["ip", "netns", "exec", namespace, "sleep", "60"])
+    assert wait_for(lambda: str(sleeper.pid) in pids_in(namespace))
     labs.destroy(NAME)
-    assert not labs.processes([]), "nothing is left to look into"
+    assert sleeper.wait(5) != 0, "what still runs on a host is ended"
     assert NAME not in labs.names()
     assert not list(Path("/etc/netns").glob(f"{NAME}-*"))
+
+
+def pids_in(namespace: str) -> list[str]:
+    shown = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, text=True)
+    return shown.stdout.split()
 
 
 def wait_for(condition: object, seconds: float = 20.0) -> bool:

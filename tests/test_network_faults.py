@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from pathlib import Path
 
 from laboratory import needs_hosts, netlab
@@ -18,7 +17,6 @@ HOSTS = 3
 def test_slowed_and_cut_links(tmp_path: Path) -> None:
     script = str(Path(__file__).with_name("netlab_faults.py"))
     hosts = [f"--name=gct-fault-{os.getpid()}", f"--hosts={HOSTS}", "--rate=200mbit"]
-    began = time.monotonic()
     result = netlab("run", *hosts, "--no-probe", "--", sys.executable, script, str(tmp_path))
     assert result.returncode == 0, result.stderr
     for rank in range(HOSTS):
@@ -37,4 +35,3 @@ def test_slowed_and_cut_links(tmp_path: Path) -> None:
             assert f"Dead, stuck or still waiting: rank {UNLUCKY}." in first
         # A job under way ends with the timeout, and the roll call takes up to 4 s.
         assert seen["error_seconds"] < TIMEOUT + 4.0 + 5.0
-    assert time.monotonic() - began < 70, "and all of them come to their end"

@@ -275,17 +275,20 @@ def test_calibration_is_of_this_machine() -> None:
 @pytest.mark.long
 def test_a_short_check_of_the_plan(tmp_path: Path) -> None:
     """On a machine that others use the errors are what they are: only that all is there."""
-    words = ["--hosts=2", "--rates=1gbit", "--seconds=0.3", f"--out={tmp_path}"]
+    words = ["--layouts=2x2", "--rates=1gbit", "--seconds=0.3", f"--out={tmp_path}"]
     command = [sys.executable, str(BENCHMARKS / "plan_check.py"), *words]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode in (0, 1), ended.stderr
     assert "allowed 25 %" in ended.stdout
     rows = json.loads((tmp_path / "plan.json").read_text())["rows"]
     assert len(rows) == 3 * 4
+    assert {row["layout"] for row in rows} == {"2x2"}
+    assert any("hierarchy" in row["scheme"] for row in rows)
     for row in rows:
         # Barriers and message headers.
         assert 0 <= row["counted_bytes"] - row["predicted_bytes"] < 0.01 * row["size"]
-        assert row["error"] == pytest.approx(row["predicted_seconds"] / row["measured_seconds"] - 1)
+        # A unit or a factor of the ranks that is wrong would be off by more.
+        assert 1 / 8 < row["predicted_seconds"] / row["measured_seconds"] < 8, row
     assert "Largest error" in (tmp_path / "plan.md").read_text()
 
 

@@ -166,6 +166,8 @@ def test_control_c_at_any_moment(ends: list[dict[str, Any]]) -> None:
     for end in ends:
         if end["how"] == "leave":
             continue
+        heard = ["KeyboardInterrupt" in output for output in end["outputs"]]
+        assert heard[0] if end["how"] == "interrupt one" else any(heard), end
         for rank, (status, output) in enumerate(zip(end["statuses"], end["outputs"], strict=True)):
             assert status in (1, -2), end
             if rank == 0 or end["how"] != "interrupt one":

@@ -47,12 +47,19 @@ def test_the_moment_of_a_loss_is_interpolated() -> None:
 
 def test_the_target_is_fp32s() -> None:
     base = Result(Case(2, "1gbit", SCHEMES["fp32"]), {}, [Point(1, 3.0, 1, 1), Point(2, 2.0, 2, 2)])
-    assert time_to_loss.target_of([result((9.0, 1, 1)), base]) == pytest.approx(2.01)
+    other = result((9.0, 1, 1), (1.0, 2, 2))
+    assert time_to_loss.target_of([other, base]) == pytest.approx(2.01)
+    for run in (other, base):
+        run.summary.update(wire_bytes_per_step=1, held_out_loss=1.0, seconds_per_step=1.0)
+    # fp32's seconds over the other's, in whatever order they were asked for.
+    expected = base.at(2.01, "seconds") / other.at(2.01, "seconds")
+    assert time_to_loss._row(other, [other, base])[4] == f"{expected:.2f}" != "1.00"
     assert time_to_loss.target_of([result((9.0, 1, 1))]) is None
 
 
 TINY = [
-    "width=32", "layers=1", "context=32", "eval-every=2", "eval-windows=32", "final-windows=32",
+    "width=32", "layers=1", "context=32", "warmup=1", "lr=0.02",
+    "eval-every=2", "eval-windows=32", "final-windows=32",
 ]  # fmt: skip
 
 
@@ -77,9 +84,7 @@ def test_a_short_run(
     # 0.12 MB a step and rank at 12.5 MB/s: the link must be seen in the time of a step.
     elements = content["environment"]["elements"]
     assert run["summary"]["seconds_per_step"] > 0.8 * (4 * elements - 16_384) / 12.5e6
-    assert (
-        run["seconds_to_target"] is None or run["seconds_to_target"] <= run["points"][-1]["seconds"]
-    )
+    assert 0 < run["seconds_to_target"] <= run["points"][-1]["seconds"], "its own loss and 0.5 %"
     assert (tmp_path / "time_to_loss.png").read_bytes().startswith(b"\x89PNG")
     assert "| 2 | 100mbit | fp32 |" in (tmp_path / "time_to_loss.md").read_text()
 

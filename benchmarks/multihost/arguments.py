@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from multihost.errors import WRONG_ARGUMENT, UserError
 
@@ -14,9 +14,9 @@ from multihost.errors import WRONG_ARGUMENT, UserError
 class Parser(argparse.ArgumentParser):
     """Shows the whole docstring as help, and of a wrong argument one sentence without the usage."""
 
-    def __init__(self, doc: str | None) -> None:
+    def __init__(self, doc: str | None = None, **options: Any) -> None:
         formatter = argparse.RawDescriptionHelpFormatter
-        super().__init__(description=doc, formatter_class=formatter)
+        super().__init__(description=doc, formatter_class=formatter, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(WRONG_ARGUMENT, f"{self.prog}: {message}: see --help.\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from multihost.bucket import Bucket
+from multihost.errors import UserError
 from multihost.inputs import Source
 from multihost.schemes import Reducer
 from multihost.wire import SocketCounter
@@ -76,6 +78,25 @@ class Row:
         return {**vars(self), **derived}
 
 
+def check_same_layout(source: Source, device: torch.device) -> None:
+    """Raises UserError if this rank's tensors have other shapes than another rank's.
+
+    A collective of tensors of unequal length ends the process, or never.
+    """
+    shapes = zlib.crc32(repr(source.shapes).encode())
+    mine = torch.tensor([source.values.numel(), len(source.shapes), shapes], device=device)
+    everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(everyone, mine)
+    for rank, other in enumerate(everyone):
+        if not torch.equal(other, everyone[0]):
+            (first, tensors, _), (numel, count, _) = everyone[0].tolist(), other.tolist()
+            raise UserError(
+                f"--input must have tensors of the same shapes on all ranks, but rank 0 has "
+                f"{tensors} with {first:,} elements and rank {rank} has {count} with {numel:,}"
+                + (" in other shapes." if numel == first else ".")
+            )
+
+
 class Bench:
     """What stays the same for all rows: this rank's values, the exact mean of all ranks' values."""
 
@@ -83,6 +104,7 @@ class Bench:
         self._source = source
         self._device = device
         self._effort = effort
+        check_same_layout(source, device)
         self._exact = source.values.double().to(device)
         dist.all_reduce(self._exact)
         self._exact /= dist.get_world_size()

@@ -45,6 +45,9 @@ class Place:
 def find_place(environ: Mapping[str, str] = os.environ) -> Place:
     """Read the launcher's variables; torchrun's first, then Open MPI's, Slurm's, PMI's.
 
+    Slurm's are those of mpirun's helpers, one on each host, where MPICH's or Intel's mpirun runs
+    inside of it: then PMI counts other ranks than Slurm does.
+
     Under an MPI launcher with mpi4py installed, MPI itself says the rank and spreads the address.
     ``MASTER_ADDR`` and ``MASTER_PORT`` override what would be derived.
 
@@ -55,9 +58,11 @@ def find_place(environ: Mapping[str, str] = os.environ) -> Place:
         return _from_torch(environ)
     if "OMPI_COMM_WORLD_RANK" in environ:
         return _from_mpi4py(environ, "mpirun") or _from_open_mpi(environ)
-    if {"SLURM_PROCID", "SLURM_STEP_ID"} <= environ.keys():  # without a step: a batch script
+    of_pmi = {"PMI_RANK", "PMI_SIZE"} <= environ.keys()
+    of_slurm = {"SLURM_PROCID", "SLURM_STEP_ID"} <= environ.keys()  # no step: a batch script
+    if of_slurm and not (of_pmi and environ["PMI_SIZE"] != _slurm_tasks(environ)):
         return _from_slurm(environ)
-    if {"PMI_RANK", "PMI_SIZE"} <= environ.keys():
+    if of_pmi:
         return _from_mpi4py(environ, "mpirun") or _from_pmi(environ)
     raise UserError(_NO_LAUNCHER)
 
@@ -105,16 +110,23 @@ def _from_pmi(environ: Mapping[str, str]) -> Place:
     rank, world = _rank_of(environ, "PMI_RANK", "PMI_SIZE")
     local_rank = _number(environ, "MPI_LOCALRANKID", rank)
     local_world = _number(environ, "MPI_LOCALNRANKS", world, least=1)
-    address = _address(environ, world == local_world, "mpirun")
+    one_host = "MPI_LOCALNRANKS" in environ and world == local_world
+    address = _address(environ, one_host, "mpirun")
     port = _port(environ, _port_of(environ.get("PMI_JOBID", "")))
     return Place(rank, world, local_rank, local_world, address, port, "mpirun, variables only")
 
 
+def _slurm_tasks(environ: Mapping[str, str]) -> str | None:
+    return environ.get("SLURM_STEP_NUM_TASKS") or environ.get("SLURM_NTASKS")
+
+
 def _from_slurm(environ: Mapping[str, str]) -> Place:
-    world = environ.get("SLURM_STEP_NUM_TASKS") or environ.get("SLURM_NTASKS")
+    world = _slurm_tasks(environ)
     nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST")
     if world is None:
         raise UserError("SLURM_NTASKS is not set: start the ranks with srun --ntasks N.")
+    name = "SLURM_STEP_NUM_TASKS" if environ.get("SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS"
+    rank, tasks = _rank_of(environ, "SLURM_PROCID", name)
     address = environ.get("MASTER_ADDR") or (first_host(nodes) if nodes else None)
     if address is None:
         raise UserError(_NO_ADDRESS.format(launcher="srun"))
@@ -122,9 +134,9 @@ def _from_slurm(environ: Mapping[str, str]) -> Place:
     # "2(x3),1": tasks on each node; what is needed is this node's number only where it is uniform.
     per_node = re.match(r"\d+", environ.get("SLURM_STEP_TASKS_PER_NODE", "1"))
     return Place(
-        int(environ["SLURM_PROCID"]),
-        int(world),
-        int(environ.get("SLURM_LOCALID", 0)),
+        rank,
+        tasks,
+        _number(environ, "SLURM_LOCALID", 0),
         int(per_node[0]) if per_node else 1,
         address,
         _port(environ, _port_of(job)),
