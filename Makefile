@@ -22,7 +22,7 @@ SHELL := /bin/bash
 SOURCES := $(shell find csrc cmake -type f) CMakeLists.txt setup.py pyproject.toml gct/_version.py
 CLANG_FORMATTED := $(shell find csrc tests/cpp tests/fuzz benchmarks/peers -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 PIP := pip --quiet --disable-pip-version-check
-# C++ tests with more than one thread: the others would only be slow under ThreadSanitizer.
+# C++ tests of threads; others use the same pool and would take minutes under ThreadSanitizer.
 THREADED := test_thread_pool|test_concurrency|test_piece_ring
 # Many tests are ranks that wait for each other. A file stays with one worker: its tests share what is slow to set up.
 TWO_AT_A_TIME := -n 2 --dist loadfile

@@ -19,6 +19,7 @@ import shlex
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,30 +131,31 @@ def markdown(content: dict[str, Any]) -> str:
     )
 
 
-def run_all(task: str, seeds: list[int], steps: int) -> dict[str, Any]:
+def run_all(task: str, seeds: list[int], steps: int) -> Iterator[dict[str, Any]]:
+    """What is finished, after each seed."""
     runs: dict[str, dict[int, dict[str, float]]] = {scheme: {} for scheme in SCHEMES}
-    for seed in seeds:
+    for i, seed in enumerate(seeds):
         for scheme, results in runs.items():
             results[seed] = run(task, scheme, seed, steps)
             print(f"{task}, {scheme}, seed {seed}: {results[seed]}", file=sys.stderr, flush=True)
-    return {
-        "task": task,
-        "command": shlex.join(["python", "benchmarks/task_rates.py", *sys.argv[1:]]),
-        "machine": f"{platform.platform()}, {os.cpu_count()} cores",
-        "seeds": seeds,
-        "steps": steps,
-        "runs": runs,
-    }
+        yield {
+            "task": task,
+            "command": shlex.join(["python", "benchmarks/task_rates.py", *sys.argv[1:]]),
+            "machine": f"{platform.platform()}, {os.cpu_count()} cores",
+            "seeds": seeds[: i + 1],
+            "steps": steps,
+            "runs": runs,
+        }
 
 
 def main() -> None:
     args = parse_arguments()
     args.out.mkdir(parents=True, exist_ok=True)
     for task in args.tasks:
-        content = run_all(task, args.seeds, args.steps or STEPS[task])
         path = args.out / f"task_rates_{task}"
-        path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
-        path.with_suffix(".md").write_text(markdown(content))
+        for content in run_all(task, args.seeds, args.steps or STEPS[task]):
+            path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+            path.with_suffix(".md").write_text(markdown(content))
         print(markdown(content))
 
 

@@ -180,6 +180,45 @@ def exact(rank: int, world: int) -> None:
             assert torch.equal(tensor, base * (world * (world + 1) / 2))
 
 
+def as_it_is(rank: int, world: int) -> None:
+    """float32 crosses without a segment: any bits, also where input and output share memory."""
+    torch.manual_seed(rank)
+    for numel in (0, 1, 7, 5000, 300_000):
+        bits = torch.randint(-(2**31), 2**31 - 1, (numel,), dtype=torch.int32)
+        values = bits.view(torch.float32).requires_grad_()
+        everyone = [torch.empty_like(bits) for _ in range(world)]
+        dist.all_gather(everyone, bits)
+        expected = torch.cat(everyone)
+        output = torch.empty(world * numel)
+        gct.all_gather(output, values, gct.Codec("raw"))
+        assert torch.equal(output.view(torch.int32), expected)
+        inside = torch.empty(world * numel)
+        own = inside[rank * numel : (rank + 1) * numel]
+        own.copy_(values.detach())
+        gct.all_gather(inside, own, gct.Codec("raw"))
+        assert torch.equal(inside.view(torch.int32), expected)
+
+        parts = torch.randn(world, numel)
+        everyone = [torch.empty_like(parts) for _ in range(world)]
+        dist.all_gather(everyone, parts)
+        # In the order of ranks, but for one's own, which comes first.
+        order = [rank, *(other for other in range(world) if other != rank)]
+        total = torch.zeros(numel)
+        for other in order:
+            total = total + everyone[other][rank]
+        output = torch.empty(numel)
+        gct.reduce_scatter(output, parts.view(-1), gct.Codec("raw"), "sum")
+        assert torch.equal(output, total)
+        own = parts[rank]
+        gct.reduce_scatter(own, parts.view(-1), gct.Codec("raw"), "sum")
+        assert torch.equal(own, total)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_what_is_raw_moves_as_it_is(world: int) -> None:
+    run_ranks(world, as_it_is)
+
+
 def test_raw_codec_adds_exactly() -> None:
     run_ranks(4, exact)
 

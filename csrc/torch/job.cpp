@@ -98,7 +98,9 @@ Job::Job(JobSpec job_spec, int world)
       numel(spec.input.numel()),
       extent(spec.collective == Collective::kReduceScatter ? numel / world : numel),
       in_place(dtype == DType::kFloat32),
-      slots_known(spec.codec.target == Target::kBits),
+      exact(spec.codec.kind == Kind::kRaw && in_place && !spec.checksum &&
+            spec.collective != Collective::kAllReduce),
+      slots_known(exact || spec.codec.target == Target::kBits),
       sent(runs.num_runs()),
       reduced(runs.num_runs()) {
   check_tensor(spec.input, "the tensor");

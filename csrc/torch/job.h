@@ -96,7 +96,8 @@ struct Job {
   int64_t numel = 0;         // of the input
   int64_t extent = 0;        // elements that slices cut up: numel, or numel / W for reduce_scatter
   bool in_place = false;     // float32: results are computed in the tensor itself
-  bool slots_known = false;  // segment sizes follow from the layout, no exchange of sizes
+  bool exact = false;        // float32 as it is crosses the wire, without a segment around it
+  bool slots_known = false;  // message sizes follow from the layout, no exchange of sizes
   std::string refusal;  // not empty: nothing was sent, and this is why; front thread, then back
   std::string damage;   // not empty: a checksum was wrong, and whose; back thread
   RunAverages sent;     // of this rank's own values; front thread

@@ -56,7 +56,7 @@ Link::Link(const std::string& upward, const std::string& downward, int tag, Wire
 }
 
 void Link::expect(Exchange& exchange) {
-  exchange.recv.reserve(total(exchange.recv_bytes));
+  if (exchange.recv_to.empty()) exchange.recv.reserve(total(exchange.recv_bytes));
   exchange.expected = true;
   post(exchange, &Link::post_receives);
 }
@@ -91,7 +91,7 @@ void Link::post_receives(Exchange& exchange) {
   int64_t begin = 0;
   for (int sender = 0; sender < size_; ++sender) {
     const int64_t bytes = exchange.recv_bytes[static_cast<size_t>(sender)];
-    std::vector<at::Tensor> part{exchange.recv.view(begin, bytes)};
+    std::vector<at::Tensor> part{exchange.to_receive(sender, begin)};
     if (bytes > 0) keep(exchange, way(sender, rank_).recv(part, sender, tag_));
     begin += bytes;
   }
@@ -103,7 +103,7 @@ void Link::post_sends(Exchange& exchange) {
     const int receiver = (rank_ + distance) % size_;
     const auto part = exchange.send_bytes.begin() + receiver;
     const int64_t begin = std::accumulate(exchange.send_bytes.begin(), part, int64_t{0});
-    std::vector<at::Tensor> segment{exchange.send.view(begin, *part)};
+    std::vector<at::Tensor> segment{exchange.to_send(receiver, begin)};
     if (*part > 0) keep(exchange, way(rank_, receiver).send(segment, receiver, tag_));
   }
 }

@@ -26,6 +26,9 @@ struct Closed : std::runtime_error {
 // after the other in rank order; a rank sends nothing to itself.
 struct Exchange {
   ByteBuffer send, recv;
+  // Messages that lie elsewhere, one a rank: nothing is copied to `send` or from `recv`. Else
+  // empty.
+  std::vector<at::Tensor> send_from, recv_to;
   std::vector<int64_t> send_bytes, recv_bytes;  // one a rank, 0 for this one
   int64_t own_bytes =
       0;  // where all ranks get the same segment: its size, it stands first in `send`
@@ -35,6 +38,15 @@ struct Exchange {
   int posting = 0;           // halves that the wire thread has not handed over yet
   std::exception_ptr error;  // why it couldn't
   std::vector<c10::intrusive_ptr<c10d::Work>> works;  // on their way
+
+  at::Tensor to_send(int receiver, int64_t begin) const {
+    const auto r = static_cast<size_t>(receiver);
+    return send_from.empty() ? send.view(begin, send_bytes[r]) : send_from[r];
+  }
+  at::Tensor to_receive(int sender, int64_t begin) const {
+    const auto s = static_cast<size_t>(sender);
+    return recv_to.empty() ? recv.view(begin, recv_bytes[s]) : recv_to[s];
+  }
 
   int64_t capacity_bytes() const { return send.capacity_bytes() + recv.capacity_bytes(); }
 };

@@ -23,8 +23,12 @@ int64_t Shots::capacity_bytes() const {
 
 void Shots::encode(Flight& flight, bool expect) {
   const Job& job = *flight.job;
+  flight.first->send_from.clear();
+  flight.first->recv_to.clear();
   set_first_sizes(flight);
+  if (job.exact) hand_over_exact(flight);
   if (expect && job.slots_known) first_->expect(*flight.first);
+  if (job.exact) return;
   if (job.two_shot()) {
     encode_chunks(flight);
   } else {
@@ -39,14 +43,19 @@ void Shots::set_first_sizes(Flight& flight) {
   const DType dtype = job.has_residual() ? DType::kFloat32 : job.dtype;
   const Range range = job.two_shot() ? flight.chunks[self] : flight.range;
   std::vector<int64_t>& bytes = flight.first->recv_bytes;
-  bytes.assign(static_cast<size_t>(size()), front_.slot_bytes(job, range, dtype));
+  const int64_t exact_bytes = range.numel() * int64_t{sizeof(float)};
+  bytes.assign(static_cast<size_t>(size()),
+               job.exact ? exact_bytes : front_.slot_bytes(job, range, dtype));
   bytes[self] = 0;
 }
 
 void Shots::send(Flight& flight) { start(*flight.job, *flight.first, *first_); }
 
 void Shots::receive(Flight& flight) {
-  if (flight.job->spec.collective == Collective::kAllGather) {
+  const bool gather = flight.job->spec.collective == Collective::kAllGather;
+  if (flight.job->exact) {
+    gather ? place_exact(flight) : add_exact(flight);
+  } else if (gather) {
     place_all(flight);
   } else if (flight.job->two_shot()) {
     receive_chunk(flight);

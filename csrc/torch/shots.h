@@ -5,7 +5,8 @@
 // what it decodes to its own exact values, divides once, encodes the result and sends it round
 // (shot 2); everybody, the owner too, decodes the owner's bytes. In one shot: every rank sends one
 // segment of the whole slice to all, everybody decodes and adds all of them, its own too, in rank
-// order. Reduce-scatter is shot 1 of the first, all-gather the second without adding.
+// order. Reduce-scatter is shot 1 of the first, all-gather the second without adding; either may
+// be exact (job.exact).
 //
 // Every rank ends with the same bits: what it holds comes from the same bytes by the same
 // operations in the same order.
@@ -69,6 +70,10 @@ class Shots {
   void encode_whole(Flight& flight);
   void add_whole(Flight& flight);
   void place_all(Flight& flight);
+
+  void hand_over_exact(Flight& flight);
+  void add_exact(Flight& flight);
+  void place_exact(Flight& flight);
 
   void add_gradient(const Job& job, Range range);
   void keep_error(const Job& job, Range range, const uint8_t* wire, int64_t bytes, float factor,

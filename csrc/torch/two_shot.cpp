@@ -51,8 +51,8 @@ float* Shots::begin_sum(const Flight& flight, Range own) {
   if (job.has_residual()) {
     const float* values = job.residual_at(own.begin);
     std::copy(values, values + own.numel(), sum);
-  } else if (scatter || !job.in_place) {
-    to_float(job.dtype, job.input_at(own.begin), sum, own.numel());
+  } else if (const void* values = job.input_at(own.begin); values != sum) {
+    to_float(job.dtype, values, sum, own.numel());
   }
   return sum;
 }
