@@ -306,7 +306,11 @@ def test_a_rank_with_another_model() -> None:
     """DDP itself refuses it, on that rank; the others lose their peer."""
     *others, (last, _) = run_ranks(3, start_unlike, "model", group_timeout=TIMEOUT, timeout=40.0)
     assert "not to match" in last or "sizes" in last
-    assert all(seconds < IN_TIME for _, seconds in others)
+    for error, seconds in others:
+        assert seconds < IN_TIME
+        # Not whose model differs: that is DDP's own check, which that rank alone hears of. Whoever
+        # has come to its first pass by then is told by gct, the others by Gloo.
+        assert "is every rank at its first backward pass?" in error or "onnection" in error, error
 
 
 def test_a_rank_without_the_hook() -> None:
