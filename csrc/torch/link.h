@@ -26,8 +26,7 @@ struct Closed : std::runtime_error {
 // after the other in rank order; a rank sends nothing to itself.
 struct Exchange {
   ByteBuffer send, recv;
-  // Messages that lie elsewhere, one a rank: nothing is copied to `send` or from `recv`. Else
-  // empty.
+  // Where messages are, one a rank, if they don't stand one after the other in these. Else empty.
   std::vector<at::Tensor> send_from, recv_to;
   std::vector<int64_t> send_bytes, recv_bytes;  // one a rank, 0 for this one
   int64_t own_bytes =

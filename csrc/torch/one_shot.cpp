@@ -13,11 +13,11 @@ void Shots::encode_whole(Flight& flight) {
   const void* data = job.has_residual() ? job.residual_at(range.begin) : job.input_at(range.begin);
 
   const int64_t slot = front_.slot_bytes(job, range, dtype);
-  uint8_t* out = exchange.send.reserve(slot * (size() - 1));
+  uint8_t* out = exchange.send.reserve(slot);
   const auto stream = static_cast<uint64_t>(rank());
   exchange.own_bytes = front_.encode(job, range, data, dtype, stream, out, &job.sent);
   if (job.has_residual()) keep_error(job, range, out, exchange.own_bytes, 1.0f, front_);
-  copy_to_all(exchange);
+  send_to_all(exchange);
 }
 
 void Shots::add_whole(Flight& flight) {

@@ -69,17 +69,14 @@ void Shots::wait(Exchange& exchange, Link& link) {
   link.wait(exchange);
 }
 
-// Prepares the segment in exchange.send[0, own_bytes) for every other rank. An all-gather of equal
-// slots would pad all of them to the largest, and raw runs make chunks differ; this one moves the
-// exact bytes in one hop and costs W - 2 copies of a short segment.
-void Shots::copy_to_all(Exchange& exchange) const {
-  uint8_t* copy = exchange.send.data();
-  exchange.send_bytes.assign(static_cast<size_t>(size()), exchange.own_bytes);
+// Every other rank gets the segment in exchange.send[0, own_bytes). An all-gather of equal slots
+// would pad all of them to the largest, and raw runs make chunks differ; this moves the exact bytes
+// in one hop.
+void Shots::send_to_all(Exchange& exchange) const {
+  const auto world = static_cast<size_t>(size());
+  exchange.send_bytes.assign(world, exchange.own_bytes);
   exchange.send_bytes[static_cast<size_t>(rank())] = 0;
-  for (int others = size() - 2; others > 0 && exchange.own_bytes > 0; --others) {
-    copy += exchange.own_bytes;
-    memcpy(copy, exchange.send.data(), static_cast<size_t>(exchange.own_bytes));
-  }
+  exchange.send_from.assign(world, exchange.send.view(0, exchange.own_bytes));
 }
 
 void Shots::start(const Job& job, Exchange& exchange, Link& link) {
@@ -120,11 +117,11 @@ void Shots::keep_error(const Job& job, Range range, const uint8_t* wire, int64_t
 void Shots::check_same(const Job& job) {
   const at::Tensor& result = job.spec.output.defined() ? job.spec.output : job.spec.input;
   const uint64_t mine = hash_bytes(result.data_ptr(), static_cast<int64_t>(result.nbytes()));
-  store_le<uint64_t>(hashes_.send.reserve((size() - 1) * int64_t{sizeof mine}), mine);
+  store_le<uint64_t>(hashes_.send.reserve(int64_t{sizeof mine}), mine);
   hashes_.own_bytes = sizeof mine;
   hashes_.recv_bytes.assign(static_cast<size_t>(size()), sizeof mine);
   hashes_.recv_bytes[static_cast<size_t>(rank())] = 0;
-  copy_to_all(hashes_);
+  send_to_all(hashes_);
   second_->start(hashes_);
   wait(hashes_, *second_);
   const uint8_t* in = hashes_.recv.data();

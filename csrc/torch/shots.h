@@ -78,7 +78,7 @@ class Shots {
   void add_gradient(const Job& job, Range range);
   void keep_error(const Job& job, Range range, const uint8_t* wire, int64_t bytes, float factor,
                   SegmentCoder& coder);
-  void copy_to_all(Exchange& exchange) const;
+  void send_to_all(Exchange& exchange) const;
   void start(const Job& job, Exchange& exchange, Link& link);
   void wait(Exchange& exchange, Link& link);
   void exchange_sizes(Exchange& exchange, Link& link);

@@ -97,7 +97,7 @@ void Shots::send_result(Flight& flight, Range own, const float* mean) {
   Job& job = *flight.job;
   Exchange& exchange = *flight.second;
   const int64_t slot = back_.slot_bytes(job, own, DType::kFloat32);
-  uint8_t* out = exchange.send.reserve(slot * (size() - 1));
+  uint8_t* out = exchange.send.reserve(slot);
   exchange.own_bytes =
       back_.encode(job, own, mean, DType::kFloat32, stream(rank(), 1), out, &job.reduced);
   if (job.has_residual()) {
@@ -106,7 +106,7 @@ void Shots::send_result(Flight& flight, Range own, const float* mean) {
     const float factor = job.spec.mean ? static_cast<float>(size()) : 1.0f;
     keep_error(job, own, out, exchange.own_bytes, factor, back_);
   }
-  copy_to_all(exchange);
+  send_to_all(exchange);
   start(job, exchange, *second_);
 }
 
