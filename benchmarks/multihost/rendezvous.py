@@ -60,7 +60,7 @@ def find_place(environ: Mapping[str, str] = os.environ) -> Place:
         return _from_mpi4py(environ, "mpirun") or _from_open_mpi(environ)
     of_pmi = {"PMI_RANK", "PMI_SIZE"} <= environ.keys()
     of_slurm = {"SLURM_PROCID", "SLURM_STEP_ID"} <= environ.keys()  # no step: a batch script
-    if of_slurm and not (of_pmi and environ["PMI_SIZE"] != _slurm_tasks(environ)):
+    if of_slurm and not (of_pmi and environ["PMI_SIZE"] != environ.get(_slurm_tasks(environ))):
         return _from_slurm(environ)
     if of_pmi:
         return _from_mpi4py(environ, "mpirun") or _from_pmi(environ)
@@ -116,17 +116,17 @@ def _from_pmi(environ: Mapping[str, str]) -> Place:
     return Place(rank, world, local_rank, local_world, address, port, "mpirun, variables only")
 
 
-def _slurm_tasks(environ: Mapping[str, str]) -> str | None:
-    return environ.get("SLURM_STEP_NUM_TASKS") or environ.get("SLURM_NTASKS")
+def _slurm_tasks(environ: Mapping[str, str]) -> str:
+    """The variable that says how many ranks there are: the step's, else the job's."""
+    return "SLURM_STEP_NUM_TASKS" if environ.get("SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS"
 
 
 def _from_slurm(environ: Mapping[str, str]) -> Place:
-    world = _slurm_tasks(environ)
+    tasks = _slurm_tasks(environ)
     nodes = environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST")
-    if world is None:
+    if tasks not in environ:
         raise UserError("SLURM_NTASKS is not set: start the ranks with srun --ntasks N.")
-    name = "SLURM_STEP_NUM_TASKS" if environ.get("SLURM_STEP_NUM_TASKS") else "SLURM_NTASKS"
-    rank, tasks = _rank_of(environ, "SLURM_PROCID", name)
+    rank, world = _rank_of(environ, "SLURM_PROCID", tasks)
     address = environ.get("MASTER_ADDR") or (first_host(nodes) if nodes else None)
     if address is None:
         raise UserError(_NO_ADDRESS.format(launcher="srun"))
@@ -135,7 +135,7 @@ def _from_slurm(environ: Mapping[str, str]) -> Place:
     per_node = re.match(r"\d+", environ.get("SLURM_STEP_TASKS_PER_NODE", "1"))
     return Place(
         rank,
-        tasks,
+        world,
         _number(environ, "SLURM_LOCALID", 0),
         int(per_node[0]) if per_node else 1,
         address,
