@@ -1,6 +1,6 @@
 """Is gct.plan right? Its predictions against all-reduces measured over netlab's links (root).
 
-    python benchmarks/plan_check.py                                 # about 9 minutes
+    python benchmarks/plan_check.py                                 # about 6 minutes
     python benchmarks/plan_check.py --layouts 2 --rates 1gbit --seconds 1
 
 For each layout (4: hosts with a rank each; 2x2: hosts x ranks on each) and rate it makes the hosts,

@@ -3,6 +3,8 @@
     python examples/collect_gradients.py --out build/pairs --at 99 100   # two steps in a row
     python benchmarks/side_information.py build/pairs/grad_step{99,100}.pt
 
+Or of another model: benchmarks/task_gradients.py finetune --at 9 10, digits --at 99 100.
+
 Entropies in bits per element of the second file's matrices, at a step that leaves --snr dB. No
 tables, headers or lanes: what an ideal coder needs that knows the frequencies, so each saving is a
 bound. A matrix' columns are taken as they are. Each block's scale class (half an octave of its mean

@@ -151,7 +151,8 @@ def reduce_scatter(
     Args:
         output: as many elements as ``input`` has per rank, the same dtype, contiguous.
         input: float32, bfloat16, float16 or float64, on the CPU, contiguous; its elements in
-            memory order are the parts for rank 0, 1, ... . Stays what it is.
+            memory order are the parts for rank 0, 1, ... . Stays what it is, but for this rank's
+            part if that is ``output`` itself; it must share no other memory with it.
         codec, op, group, async_op: as in :func:`all_reduce`.
 
     Returns:
