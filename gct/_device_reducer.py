@@ -128,6 +128,7 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
         ("step", (None,)),  # sizes would have to be known beforehand: no less than raw
         ("error_feedback", (False, "auto")),
         ("low_rank", (0,)),
+        ("element_scales", (False,)),
         ("effort", ("normal",)),
         ("rate_weight", (0,)),
         ("hierarchy", ("auto", "off")),

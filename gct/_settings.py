@@ -32,8 +32,14 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         value = settings[name]
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise ValueError(f"{name} must be a whole number from 0 on, got {value!r}")
-    if not isinstance(settings["checksum"], bool):
-        raise ValueError(f"checksum must be True or False, got {settings['checksum']!r}")
+    for name in ("checksum", "element_scales"):
+        if not isinstance(settings[name], bool):
+            raise ValueError(f"{name} must be True or False, got {settings[name]!r}")
+    if settings["element_scales"] and settings["error_feedback"] is True:
+        raise ValueError(
+            "element_scales and error_feedback don't go together: what was left out is in units of "
+            "one step's scales, and the next step has others"
+        )
     if settings["algorithm"] not in ("auto", "one_shot", "two_shot"):
         raise ValueError(
             f"algorithm must be auto, one_shot or two_shot, got {settings['algorithm']!r}"

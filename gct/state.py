@@ -16,6 +16,7 @@ from gct._channel import Algorithm, check_backend, resolve_group
 from gct._checks import plain_number
 from gct._device_channel import DEVICE_DTYPES
 from gct._device_reducer import DeviceReducer
+from gct._element_scales import ElementScales, Part, multiply_after
 from gct._hosts import HierarchySetting, check_hierarchy
 from gct._parameters import Layout, ParameterKeys, Residuals, describe, make_layout
 from gct._rate_term import RateSettings, RateTerm
@@ -59,6 +60,13 @@ class GCTState:
         allocation: how steps of the quantizer follow scales; see :class:`gct.Codec`.
         low_rank: largest rank of matrices' low-rank parts, 0 for none; see :class:`gct.Codec`.
             They lower the squared error, and yet they hurt AdamW at equal bytes: measured.
+        element_scales: divide each gradient by the root mean square that its elements had in
+            earlier steps, as far as the reduced gradients tell, before it is encoded, and multiply
+            by it afterwards, so that the error follows each element's own size. Nothing is sent for
+            it. Below 2 bits it takes a half to two thirds of the loss that compression costs with
+            AdamW, and more with SGD, on the models measured. Costs 4 bytes per element and, at the
+            end of each bucket, time; statistics are then of the scaled gradients. Not together with
+            error_feedback.
         effort: ``"high"``: less error at the same bits, for many times the time in the encoder; see
             :class:`gct.Codec`. No benefit for training has been measured. With ``codec="auto"`` its
             time counts in what is measured.
@@ -96,10 +104,10 @@ class GCTState:
     or Inf anywhere comes out non-finite on all ranks, so that a GradScaler skips the step.
 
     On a GPU gradients are float32, bfloat16 or float16, and the codec is of kind ``"gg"`` with
-    bits, ``"fixed"`` or ``"raw"``; error_feedback, low_rank, effort, rate_weight, a monitor and a
-    hierarchy are for CPU gradients in this version (``"auto"`` is off), and the first bucket raises
-    ValueError where they are set. Errors that only the device sees make a bucket NaN and are raised
-    by the hook's next call.
+    bits, ``"fixed"`` or ``"raw"``; error_feedback, low_rank, element_scales, effort, rate_weight, a
+    monitor and a hierarchy are for CPU gradients in this version (``"auto"`` is off), and the first
+    bucket raises ValueError where they are set. Errors that only the device sees make a bucket NaN
+    and are raised by the hook's next call.
 
     Pickling and copying leave the process group, the monitor and the statistics out; the copy uses
     the default group.
@@ -121,6 +129,7 @@ class GCTState:
         error_feedback: bool | Literal["auto"] = "auto",
         allocation: str | float = "auto",
         low_rank: int = 0,
+        element_scales: bool = False,
         effort: Effort = "normal",
         start_step: int = 2,
         min_numel: int = 1024,
@@ -142,6 +151,7 @@ class GCTState:
             "error_feedback": error_feedback,
             "allocation": allocation,
             "low_rank": low_rank,
+            "element_scales": element_scales,
             "effort": effort,
             "start_step": start_step,
             "min_numel": min_numel,
@@ -184,6 +194,7 @@ class GCTState:
         self._keys = ParameterKeys(model)
         self._residuals = Residuals(self._keys)
         self._saved_at = Place()  # whose the loaded residuals are
+        self._scales = ElementScales(self._keys, self.min_numel) if element_scales else None
         self._rate_term = RateTerm(self._keys, rate_settings) if rate_weight else None
         self._layouts: dict[int, Layout] = {}
         self._open = True  # the first step: parameters may still be new
@@ -205,11 +216,15 @@ class GCTState:
         parameters = bucket.parameters()
         buffer = bucket.buffer()
         layout = self._enter(index, parameters, f"bucket {index}", buffer.device)
+        parts = self._scaled_parts(parameters, buffer)
+        divided = self._divide(parts)
         regroup = self._regroup
         if regroup is None or regroup.passes(layout.parameters, buffer):
             future = self._reduce_as(index, parameters, layout, buffer, len(self._seen))
         else:
             future = regroup.hold(index, layout.parameters, parameters, buffer)
+        if parts:
+            future = multiply_after(future, parts, divided)
         if self._rate_term is not None:
             future = self._rate_term.after(future, bucket)
         if bucket.is_last():
@@ -258,6 +273,8 @@ class GCTState:
             self._end_step()
         layout = self._enter(index, [parameter], "a parameter", gradient.device)
         name = f"parameter {layout.keys[0]}"
+        parts = self._scaled_parts([parameter], gradient)
+        divided = self._divide(parts)
         if self._goes_plain(gradient) or layout.runs[0].raw:
             reduced = self._reduce_plain(gradient, name).wait()
         else:
@@ -266,6 +283,8 @@ class GCTState:
             )
             number = len(self._seen)
             reduced = self._reduce(gradient, layout, index, residual, name, number).wait()
+        for part, was_divided in zip(parts, divided, strict=True):
+            part.multiply(was_divided)
         if self._rate_term is not None:
             self._rate_term.add_to(reduced, parameter)
         return reduced
@@ -305,8 +324,8 @@ class GCTState:
     def state_dict(self, *, flat: bool = False) -> dict[str, Any]:
         """What a resumed run needs to go on with the same bits: see docs/reliability.md.
 
-        The step, this rank's residuals, the rate term's memory, the buckets and what
-        ``codec="auto"`` has chosen. Residuals differ
+        The step, this rank's residuals, the elements' scales, the rate term's memory, the buckets
+        and what ``codec="auto"`` has chosen. Residuals differ
         from rank to rank: with error feedback every rank saves its own. The rest is the same on all
         ranks.
 
@@ -322,6 +341,7 @@ class GCTState:
             "settings": dict(self._settings),
             **here._asdict(),
             "residuals": self._residuals.state_dict(complete=self.error_feedback),
+            "element_scales": self._scales.state_dict() if self._scales is not None else {},
             "rate_term": self._rate_term.state_dict() if self._rate_term is not None else {},
             "buckets": [list(keys) for keys in self._buckets],
             "appeared": self._keys.appeared(),
@@ -376,6 +396,13 @@ class GCTState:
         self._choice = saved.get("choice")
         if self.error_feedback and self.step > self.start_step and not saved["residuals"]:
             _logger.warning("gct: the checkpoint has no residuals: error feedback begins anew")
+        if self._scales is not None:
+            scales = saved.get("element_scales", {})
+            self._scales.load_state_dict(scales)
+            if self.step and not scales:
+                _logger.warning(
+                    "gct: the checkpoint has no scales of elements: they are learned anew"
+                )
         if self._rate_term is not None:
             memory = saved.get("rate_term", {})
             self._rate_term.load_state_dict(memory)
@@ -396,14 +423,18 @@ class GCTState:
 
     def _warn_of_unclaimed(self) -> None:
         """At the end of a resumed run's first step, when all parameters have been there."""
-        keys = self._residuals.unclaimed()
-        if keys:
-            _logger.warning(
-                "gct: the checkpoint's residuals of %d parameters have no parameter here, such as "
-                "%r: was its state made with model= and this one without, or the reverse?",
-                len(keys),
-                keys[0],
-            )
+        memories = {"residuals": self._residuals.unclaimed()}
+        if self._scales is not None:
+            memories["scales"] = self._scales.unclaimed()
+        for what, keys in memories.items():
+            if keys:
+                _logger.warning(
+                    "gct: the checkpoint's %s of %d parameters have no parameter here, such as %r: "
+                    "was its state made with model= and this one without, or the reverse?",
+                    what,
+                    len(keys),
+                    keys[0],
+                )
 
     def _drop_residuals_of_others(self) -> None:
         """Those that another rank, or this one among other hosts, has saved."""
@@ -443,6 +474,8 @@ class GCTState:
         layout = f"at step {self.step} {describe(parameters)}"
         if self._regroup is not None:
             layout += f" of a checkpoint with buckets {self._regroup.buckets}"
+        if self._scales is not None:
+            layout += f", scales of elements {self._scales.describe(parameters)}"
         reducer.agree(f"{what} of step {self.step}", layout)
 
     def _end_step(self, buckets: Buckets | None = None) -> None:
@@ -490,9 +523,24 @@ class GCTState:
             self._drop_residuals_of_others()
         return self._reducer
 
-    def _goes_plain(self, buffer: Tensor) -> bool:
+    def _scaled_parts(self, parameters: Sequence[Tensor], buffer: Tensor) -> list[Part]:
+        """What element_scales deals with in a bucket, or in a single gradient."""
+        if self._scales is None or not self._can_encode(buffer) or not buffer.is_contiguous():
+            return []
+        if self._open_reducer().plain_kind is not None:
+            return []
+        return self._scales.parts(parameters, buffer)
+
+    def _divide(self, parts: Sequence[Part]) -> list[bool]:
+        """Each gradient by its elements' scales, where it is compressed; whether it was."""
+        return [self.step >= self.start_step and part.divide() for part in parts]
+
+    def _can_encode(self, buffer: Tensor) -> bool:
         dtypes = _CODEC_DTYPES if buffer.device.type == "cpu" else DEVICE_DTYPES
-        if buffer.dtype not in dtypes or buffer.layout != torch.strided:
+        return buffer.dtype in dtypes and buffer.layout == torch.strided
+
+    def _goes_plain(self, buffer: Tensor) -> bool:
+        if not self._can_encode(buffer):
             if not self._warned:
                 self._warned = True
                 _logger.warning(

@@ -22,6 +22,8 @@ import gct
 from gct._regroup import Regroup
 from gct._state_dict import flatten, unflatten
 
+SCALES = {"element_scales": True, "error_feedback": False}  # they don't go together
+
 # ---- ways to save, each a function (state, folder) -> a function that loads
 
 Load = Callable[[gct.GCTState], None]
@@ -95,6 +97,12 @@ def resumed(rank: int, world: int, folder: str, way: str, settings: dict[str, An
         (2, "by_distributed_checkpoint", {"rate_weight": 0.0, "error_feedback": False}),
         (2, "by_pickle", {"named": False}),
         (2, "by_pickle", {}),
+        (2, "by_torch_save", SCALES),
+        (3, "by_torch_save", {**SCALES, "named": False}),
+        (2, "by_torch_save", {**SCALES, "ddp": {"static_graph": True, "bucket_cap_mb": 0.005}}),
+        (2, "by_safetensors", SCALES),
+        (2, "by_distributed_checkpoint", {**SCALES, "rate_weight": 0.0}),
+        (2, "by_pickle", SCALES),
     ],
 )
 def test_a_resumed_run_has_the_same_bits(
@@ -103,27 +111,38 @@ def test_a_resumed_run_has_the_same_bits(
     run_ranks(world, resumed, str(tmp_path), way, settings)
 
 
-def what_matters(rank: int, world: int) -> None:
+def what_matters(
+    rank: int, world: int, settings: dict[str, Any], parts: list[dict[str, Any]]
+) -> None:
     """Each part of a checkpoint, left out, would show in the result."""
-    first = Run()
+    first = Run(**settings)
     first.steps(0, SAVED)
     saved, rest = first.state.state_dict(), first.rest()
     first.steps(SAVED, END)
-    for without in ({"step": SAVED + 1}, {"residuals": {}}, {"rate_term": {}}, {"buckets": []}):
-        second = Run()
+    for without in parts:
+        second = Run(**settings)
         second.load_rest(rest)
         second.state.load_state_dict({**saved, **without})
         second.steps(SAVED, END)
         assert not torch.equal(second.result(), first.result()), without
 
 
-def test_the_parts_of_a_checkpoint_matter() -> None:
-    run_ranks(2, what_matters)
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({}, [{"step": SAVED + 1}, {"residuals": {}}, {"rate_term": {}}, {"buckets": []}]),
+        (SCALES, [{"element_scales": {}}]),
+    ],
+)
+def test_the_parts_of_a_checkpoint_matter(
+    settings: dict[str, Any], parts: list[dict[str, Any]]
+) -> None:
+    run_ranks(2, what_matters, settings, parts)
 
 
-def in_one_process(rank: int, world: int) -> None:
+def in_one_process(rank: int, world: int, settings: dict[str, Any]) -> None:
     """Back to an earlier step without a new DDP."""
-    run = Run()
+    run = Run(**settings)
     run.steps(0, SAVED)
     saved, rest = run.state.state_dict(), run.rest()
     run.steps(SAVED, END)
@@ -134,8 +153,9 @@ def in_one_process(rank: int, world: int) -> None:
     assert torch.equal(run.result(), result)
 
 
-def test_back_to_an_earlier_step() -> None:
-    run_ranks(2, in_one_process)
+@pytest.mark.parametrize("settings", [{}, SCALES])
+def test_back_to_an_earlier_step(settings: dict[str, Any]) -> None:
+    run_ranks(2, in_one_process, settings)
 
 
 def lost_at_the_resume(rank: int, world: int) -> str:

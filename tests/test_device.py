@@ -403,6 +403,7 @@ def test_training_learns_as_without_compression() -> None:
         {"step": 0.5},
         {"error_feedback": True},
         {"rate_weight": 0.1},
+        {"element_scales": True},
         {"low_rank": 2, "allocation": "mse"},
         {"effort": "high"},
         {"hierarchy": 2},
