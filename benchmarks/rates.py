@@ -4,9 +4,9 @@
     python benchmarks/rates.py --seeds 1 2 3 --only adamw-2-relative adamw-1.2-relative
 
 For each optimizer float32; every rate with every allocation; and every rate with error feedback,
-with stochastic rounding, and with both, at the default allocation. Two processes over Gloo, one run
-after the other; a run whose log was finished with the same command is not repeated. Writes
-docs/results/rates.md, .json and .png after each run.
+with stochastic rounding, with both, and with elements' scales, at the default allocation. Two
+processes over Gloo, one run after the other; a run whose log was finished with the same command is
+not repeated. Writes docs/results/rates.md, .json and .png after each run.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ VARIANTS = {
     "feedback": ("--error-feedback=on",),
     "stochastic": ("--rounding=stochastic",),
     "feedback-stochastic": ("--error-feedback=on", "--rounding=stochastic"),
+    "scales": ("--gct-option=element_scales=true",),
 }
 # SGD: after 300 steps of float32 rates of 0.1 and 0.3 end at 2.27, 1 at 2.55.
 OPTIMIZERS = {"adamw": (), "sgd": ("--optimizer=sgd", "--lr=0.3", "--weight-decay=0")}

@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RANKS = 2
 STEPS = {"digits": 300, "finetune": 100}
 FLOAT32 = "float32"
+FIRST_PART = 0.3  # of the steps: those with the first of two numbers of bits
 SCHEMES: dict[str, dict[str, Any] | None] = {
     FLOAT32: None,
     "3 bits": {"bits": 3.0},
@@ -44,6 +45,12 @@ SCHEMES: dict[str, dict[str, Any] | None] = {
     "1.2 bits": {"bits": 1.2},
     "0.8 bits": {"bits": 0.8},
     "2 bits, mse": {"bits": 2.0, "allocation": "mse"},
+    "2 bits, scales": {"bits": 2.0, "element_scales": True},
+    "1.2 bits, scales": {"bits": 1.2, "element_scales": True},
+    "0.8 bits, scales": {"bits": 0.8, "element_scales": True},
+    # 1.2 bits on average
+    "2, then 0.86 bits": {"bits": (2.0, 0.86)},
+    "2, then 0.86 bits, scales": {"bits": (2.0, 0.86), "element_scales": True},
 }
 
 
@@ -83,7 +90,7 @@ def train_on_rank(rank: int, folder: str, name: str, scheme: str, seed: int, ste
     model = DistributedDataParallel(task.model)
     task.model = model
     options = SCHEMES[scheme]
-    state = gct.GCTState(**options) if options is not None else None
+    state = gct.GCTState(**options_for(options, steps)) if options is not None else None
     if state is not None:
         model.register_comm_hook(state, gct.hook)
     measured = train(task, schedule, RunLog(Path(folder) / f"run{rank}.jsonl"))
@@ -93,6 +100,14 @@ def train_on_rank(rank: int, folder: str, name: str, scheme: str, seed: int, ste
     if rank == 0:
         (Path(folder) / "result.json").write_text(json.dumps(measured))
     dist.destroy_process_group()
+
+
+def options_for(options: dict[str, Any], steps: int) -> dict[str, Any]:
+    """GCTState's arguments for a run of this length."""
+    if not isinstance(options["bits"], tuple):
+        return options
+    first, then = options["bits"]
+    return {**options, "bits": {0: first, round(FIRST_PART * steps): then}}
 
 
 def table(runs: dict[str, dict[int, dict[str, float]]], seeds: list[int]) -> list[str]:
@@ -120,7 +135,9 @@ def markdown(content: dict[str, Any]) -> str:
             *table(content["runs"], content["seeds"]),
             "",
             "Cross-entropy and accuracy on data held out, after the last step; two processes, DDP "
-            "with gct.hook. Bits: of all elements that the hook compressed, headers included.",
+            "with gct.hook. Bits: of all elements that the hook compressed, headers included. "
+            f"Scales: element_scales=True. Two numbers of bits: the first for {FIRST_PART:.0%} of "
+            "the steps.",
             "",
             f"Machine: {content['machine']}; torch {torch.__version__}, one thread a process; gct "
             f"{gct.__version__}.",

@@ -27,7 +27,6 @@ class DeviceReducer:
     Args:
         group: of NCCL, or of Gloo.
         settings: GCTState's; compared on all ranks when the first bucket comes.
-        codec: what buckets are compressed with.
         device: a GPU.
 
     Raises:
@@ -38,12 +37,10 @@ class DeviceReducer:
         self,
         group: dist.ProcessGroup,
         settings: Mapping[str, Any],
-        codec: Codec,
         device: torch.device,
     ) -> None:
         _check_settings(settings)
         self._group = group
-        self._codec = codec
         self._settings = f"{dict(settings)}"
         self._channel = DeviceChannel(group, device)
         self.rank, self.size = self._channel.rank, self._channel.size
@@ -71,6 +68,7 @@ class DeviceReducer:
     def coded(
         self,
         buffer: Tensor,
+        codec: Codec,
         *,
         name: str,
         runs: Sequence[Run],
@@ -85,7 +83,7 @@ class DeviceReducer:
         assert not probe, "see GCTState's check of its monitor"
         future, plan = self._channel.all_reduce(
             buffer,
-            self._codec._params,
+            codec._params,
             name=name,
             settings=self._settings,
             runs=runs,
@@ -122,6 +120,8 @@ class _RunStats:
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
     """Raise ValueError for what gradients on a GPU can't have yet."""
+    if isinstance(settings["bits"], list):
+        raise ValueError("gradients on a GPU can't have bits that change in this version of gct")
     for name, allowed in (
         ("codec", ("gg", "fixed", "raw")),
         ("snr_db", (None,)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -20,15 +21,29 @@ from gct._parameters import ParameterKeys, is_exempt
 
 # Measured: docs/decisions.md, "Scales of single elements".
 DECAY = 0.98
-FLOOR = 0.01
+# An element's own steps say more of it than its tensor does as soon as there are more than these.
+TENSOR_STEPS = 4.0
 
 
 @dataclass
 class Squares:
-    """Of one parameter: moving averages of its elements' squares, in memory order; their mean."""
+    """Of one parameter: moving averages of its elements' squares, in memory order."""
 
     values: Tensor  # float32, flat
-    mean: float
+    mean: float  # of the values
+    steps: int  # that they are of
+
+    @property
+    def floor(self) -> float:
+        """Weight of the tensor's mean square beside the element's own."""
+        return TENSOR_STEPS / min(max(self.steps, 1), 1 / (1 - DECAY))
+
+
+class Saved(TypedDict):
+    """Squares in a checkpoint."""
+
+    squares: Tensor
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -40,12 +55,15 @@ class Part:
 
     def divide(self) -> bool:
         """Whether it was divided: in the first step, and after zeros only, there are no scales."""
-        return _C.divide_by_scales(self.gradient, self.squares.values, self.squares.mean, FLOOR)
+        known = self.squares
+        return _C.divide_by_scales(self.gradient, known.values, known.mean, known.floor)
 
     def multiply(self, divided: bool) -> None:
-        self.squares.mean = _C.multiply_by_scales(
-            self.gradient, self.squares.values, self.squares.mean, divided, FLOOR, DECAY
+        known = self.squares
+        known.mean = _C.multiply_by_scales(
+            self.gradient, known.values, known.mean, divided, known.floor, DECAY
         )
+        known.steps += 1
 
 
 class ElementScales:
@@ -58,7 +76,7 @@ class ElementScales:
         self._keys = keys
         self._min_numel = min_numel
         self._squares = WeakTensorKeyDictionary()
-        self._loaded: dict[str, Tensor] = {}
+        self._loaded: dict[str, Saved] = {}
 
     def covers(self, parameter: Tensor) -> bool:
         return not is_exempt(parameter) and parameter.numel() >= self._min_numel
@@ -76,53 +94,58 @@ class ElementScales:
     def _of(self, parameter: Tensor) -> Squares:
         squares: Squares | None = self._squares.get(parameter)
         if squares is None:
-            values = self._initial(parameter)
-            squares = self._squares[parameter] = Squares(values, _C.mean_of_squares(values))
+            squares = self._squares[parameter] = self._initial(parameter)
         return squares
 
-    def _initial(self, parameter: Tensor) -> Tensor:
+    def _initial(self, parameter: Tensor) -> Squares:
         key = self._keys.key(parameter)
-        loaded = self._loaded.pop(key, None)
-        if loaded is None:
-            return torch.zeros(parameter.numel())
-        if loaded.numel() != parameter.numel():
+        saved = self._loaded.pop(key, None)
+        if saved is None:
+            return Squares(torch.zeros(parameter.numel()), 0.0, 0)
+        values = saved["squares"]
+        if values.numel() != parameter.numel():
             raise ValueError(
-                f"the loaded scales of parameter {key} have {loaded.numel()} elements, but the "
+                f"the loaded scales of parameter {key} have {values.numel()} elements, but the "
                 f"parameter has {parameter.numel()}: they belong to another model"
             )
-        return loaded
+        return Squares(values, _C.mean_of_squares(values), saved["steps"])
 
     def describe(self, parameters: Sequence[Tensor]) -> str:
         """In words, to be compared among ranks: other scales would make other results."""
-        known = (self._of(parameter) for parameter in parameters if self.covers(parameter))
-        sums = [_C.crc32c(squares.values.view(torch.uint8)) for squares in known]
-        return " ".join(f"{checksum:08x}" for checksum in sums)
+        known = [self._of(parameter) for parameter in parameters if self.covers(parameter)]
+        return " ".join(f"{_C.crc32c(s.values.view(torch.uint8)):08x}/{s.steps}" for s in known)
 
     def unclaimed(self) -> list[str]:
         """Keys of loaded ones whose parameters have not appeared."""
         appeared = set(self._keys.appeared())
         return [key for key in self._loaded if key not in appeared]
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Copies by parameter key, flat.
+    def state_dict(self) -> dict[str, Saved]:
+        """Copies by parameter key.
 
-        Zeros, which tell no scales, for named parameters that have not appeared yet: some loaders
-        need to find a tensor to load to.
+        With zeros, which tell no scales, for named parameters that have not appeared yet: some
+        loaders need to find a tensor to load to.
         """
-        unseen = {
-            name: torch.zeros(p.numel())
+        unseen: dict[str, Saved] = {
+            name: {"squares": torch.zeros(p.numel()), "steps": 0}
             for p, name in self._keys.named()
             if p.requires_grad and self.covers(p)
         }
-        current = {self._keys.key(p): s.values.clone() for p, s in self._squares.items()}
+        current: dict[str, Saved] = {
+            self._keys.key(p): {"squares": known.values.clone(), "steps": known.steps}
+            for p, known in self._squares.items()
+        }
         return {**unseen, **self._loaded, **current}
 
-    def load_state_dict(self, saved: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, saved: Mapping[str, Saved]) -> None:
         """Forget everything and start from these when their parameters appear."""
         self._squares = WeakTensorKeyDictionary()
         self._loaded = {
-            key: values.detach().to("cpu", torch.float32).flatten().clone()
-            for key, values in saved.items()
+            key: {
+                "squares": item["squares"].detach().to("cpu", torch.float32).flatten().clone(),
+                "steps": int(item["steps"]),
+            }
+            for key, item in saved.items()
         }
 
 

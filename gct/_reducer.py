@@ -45,7 +45,7 @@ class Reducer:
     Args:
         group: of Gloo.
         settings: GCTState's; compared on all ranks.
-        codec: what buckets are compressed with.
+        codec: what ``codec="auto"`` compares with all-reduces without compression.
         choice: what ``codec="auto"`` stands for, from a checkpoint; None: to be measured.
 
     Raises:
@@ -100,7 +100,7 @@ class Reducer:
         def coded(bucket: Tensor) -> Future[Tensor]:
             part = self.shard(bucket.numel())
             runs = [Run(part.stop - part.start, raw=False)]
-            return self.coded(bucket, name=_PROBE, runs=runs, algorithm=algorithm)
+            return self.coded(bucket, self._codec, name=_PROBE, runs=runs, algorithm=algorithm)
 
         ways = {"fp32": fp32, "bf16": bf16, self._codec.kind: coded}
         self.seconds = measure(ways, self._channel)
@@ -144,13 +144,13 @@ class Reducer:
         self.plain_bytes += nbytes
         return future
 
-    def coded(self, buffer: Tensor, **options: Any) -> Future[Tensor]:
-        """Start to replace ``buffer`` by its mean, compressed on the wire.
+    def coded(self, buffer: Tensor, codec: Codec, **options: Any) -> Future[Tensor]:
+        """Start to replace ``buffer`` by its mean, compressed on the wire by ``codec``.
 
         The options are those of :meth:`Hierarchy.submit`, and without a hierarchy mean the same:
         the shard is the bucket then.
         """
-        params = self._codec._params
+        params = codec._params
         options["checksum"] = self._checksum
         if self._hierarchy is not None:
             start = partial(self._hierarchy.submit, buffer, params, **options)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.futures import Future
 
+from gct._bits import Bits, as_setting, schedule
 from gct._channel import Algorithm, check_backend, resolve_group
 from gct._checks import plain_number
 from gct._device_channel import DEVICE_DTYPES
@@ -49,7 +50,10 @@ class GCTState:
         process_group: the one that DDP uses, Gloo on the CPU; for gradients on a GPU NCCL or Gloo.
             None is the default group.
         bits, snr_db, step: the codec's target, at most one of them; see :class:`gct.Codec`.
-            2.0 bits per element if none is given.
+            2.0 bits per element if none is given. ``bits`` may change on the way, on CPU gradients:
+            ``{0: 2.0, 300: 0.86}`` are 2 bits up to backward pass 299 and 0.86 since. Of equal
+            bytes in all, fine-tuning gained by more of them in the beginning; training from scratch
+            lost by it (docs/decisions.md).
         codec: the codec's kind, ``"gg"``, ``"eg"``, ``"fixed"`` or ``"raw"``; or ``"auto"``: at its
             first use, in under a second, the state measures all-reduces in float32, in bfloat16
             and with ``"gg"``, and takes the first of them that is not over 10 % slower than the
@@ -121,7 +125,7 @@ class GCTState:
         self,
         process_group: dist.ProcessGroup | None = None,
         *,
-        bits: float | None = None,
+        bits: Bits | None = None,
         snr_db: float | None = None,
         step: float | None = None,
         codec: Kind | Literal["auto"] = "gg",
@@ -143,7 +147,7 @@ class GCTState:
     ) -> None:
         check_kind(codec)
         self._settings: dict[str, Any] = {
-            "bits": bits,
+            "bits": as_setting(bits),
             "snr_db": snr_db,
             "step": step,
             "codec": codec,
@@ -162,16 +166,22 @@ class GCTState:
             "seed": seed,
         }
         self._settings = {name: plain_number(value) for name, value in self._settings.items()}
-        self.codec = Codec(
-            "gg" if codec == "auto" else codec,
-            bits=bits,
-            snr_db=snr_db,
-            step=step,
-            allocation=allocation,
-            low_rank=low_rank,
-            rounding=rounding,
-            effort=effort,
-        )
+        self._codecs = [
+            (
+                begin,
+                Codec(
+                    "gg" if codec == "auto" else codec,
+                    bits=bits_from_then_on,
+                    snr_db=snr_db,
+                    step=step,
+                    allocation=allocation,
+                    low_rank=low_rank,
+                    rounding=rounding,
+                    effort=effort,
+                ),
+            )
+            for begin, bits_from_then_on in schedule(self._settings["bits"])
+        ]
         check_settings(self._settings)
         rate_settings = RateSettings(rate_weight)
         if process_group is not None:
@@ -207,6 +217,11 @@ class GCTState:
         self.monitor = as_monitor(monitor)
         if self.monitor is not None:
             self.monitor.attach(self, self._settings)
+
+    @property
+    def codec(self) -> Codec:
+        """What this step's buckets are compressed with."""
+        return next(codec for begin, codec in reversed(self._codecs) if begin <= self.step)
 
     # What the hook calls.
 
@@ -509,9 +524,7 @@ class GCTState:
             self._group = resolve_group(self._group)
             try:
                 if self._device.type == "cuda":
-                    self._reducer = DeviceReducer(
-                        self._group, self._settings, self.codec, self._device
-                    )
+                    self._reducer = DeviceReducer(self._group, self._settings, self._device)
                 else:
                     self._reducer = Reducer(self._group, self._settings, self.codec, self._choice)
             except RuntimeError as error:
@@ -585,6 +598,7 @@ class GCTState:
 
         return reducer.coded(
             buffer,
+            self.codec,
             name=f"{what} of step {self.step}",
             residual=residual[shard] if residual is not None else None,
             runs=layout.runs,

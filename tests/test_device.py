@@ -360,10 +360,7 @@ def train(rank: int, world: int, bits: float | None) -> list[float]:
     if bits is not None:
         state = gct.GCTState(bits=bits, model=net)
         group = dist.group.WORLD
-        state._group, state._reducer = (
-            group,
-            DeviceReducer(group, state._settings, state.codec, CPU),
-        )
+        state._group, state._reducer = group, DeviceReducer(group, state._settings, CPU)
         ddp.register_comm_hook(state, gct.hook)
     optimizer = torch.optim.AdamW(ddp.parameters(), lr=1e-2)
     torch.manual_seed(100 + rank)
@@ -407,13 +404,14 @@ def test_training_learns_as_without_compression() -> None:
         {"low_rank": 2, "allocation": "mse"},
         {"effort": "high"},
         {"hierarchy": 2},
+        {"bits": {0: 2.0, 100: 1.0}},
     ],
 )
 def test_settings_that_gpus_lack_are_refused(setting: dict[str, Any]) -> None:
     state = gct.GCTState(**setting)
     name = next(iter(setting))
-    with pytest.raises(ValueError, match=f"GPU can't have {name}="):
-        DeviceReducer(mock.Mock(), state._settings, state.codec, CPU)
+    with pytest.raises(ValueError, match=f"GPU can't have {name}"):
+        DeviceReducer(mock.Mock(), state._settings, CPU)
 
 
 def test_gradients_that_change_their_device_are_refused() -> None:

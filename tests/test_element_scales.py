@@ -14,10 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 import gct
 from gct import _C
-from gct._element_scales import DECAY, FLOOR
+from gct._element_scales import DECAY
 
 ROWS, COLUMNS = 64, 256
-LARGE = 50.0  # times the other columns
+STEPS = 60  # until scales are nearly those of the elements alone
+LARGE = 10.0  # times the other columns
 
 
 class Product(nn.Module):
@@ -67,7 +68,7 @@ def errors_by_rank(rank: int, world: int, settings: dict[str, Any]) -> list[tupl
     """Without scales and with them."""
     both = []
     for scaled in (False, True):
-        reduced, exact = gradients_after(rank, world, 5, element_scales=scaled, **settings)
+        reduced, exact = gradients_after(rank, world, STEPS, element_scales=scaled, **settings)
         assert_same_on_all_ranks(reduced, world)
         both.append(errors(reduced, exact))
     return both
@@ -83,13 +84,12 @@ def errors_by_rank(rank: int, world: int, settings: dict[str, Any]) -> list[tupl
     ],
 )
 def test_small_elements_get_through(world: int, settings: dict[str, Any]) -> None:
-    """Beside columns that are always fifty times as large they are lost."""
+    """Beside columns that are always ten times as large they are nearly lost."""
     for (small, large), (scaled_small, scaled_large) in run_ranks(world, errors_by_rank, settings):
-        assert small >= 1.0
-        # Measured: 0.58 (codes of 2 bits) to 0.82 (1.2 bits, quantized twice); the same on all
-        # machines, so the distance only allows for other versions of the encoder.
-        assert scaled_small < 0.9
-        assert max(large, scaled_large) < 0.6
+        # Measured: small columns 0.95 to 0.99 (codes of 2 bits: 0.68), scaled 0.66 to 0.76 (0.36);
+        # large ones 0.11 to 0.14 (0.41), scaled 0.49 to 0.60 (0.42): same inputs on all machines.
+        assert scaled_small < 0.85 * small
+        assert max(large, scaled_large) < 0.65
 
 
 def learned(rank: int, world: int) -> None:
@@ -107,7 +107,7 @@ def learned(rank: int, world: int) -> None:
         assert list(memory) == ["weight"]
         # Each step rounds three times, by 2^-24.
         torch.testing.assert_close(
-            memory["weight"].double(), expected.flatten(), rtol=20 * 2**-24, atol=0
+            memory["weight"]["squares"].double(), expected.flatten(), rtol=20 * 2**-24, atol=0
         )
 
 
@@ -128,8 +128,8 @@ def overflow(rank: int, world: int) -> None:
         ddp.zero_grad()
         ddp(x).backward()
         assert bool(model.weight.grad.isfinite().all()) == (bad is None)
-        assert state.state_dict()["element_scales"]["weight"].isfinite().all()
-        assert_same_on_all_ranks(state.state_dict()["element_scales"]["weight"], world)
+        assert state.state_dict()["element_scales"]["weight"]["squares"].isfinite().all()
+        assert_same_on_all_ranks(state.state_dict()["element_scales"]["weight"]["squares"], world)
 
 
 def test_an_overflow_leaves_no_trace() -> None:
@@ -174,7 +174,7 @@ def unused(rank: int, world: int) -> None:
     for step in range(9):
         ddp.zero_grad()
         ddp(uneven(step, rank), both=step < 3 or step == 8).backward()
-        squares = state.state_dict()["element_scales"]["second.weight"]
+        squares = state.state_dict()["element_scales"]["second.weight"]["squares"]
         if step == 2:
             before = squares / squares.mean()
         if step == 7:
@@ -203,7 +203,7 @@ def channels_last(rank: int, world: int) -> None:
         assert model.weight.grad.is_contiguous(memory_format=torch.channels_last)
         in_memory = model.weight.grad.permute(0, 2, 3, 1).flatten().double()
         expected = DECAY * expected + (1 - DECAY) * in_memory.square()
-    squares = state.state_dict()["element_scales"]["weight"].double()
+    squares = state.state_dict()["element_scales"]["weight"]["squares"].double()
     torch.testing.assert_close(squares, expected, rtol=20 * 2**-24, atol=0)
 
 
@@ -222,7 +222,7 @@ def from_other_memories(rank: int, world: int) -> str:
         ddp(uneven(step, rank)).backward()
     saved = state.state_dict()
     if rank == 1:
-        saved["element_scales"]["weight"][7] *= 1.001
+        saved["element_scales"]["weight"]["squares"][7] *= 1.001
     model = Product()
     state = gct.GCTState(bits=2.0, min_numel=0, element_scales=True, model=model)
     state.load_state_dict(saved)
@@ -241,7 +241,8 @@ def test_other_scales_on_another_rank_are_an_error() -> None:
 
 def of_another_model(rank: int, world: int) -> str:
     state = gct.GCTState(bits=2.0, min_numel=0, element_scales=True, model=(model := Product()))
-    saved = state.state_dict() | {"step": 3, "element_scales": {"weight": torch.ones(5)}}
+    scales = {"weight": {"squares": torch.ones(5), "steps": 3}}
+    saved = state.state_dict() | {"step": 3, "element_scales": scales}
     state.load_state_dict(saved)
     ddp = DistributedDataParallel(model)
     ddp.register_comm_hook(state, gct.hook)
@@ -273,8 +274,8 @@ def test_arguments_are_checked() -> None:
         (values.int(), squares),
     ):
         with pytest.raises(ValueError, match=r"gct: the (gradient|squares) must"):
-            _C.divide_by_scales(gradient, memory, 1.0, FLOOR)
-    assert not _C.divide_by_scales(values, torch.zeros(8), 0.0, FLOOR)
+            _C.divide_by_scales(gradient, memory, 1.0, 0.1)
+    assert not _C.divide_by_scales(values, torch.zeros(8), 0.0, 0.1)
     assert torch.equal(values, torch.ones(8))
 
 
@@ -282,15 +283,15 @@ def compiled(rank: int, world: int) -> None:
     """A single gradient with its parameter, as compiled DDP hands them over."""
     parameter = nn.Parameter(torch.zeros(ROWS, COLUMNS))
     state = gct.GCTState(bits=1.2, min_numel=0, element_scales=True)
-    for step in range(5):
+    for step in range(STEPS):
         gradient = uneven(step, rank)
         gct.hook(state, (gradient, parameter)).wait()  # type: ignore[arg-type]
     assert_same_on_all_ranks(gradient, world)
-    in_bucket, exact = gradients_after(rank, world, 5, element_scales=True)
+    in_bucket, exact = gradients_after(rank, world, STEPS, element_scales=True)
     for reduced in (gradient, in_bucket):
         small, large = errors(reduced, exact)
-        assert small < 0.9
-        assert large < 0.6
+        assert small < 0.8  # without scales: 0.96
+        assert large < 0.65
 
 
 def test_compiled_ddp() -> None:

@@ -99,8 +99,9 @@ def _wire(recording: Recording) -> tuple[Figure, str] | None:
     bits, ratio = figure.subplots(1, 2)
     _curve(bits, [(s.step, s.interval.bits_per_element) for s in compressed])
     target = recording.header["settings"].get("bits")
-    if target:
-        bits.axhline(target, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    for value in [pair[1] for pair in target] if isinstance(target, list) else [target]:
+        if value:
+            bits.axhline(value, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     bits.set_ylim(bottom=0)
     _over_steps(bits, "bits per element")
     _curve(ratio, [(s.step, s.interval.ratio) for s in compressed])
