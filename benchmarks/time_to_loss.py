@@ -38,6 +38,7 @@ from runlog import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
 _TRAIN = ROOT / "examples" / "train_gpt.py"
+_SCALES = "--gct-option=element_scales=true"
 RATES = ("100mbit", "1gbit", "10gbit", labs.UNLIMITED)
 SCHEMES = {
     scheme.key: scheme
@@ -48,6 +49,8 @@ SCHEMES = {
         Scheme("gct-1.5", "gct, 1.5 bits", ("--comm=gct", "--bits=1.5")),
         Scheme("gct-2", "gct, 2 bits", ("--comm=gct", "--bits=2")),
         Scheme("gct-3", "gct, 3 bits", ("--comm=gct", "--bits=3")),
+        Scheme("gct-1.5-scales", "gct, 1.5 bits, scales", ("--comm=gct", "--bits=1.5", _SCALES)),
+        Scheme("gct-2-scales", "gct, 2 bits, scales", ("--comm=gct", "--bits=2", _SCALES)),
     )
 }
 # As many as the demo's two processes: more hosts share the same data.

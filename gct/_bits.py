@@ -20,7 +20,7 @@ def as_setting(bits: Any) -> Any:
         return plain_number(bits)
     items = bits.items() if isinstance(bits, Mapping) else bits
     pairs = [tuple(map(plain_number, item)) for item in items if isinstance(item, (tuple, list))]
-    if len(pairs) < len(bits) or not all(len(p) == 2 and type(p[0]) is int for p in pairs):
+    if len(pairs) < len(bits) or not all(map(_is_pair, pairs)):
         raise ValueError(
             "bits must be a number, or a mapping from backward passes to numbers such as "
             f"{{0: 3.0, 500: 1.0}}, got {bits!r}"
@@ -32,6 +32,10 @@ def as_setting(bits: Any) -> Any:
             f"bits must say what holds from backward pass 0 on, and each pass once, got {bits!r}"
         )
     return [list(pair) for pair in pairs]
+
+
+def _is_pair(pair: tuple[Any, ...]) -> bool:
+    return len(pair) == 2 and type(pair[0]) is int and type(pair[1]) in (int, float)
 
 
 def schedule(setting: Any) -> list[tuple[int, float | None]]:

@@ -74,7 +74,7 @@ class DeviceChannel:
         with guard(device):
             self._front = Lane(Timeline(device), Growing(device))
             self._back = Lane(Timeline(device), Growing(device))
-            self._nonfinite = torch.zeros((), device=device)
+            self._nonfinite = torch.zeros((), dtype=torch.float32, device=device)
         self._plans: dict[object, tuple[Plan, list[Staging]]] = {}
         self._pending: collections.deque[_Pending] = collections.deque()
         self._sender = ThreadPoolExecutor(1, "gct sender") if staged else None

@@ -39,7 +39,7 @@ def decode_on_device(wire: Tensor) -> Tensor:
         return _C.decode(wire.cpu()).to(wire.device)
     with guard(wire.device):
         decoder = _C.DeviceDecoder([(0, wire.numel(), 0, numel, num_runs)], wire.device)
-        values = torch.empty(numel, device=wire.device)
+        values = torch.empty(numel, dtype=torch.float32, device=wire.device)
         decoder.decode(wire, values, False, _stream(wire.device), _C.DeviceScratch(wire.device))
         if int(decoder.statuses[0]) == 0:
             return values

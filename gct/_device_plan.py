@@ -19,13 +19,15 @@ class Growing:
     """Memory that plans of one stream take turns with; grows to the largest request."""
 
     def __init__(self, device: torch.device) -> None:
-        self._values = torch.empty(0, device=device)
+        self._values = torch.empty(0, dtype=torch.float32, device=device)
         self.coding = _C.DeviceScratch(device)
 
     def floats(self, numel: int) -> Tensor:
         if self._values.numel() < numel:
-            self._values = torch.empty(0, device=self._values.device)  # first give back
-            self._values = torch.empty(numel, device=self._values.device)
+            self._values = torch.empty(
+                0, dtype=torch.float32, device=self._values.device
+            )  # first give back
+            self._values = torch.empty(numel, dtype=torch.float32, device=self._values.device)
         return self._values[:numel]
 
     def nbytes(self) -> int:
@@ -72,7 +74,7 @@ class Plan:
         self._front, self._back = front, back
         self._device = front.timeline.device
         self.finished: torch.cuda.Event | None = None  # of the latest use: buffers are free again
-        self._divisor = torch.tensor(float(world), device=self._device)
+        self._divisor = torch.tensor(float(world), dtype=torch.float32, device=self._device)
         self.two_shot = two_shot
         self.encoded_numel = 0  # by one all-reduce
         self.encoded_bytes = 0

@@ -1,14 +1,16 @@
 """Scales of single elements, from reduced gradients: what ``element_scales=True`` remembers.
 
-Each gradient is divided by the root mean square that its elements had in earlier steps before it is
-encoded, and multiplied by it afterwards. So the quantizer's error follows each element's own size,
-as Adam's steps do. Nothing is sent: every rank has the same reduced gradients.
+Each gradient is divided by a scale for each element before it is encoded, and multiplied by it
+afterwards: the larger an element was in earlier steps, the larger its scale. So the quantizer's
+error follows each element's own size, as Adam's steps do. Nothing is sent: every rank has the same
+reduced gradients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypedDict
 
 import torch
@@ -25,25 +27,54 @@ DECAY = 0.98
 TENSOR_STEPS = 4.0
 
 
-@dataclass
-class Squares:
-    """Of one parameter: moving averages of its elements' squares, in memory order."""
+@lru_cache
+def _weight(steps: int) -> float:
+    """Of all steps in a moving average that began at 0. By products and sums: the same bits on
+    every machine."""
+    weight = 0.0
+    for _ in range(steps):
+        weight = DECAY * weight + (1 - DECAY)
+    return weight
 
-    values: Tensor  # float32, flat
-    mean: float  # of the values
-    steps: int  # that they are of
 
-    @property
-    def floor(self) -> float:
-        """Weight of the tensor's mean square beside the element's own."""
-        return TENSOR_STEPS / min(max(self.steps, 1), 1 / (1 - DECAY))
+def factor_of(steps: int) -> float:
+    """See csrc/cpu/element_scales.h: the element's mean square over the tensor's counts as many
+    steps as it is of, and 1, the tensor's own, as TENSOR_STEPS."""
+    steps = min(steps, round(20 / (1 - DECAY)))  # where the weight is 1
+    return min(steps, 1 / (1 - DECAY)) / (TENSOR_STEPS * _weight(steps)) if steps else 0.0
 
 
 class Saved(TypedDict):
-    """Squares in a checkpoint."""
+    """Of one parameter, in a checkpoint: averages in memory order."""
 
-    squares: Tensor
+    averages: Tensor
     steps: int
+
+
+@dataclass
+class Memory:
+    """Of one parameter: moving averages of its elements' squares over each step's mean square."""
+
+    averages: Tensor  # float32, flat, in memory order
+    steps: int = 0  # that they are of
+    future: Future[Tensor] | None = None  # of the reduction that they still wait for
+
+    def settle(self) -> None:
+        """Wait until what was begun has been learned.
+
+        It has been where backward has ended well. After an error that DDP raised before all buckets
+        were done (a wrong checksum) ranks would go on with different memories otherwise.
+        """
+        future, self.future = self.future, None
+        if future is not None and not future.done():
+            try:
+                future.wait()
+            except RuntimeError:
+                return  # the backward pass that it belongs to has raised it
+
+    def saved(self) -> Saved:
+        self.settle()
+        return {"averages": self.averages.clone(), "steps": self.steps}
 
 
 @dataclass(frozen=True)
@@ -51,19 +82,15 @@ class Part:
     """One parameter's gradient in a bucket, flat, and what is known of it."""
 
     gradient: Tensor
-    squares: Squares
+    memory: Memory
+    divided: bool
 
-    def divide(self) -> bool:
-        """Whether it was divided: in the first step, and after zeros only, there are no scales."""
-        known = self.squares
-        return _C.divide_by_scales(self.gradient, known.values, known.mean, known.floor)
-
-    def multiply(self, divided: bool) -> None:
-        known = self.squares
-        known.mean = _C.multiply_by_scales(
-            self.gradient, known.values, known.mean, divided, known.floor, DECAY
-        )
-        known.steps += 1
+    def finish(self) -> None:
+        """After the reduction."""
+        memory = self.memory
+        if self.divided:
+            _C.multiply_by_scales(self.gradient, memory.averages, factor_of(memory.steps))
+        memory.steps += _C.learn_squares(self.gradient, memory.averages, DECAY)
 
 
 class ElementScales:
@@ -75,50 +102,62 @@ class ElementScales:
     def __init__(self, keys: ParameterKeys, min_numel: int) -> None:
         self._keys = keys
         self._min_numel = min_numel
-        self._squares = WeakTensorKeyDictionary()
+        self._memories = WeakTensorKeyDictionary()
         self._loaded: dict[str, Saved] = {}
 
     def covers(self, parameter: Tensor) -> bool:
         return not is_exempt(parameter) and parameter.numel() >= self._min_numel
 
-    def parts(self, parameters: Sequence[Tensor], buffer: Tensor) -> list[Part]:
-        """Those of a bucket (or of a single gradient)."""
-        flat = buffer.view(-1)
-        gradients = flat.split([parameter.numel() for parameter in parameters])
-        return [
-            Part(gradient, self._of(parameter))
-            for parameter, gradient in zip(parameters, gradients, strict=True)
-            if self.covers(parameter)
-        ]
+    def begin(self, parameters: Sequence[Tensor], buffer: Tensor, coded: bool) -> list[Part]:
+        """Divide a bucket's gradients, or a single one, by their scales if they will be coded."""
+        gradients = buffer.view(-1).split([parameter.numel() for parameter in parameters])
+        parts = []
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if not self.covers(parameter):
+                continue
+            memory = self._of(parameter)
+            memory.settle()
+            divide = coded and memory.steps > 0
+            if divide:
+                _C.divide_by_scales(gradient, memory.averages, factor_of(memory.steps))
+            parts.append(Part(gradient, memory, divide))
+        return parts
 
-    def _of(self, parameter: Tensor) -> Squares:
-        squares: Squares | None = self._squares.get(parameter)
-        if squares is None:
-            squares = self._squares[parameter] = self._initial(parameter)
-        return squares
+    def _of(self, parameter: Tensor) -> Memory:
+        memory: Memory | None = self._memories.get(parameter)
+        if memory is None:
+            memory = self._memories[parameter] = self._initial(parameter)
+        return memory
 
-    def _initial(self, parameter: Tensor) -> Squares:
+    def _initial(self, parameter: Tensor) -> Memory:
         key = self._keys.key(parameter)
-        saved = self._loaded.pop(key, None)
+        saved = self._loaded.get(key)
         if saved is None:
-            return Squares(torch.zeros(parameter.numel()), 0.0, 0)
-        values = saved["squares"]
-        if values.numel() != parameter.numel():
+            return Memory(_zeros(parameter))
+        if saved["averages"].numel() != parameter.numel():
             raise ValueError(
-                f"the loaded scales of parameter {key} have {values.numel()} elements, but the "
-                f"parameter has {parameter.numel()}: they belong to another model"
+                f"the loaded scales of parameter {key} have {saved['averages'].numel()} elements, "
+                f"but the parameter has {parameter.numel()}: they belong to another model"
             )
-        return Squares(values, _C.mean_of_squares(values), saved["steps"])
+        del self._loaded[key]
+        return Memory(saved["averages"].clone(), saved["steps"])
 
     def describe(self, parameters: Sequence[Tensor]) -> str:
         """In words, to be compared among ranks: other scales would make other results."""
-        known = [self._of(parameter) for parameter in parameters if self.covers(parameter)]
-        return " ".join(f"{_C.crc32c(s.values.view(torch.uint8)):08x}/{s.steps}" for s in known)
+        return " ".join(
+            f"{_C.crc32c(saved['averages'].view(torch.uint8)):08x}/{saved['steps']}"
+            for parameter in parameters
+            if (saved := self._known(parameter)) is not None
+        )
+
+    def _known(self, parameter: Tensor) -> Saved | None:
+        memory: Memory | None = self._memories.get(parameter)
+        return memory.saved() if memory else self._loaded.get(self._keys.key(parameter))
 
     def unclaimed(self) -> list[str]:
-        """Keys of loaded ones whose parameters have not appeared."""
+        """Keys of loaded ones, not empty, whose parameters have not appeared."""
         appeared = set(self._keys.appeared())
-        return [key for key in self._loaded if key not in appeared]
+        return [k for k, saved in self._loaded.items() if k not in appeared and saved["steps"]]
 
     def state_dict(self) -> dict[str, Saved]:
         """Copies by parameter key.
@@ -127,31 +166,30 @@ class ElementScales:
         loaders need to find a tensor to load to.
         """
         unseen: dict[str, Saved] = {
-            name: {"squares": torch.zeros(p.numel()), "steps": 0}
+            name: {"averages": _zeros(p), "steps": 0}
             for p, name in self._keys.named()
             if p.requires_grad and self.covers(p)
         }
-        current: dict[str, Saved] = {
-            self._keys.key(p): {"squares": known.values.clone(), "steps": known.steps}
-            for p, known in self._squares.items()
-        }
-        return {**unseen, **self._loaded, **current}
+        loaded = {key: _copy(saved) for key, saved in self._loaded.items()}
+        current = {self._keys.key(p): memory.saved() for p, memory in self._memories.items()}
+        return {**unseen, **loaded, **current}
 
     def load_state_dict(self, saved: Mapping[str, Saved]) -> None:
         """Forget everything and start from these when their parameters appear."""
-        self._squares = WeakTensorKeyDictionary()
-        self._loaded = {
-            key: {
-                "squares": item["squares"].detach().to("cpu", torch.float32).flatten().clone(),
-                "steps": int(item["steps"]),
-            }
-            for key, item in saved.items()
-        }
+        self._memories = WeakTensorKeyDictionary()
+        self._loaded = {key: _copy(item) for key, item in saved.items()}
 
 
-def multiply_after(
-    reduced: Future[Tensor], parts: Sequence[Part], divided: Sequence[bool]
-) -> Future[Tensor]:
+def _zeros(parameter: Tensor) -> Tensor:
+    return torch.zeros(parameter.numel(), dtype=torch.float32, device="cpu")
+
+
+def _copy(saved: Saved) -> Saved:
+    averages = saved["averages"].detach().to("cpu", torch.float32).flatten().clone()
+    return {"averages": averages, "steps": int(saved["steps"])}
+
+
+def finish_after(reduced: Future[Tensor], parts: Sequence[Part]) -> Future[Tensor]:
     """A future of the same bucket, once its gradients are reduced and multiplied by their scales.
 
     Backward goes on meanwhile.
@@ -159,8 +197,11 @@ def multiply_after(
 
     def finish(reduced: Future[Tensor]) -> Tensor:
         result = reduced.value()  # raises what went wrong
-        for part, was_divided in zip(parts, divided, strict=True):
-            part.multiply(was_divided)
+        for part in parts:
+            part.finish()
         return result
 
-    return reduced.then(finish)
+    future = reduced.then(finish)
+    for part in parts:
+        part.memory.future = future
+    return future

@@ -233,7 +233,7 @@ class _Copies:
         if fitting:
             return self._free.pop(min(fitting, key=lambda i: self._free[i].numel()))
         self.total_bytes += 4 * numel
-        return torch.zeros(numel)
+        return torch.zeros(numel, dtype=torch.float32)
 
     def give_back(self, copy: Tensor) -> None:
         """From any thread."""

@@ -187,7 +187,11 @@ class Residuals:
         """
         current = {self._keys.key(p): view.clone() for p, view in self._views.items()}
         unseen = (
-            {name: torch.zeros(p.numel()) for p, name in self._keys.named() if p.requires_grad}
+            {
+                name: torch.zeros(p.numel(), dtype=torch.float32)
+                for p, name in self._keys.named()
+                if p.requires_grad
+            }
             if complete
             else {}
         )

@@ -136,7 +136,7 @@ def calibrate(
 def _gradient() -> Tensor:
     generator = torch.Generator().manual_seed(1)
     shape = 0.8  # |x|^shape is Gamma(1 / shape) distributed
-    rate = torch.full((_POOL_NUMEL,), 1 / shape)
+    rate = torch.full((_POOL_NUMEL,), 1 / shape, dtype=torch.float32)
     values = torch._standard_gamma(rate, generator=generator).pow_(1 / shape)
     signs = torch.randint(0, 2, (_POOL_NUMEL,), generator=generator).mul_(2).sub_(1)
     scales = torch.randn(_POOL_NUMEL // 256, generator=generator).mul_(0.5).exp_().mul_(1e-4)
@@ -183,19 +183,23 @@ def _cast(x: Tensor) -> None:
 
 def _powersgd_seconds(bucket: Tensor, rank: int, clock: Callable[[], float]) -> float:
     """What torch's powerSGD_hook does to a bucket around its all-reduces."""
-    matrices = bucket.view(-1, 1, min(_SIDE, bucket.numel() // _SIDE), _SIDE)
-    q, _ = torch.linalg.qr(torch.randn(1, _SIDE, rank))
+    matrices = bucket.view(-1, min(_SIDE, bucket.numel() // _SIDE), _SIDE)
+    q, _ = torch.linalg.qr(torch.randn(len(matrices), _SIDE, rank))
     error = torch.zeros_like(bucket)
 
     def reduce(bucket: Tensor) -> None:
         nonlocal error
         bucket.add_(error)
         copy = bucket.clone()
-        for matrix in matrices:
-            torch.linalg.qr(q)
-            p, _ = torch.linalg.qr(torch.bmm(matrix, q))
-            new_q = torch.bmm(matrix.transpose(1, 2), p)
-            torch.bmm(p, new_q.transpose(1, 2), out=matrix)
+        # Matrices of one shape are copied, become products together, and are copied back.
+        batch = torch.stack(list(matrices)) if len(matrices) > 1 else matrices
+        torch.linalg.qr(q)
+        p, _ = torch.linalg.qr(torch.bmm(batch, q))
+        new_q = torch.bmm(batch.transpose(1, 2), p)
+        torch.bmm(p, new_q.transpose(1, 2), out=batch)
+        if len(matrices) > 1:
+            for matrix, approximation in zip(matrices, batch, strict=True):
+                matrix.copy_(approximation)
         error = copy - bucket
 
     return _mean_of(reduce, [bucket] * _BUCKETS, clock)

@@ -12,10 +12,10 @@ A message costs a latency and its bytes over the link's rate (Thakur, Rabenseifn
 "Optimization of Collective Communication Operations in MPICH", 2005) on links that send and
 receive at once. A ring all-reduce sends 2 (W-1)/W times the bytes from each of W ranks in 2 (W-1)
 messages one after the other (Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms for
-clusters of workstations", 2009). gct's collectives are a pipeline of slices, as
-csrc/torch/engine.cpp has it: the first takes all its stages, each further one as long as what is
-busiest. All assumptions: docs/planning.md. ``benchmarks/plan_check.py`` compares predictions with
-measurements.
+clusters of workstations", 2009), each in halves that are on the way together. gct's collectives are
+a pipeline of slices, as csrc/torch/engine.cpp has it: the first takes all its stages, each further
+one as long as what is busiest. All assumptions: docs/planning.md. ``benchmarks/plan_check.py``
+compares predictions with measurements.
 """
 
 from __future__ import annotations
@@ -249,7 +249,7 @@ def _ring(cluster: Cluster, payload_bytes: float, speed: Speed) -> _Flow:
     moving = speed.transport_seconds(0, sent) / cluster.cores
     wire = max(cluster.link.seconds(across), cluster.local_link.seconds(inside), moving)
     slowest = cluster.link if cluster.hosts > 1 else cluster.local_link
-    latency = 2 * (world - 1) * slowest.latency
+    latency = _ring_latency(2 * (world - 1), wire, slowest.latency)
     return _Flow(
         sent_bytes=sent,
         host_bytes=across,
@@ -257,6 +257,16 @@ def _ring(cluster: Cluster, payload_bytes: float, speed: Speed) -> _Flow:
         interval=max(wire, (wire + latency) / _GLOO_THREADS),
         parts={"wire": wire, "latency": latency},
     )
+
+
+def _ring_latency(messages: int, wire: float, latency: float) -> float:
+    """What the latencies of a ring's messages add to the seconds of their bytes.
+
+    Gloo cuts each message in two and has both halves on the way (gloo/allreduce.cc, "ring"): while
+    one waits to be heard of, the other one's bytes move.
+    """
+    half = wire / messages / 2 if messages else 0.0
+    return messages * max(0.0, latency - half)
 
 
 def _after(compute: float, flow: _Flow) -> _Flow:

@@ -17,7 +17,7 @@ from gct._channel import Algorithm, check_backend, resolve_group
 from gct._checks import plain_number
 from gct._device_channel import DEVICE_DTYPES
 from gct._device_reducer import DeviceReducer
-from gct._element_scales import ElementScales, Part, multiply_after
+from gct._element_scales import ElementScales, Part, finish_after
 from gct._hosts import HierarchySetting, check_hierarchy
 from gct._parameters import Layout, ParameterKeys, Residuals, describe, make_layout
 from gct._rate_term import RateSettings, RateTerm
@@ -64,12 +64,13 @@ class GCTState:
         allocation: how steps of the quantizer follow scales; see :class:`gct.Codec`.
         low_rank: largest rank of matrices' low-rank parts, 0 for none; see :class:`gct.Codec`.
             They lower the squared error, and yet they hurt AdamW at equal bytes: measured.
-        element_scales: divide each gradient by the root mean square that its elements had in
-            earlier steps, as far as the reduced gradients tell, before it is encoded, and multiply
-            by it afterwards, so that the error follows each element's own size. Nothing is sent for
-            it. Below 2 bits it takes a half to two thirds of the loss that compression costs with
-            AdamW, and more with SGD, on the models measured. Costs 4 bytes per element and, at the
-            end of each bucket, time; statistics are then of the scaled gradients. Not together with
+        element_scales: divide each gradient by how large its elements were in earlier steps, as far
+            as the reduced gradients tell, before it is encoded, and multiply by it afterwards, so
+            that the error follows each element's own size. Nothing is sent for it. Compression
+            below 2 bits cost less loss with it in all that was measured: docs/decisions.md. Costs 4
+            bytes per element, and time on one thread before and after each bucket, which
+            ``codec="auto"`` does not measure. Statistics are those of the scaled gradients.
+            Parameters of fewer than ``min_numel`` elements have no scales. Not together with
             error_feedback.
         effort: ``"high"``: less error at the same bits, for many times the time in the encoder; see
             :class:`gct.Codec`. No benefit for training has been measured. With ``codec="auto"`` its
@@ -231,15 +232,14 @@ class GCTState:
         parameters = bucket.parameters()
         buffer = bucket.buffer()
         layout = self._enter(index, parameters, f"bucket {index}", buffer.device)
-        parts = self._scaled_parts(parameters, buffer)
-        divided = self._divide(parts)
+        parts = self._divide(parameters, buffer)
         regroup = self._regroup
         if regroup is None or regroup.passes(layout.parameters, buffer):
             future = self._reduce_as(index, parameters, layout, buffer, len(self._seen))
         else:
             future = regroup.hold(index, layout.parameters, parameters, buffer)
         if parts:
-            future = multiply_after(future, parts, divided)
+            future = finish_after(future, parts)
         if self._rate_term is not None:
             future = self._rate_term.after(future, bucket)
         if bucket.is_last():
@@ -288,8 +288,7 @@ class GCTState:
             self._end_step()
         layout = self._enter(index, [parameter], "a parameter", gradient.device)
         name = f"parameter {layout.keys[0]}"
-        parts = self._scaled_parts([parameter], gradient)
-        divided = self._divide(parts)
+        parts = self._divide([parameter], gradient)
         if self._goes_plain(gradient) or layout.runs[0].raw:
             reduced = self._reduce_plain(gradient, name).wait()
         else:
@@ -298,8 +297,8 @@ class GCTState:
             )
             number = len(self._seen)
             reduced = self._reduce(gradient, layout, index, residual, name, number).wait()
-        for part, was_divided in zip(parts, divided, strict=True):
-            part.multiply(was_divided)
+        for part in parts:
+            part.finish()
         if self._rate_term is not None:
             self._rate_term.add_to(reduced, parameter)
         return reduced
@@ -406,6 +405,7 @@ class GCTState:
         self._saved_at = Place(saved["rank"], saved["world_size"], saved.get("hosts", 1))
         self._keys.load(saved.get("appeared", []))
         self._residuals.load_state_dict(saved["residuals"])
+        self._layouts.clear()  # so that ranks compare what they have loaded
         self._buckets = saved.get("buckets", [])
         self._regroup = Regroup(self._buckets) if self._buckets else None
         self._choice = saved.get("choice")
@@ -536,17 +536,13 @@ class GCTState:
             self._drop_residuals_of_others()
         return self._reducer
 
-    def _scaled_parts(self, parameters: Sequence[Tensor], buffer: Tensor) -> list[Part]:
-        """What element_scales deals with in a bucket, or in a single gradient."""
+    def _divide(self, parameters: Sequence[Tensor], buffer: Tensor) -> list[Part]:
+        """By scales of elements, what is compressed of a bucket, or of a single gradient."""
         if self._scales is None or not self._can_encode(buffer) or not buffer.is_contiguous():
             return []
         if self._open_reducer().plain_kind is not None:
             return []
-        return self._scales.parts(parameters, buffer)
-
-    def _divide(self, parts: Sequence[Part]) -> list[bool]:
-        """Each gradient by its elements' scales, where it is compressed; whether it was."""
-        return [self.step >= self.start_step and part.divide() for part in parts]
+        return self._scales.begin(parameters, buffer, coded=self.step >= self.start_step)
 
     def _can_encode(self, buffer: Tensor) -> bool:
         dtypes = _CODEC_DTYPES if buffer.device.type == "cpu" else DEVICE_DTYPES

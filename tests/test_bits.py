@@ -98,6 +98,8 @@ def test_forms() -> None:
         ({0.5: 2.0}, "a mapping from backward passes to numbers"),
         ({True: 2.0}, "a mapping from backward passes to numbers"),
         ([(0, 2.0, 3.0)], "a mapping from backward passes to numbers"),
+        ([(0, None), (0, 2.0)], "a mapping from backward passes to numbers"),
+        ({0: None}, "a mapping from backward passes to numbers"),
         ([2.0, 1.0], "a mapping from backward passes to numbers"),
         ({0: 2.0, 10: 99.0}, "bits must be from 0.1 to 12"),
     ],

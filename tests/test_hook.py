@@ -562,6 +562,24 @@ def test_numpy_scalars_are_settings() -> None:
         gct.GCTState(start_step=True)
 
 
+def other_default_dtype(rank: int, world: int, settings: dict[str, Any]) -> None:
+    torch.set_default_dtype(torch.float64)
+    state = gct.GCTState(start_step=0, min_numel=0, **settings)
+    ddp = wrap(make_model(), state)
+    for x, y in batches(rank, world, 2):
+        (ddp(x) - y).square().mean().backward()
+    for parameter in ddp.parameters():
+        assert_same_on_all_ranks(parameter.grad, world)
+    assert all(r.dtype == torch.float32 for r in state.state_dict()["residuals"].values())
+
+
+@pytest.mark.parametrize(
+    ("world", "settings"), [(2, {"error_feedback": True}), (4, {"hierarchy": 2, "bits": 3.0})]
+)
+def test_float64_as_default_dtype(world: int, settings: dict[str, Any]) -> None:
+    run_ranks(world, other_default_dtype, settings)
+
+
 def test_hook_refuses_other_states() -> None:
     with pytest.raises(TypeError, match=r"gct\.GCTState"):
         gct.hook({"bits": 2}, (torch.ones(3), nn.Parameter(torch.zeros(3))))

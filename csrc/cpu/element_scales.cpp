@@ -2,54 +2,45 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 namespace gct {
 
 namespace {
 
-// Some threads flush denormal numbers to zero and others don't. From this mean on, a square that is
-// one lies below the last bit of square / mean + floor.
-constexpr double kLeastMean = 1e-28;
-
 constexpr int kLanes = 16;
-constexpr int64_t kSumInFloat = 1024;  // a multiple of kLanes
+
+// What is smaller changes no scale, and would end as a denormal number, which takes time and which
+// some threads flush to zero and others don't.
+constexpr float kLeastAverage = 1e-30f;
 
 }  // namespace
 
-bool ElementScales::exist(double mean) { return mean >= kLeastMean && std::isfinite(mean); }
-
-ElementScales::ElementScales(double mean, float floor)
-    : factor_(static_cast<float>(1 / (mean * (1.0 + floor)))),
-      offset_(static_cast<float>(floor / (1.0 + floor))) {}
-
-void ElementScales::divide(float* values, const float* squares, int64_t numel) const {
-  for (int64_t i = 0; i < numel; ++i) values[i] /= std::sqrt(squares[i] * factor_ + offset_);
+void divide_by_scales(float* values, const float* averages, int64_t numel, float factor) {
+  for (int64_t i = 0; i < numel; ++i) values[i] /= std::sqrt(averages[i] * factor + 1.0f);
 }
 
-void ElementScales::multiply(float* values, const float* squares, int64_t numel) const {
-  for (int64_t i = 0; i < numel; ++i) values[i] *= std::sqrt(squares[i] * factor_ + offset_);
+void multiply_by_scales(float* values, const float* averages, int64_t numel, float factor) {
+  for (int64_t i = 0; i < numel; ++i) values[i] *= std::sqrt(averages[i] * factor + 1.0f);
 }
 
-void learn_squares(const float* values, float* squares, int64_t numel, float decay) {
-  const float weight = 1 - decay;
+void learn_squares(const float* values, float* averages, int64_t numel, float decay, float weight) {
   for (int64_t i = 0; i < numel; ++i) {
-    const float square = values[i] * values[i];
-    const float next = decay * squares[i] + weight * square;
-    // A NaN compares false. What overflowed belongs to a step that is skipped.
-    squares[i] = square <= std::numeric_limits<float>::max() ? next : squares[i];
+    const float next = decay * averages[i] + weight * (values[i] * values[i]);
+    averages[i] = next >= kLeastAverage ? next : 0.0f;
   }
 }
 
-void SquareSum::add(const float* squares, int64_t numel) {
-  for (int64_t begin = 0; begin < numel; begin += kSumInFloat) {
-    const int64_t end = std::min(numel, begin + kSumInFloat);
+void SquareSum::add(const float* values, int64_t numel) {
+  for (int64_t begin = 0; begin < numel; begin += kSquareSumBlock) {
+    const int64_t end = std::min(numel, begin + kSquareSumBlock);
     float lanes[kLanes] = {};
     int64_t i = begin;
     for (; i + kLanes <= end; i += kLanes) {
-      for (int lane = 0; lane < kLanes; ++lane) lanes[lane] += squares[i + lane];
+      for (int lane = 0; lane < kLanes; ++lane) {
+        lanes[lane] += values[i + lane] * values[i + lane];
+      }
     }
-    for (; i < end; ++i) lanes[0] += squares[i];
+    for (; i < end; ++i) lanes[0] += values[i] * values[i];
     for (const float lane : lanes) total_ += lane;
   }
 }

@@ -130,7 +130,7 @@ void* Job::result_at(int64_t element) const {
 
 at::Tensor Job::run_stats() const {
   constexpr int64_t kColumns = 4;
-  at::Tensor stats = at::zeros({runs.num_runs(), kColumns});
+  at::Tensor stats = at::zeros({runs.num_runs(), kColumns}, at::TensorOptions().dtype(at::kFloat));
   stats.narrow(1, 2, 2).fill_(std::numeric_limits<float>::quiet_NaN());
   float* out = stats.data_ptr<float>();
   for (size_t run = 0; run < sent.weight.size(); ++run) {

@@ -112,16 +112,18 @@ void register_engine(py::module_& m) {
   m.def("hang_up", &hang_up_group, py::arg("group_name"), py::call_guard<py::gil_scoped_release>(),
         "Close the connections of a Gloo group, by its ProcessGroup.group_name: what is on its way "
         "fails, here and on the other ranks.");
-  m.def("mean_of_squares", &mean_of_squares, py::arg("squares"),
-        py::call_guard<py::gil_scoped_release>(), "The mean of float32 squares, as below.");
-  m.def("divide_by_scales", &divide_by_scales, py::arg("gradient"), py::arg("squares"),
-        py::arg("mean"), py::arg("floor"), py::call_guard<py::gil_scoped_release>(),
-        "Divide by the elements' scales, in place; false where the squares tell none.");
-  m.def("multiply_by_scales", &multiply_by_scales, py::arg("gradient"), py::arg("squares"),
-        py::arg("mean"), py::arg("scaled"), py::arg("floor"), py::arg("decay"),
+  using Scales = void (*)(const at::Tensor&, const at::Tensor&, double);  // not those on floats
+  m.def("divide_by_scales", static_cast<Scales>(&divide_by_scales), py::arg("gradient"),
+        py::arg("averages"), py::arg("factor"), py::call_guard<py::gil_scoped_release>(),
+        "Divide by the elements' scales, in place.");
+  m.def("multiply_by_scales", static_cast<Scales>(&multiply_by_scales), py::arg("gradient"),
+        py::arg("averages"), py::arg("factor"), py::call_guard<py::gil_scoped_release>(),
+        "Multiply by the elements' scales, in place.");
+  m.def("learn_squares",
+        static_cast<bool (*)(const at::Tensor&, const at::Tensor&, double)>(&learn_squares),
+        py::arg("gradient"), py::arg("averages"), py::arg("decay"),
         py::call_guard<py::gil_scoped_release>(),
-        "Multiply by the scales if they were divided by, then update the squares, both in place; "
-        "returns the squares' new mean.");
+        "Let the gradient's squares enter the averages, in place; false where they tell nothing.");
   py::class_<Engine, std::unique_ptr<Engine, EngineDeleter>>(
       m, "Engine", "The compressed collectives of one process group; see csrc/torch/engine.h.")
       .def(py::init<const std::string&, const std::string&, int, bool>(), py::arg("first_group"),

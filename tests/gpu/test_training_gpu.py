@@ -132,7 +132,7 @@ def test_one_rank_of_nccl_trains(nccl: dist.ProcessGroup) -> None:
             state = gct.GCTState(bits=3.0)
             state._group, device = nccl, torch.device("cuda", 0)
             state._device = device
-            state._reducer = DeviceReducer(nccl, state._settings, state.codec, device)
+            state._reducer = DeviceReducer(nccl, state._settings, device)
             state._reducer._channel._idle = False  # code although there is nobody to send to
             ddp.register_comm_hook(state, gct.hook)
         optimizer = torch.optim.AdamW(ddp.parameters(), lr=1e-2)
