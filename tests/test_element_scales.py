@@ -303,6 +303,47 @@ def test_state_dicts_are_copies() -> None:
     run_ranks(2, copies)
 
 
+def with_rate_term(rank: int, world: int) -> None:
+    """The rate term is added to the gradient as it is, and nothing is learned from it."""
+    averages, gradients = [], []
+    for weight in (0.0, 1e-3):
+        model = Product()
+        state = gct.GCTState(
+            bits=2.0, min_numel=0, element_scales=True, rate_weight=weight, model=model
+        )
+        ddp = DistributedDataParallel(model)
+        ddp.register_comm_hook(state, gct.hook)
+        for step in range(5):
+            ddp.zero_grad()
+            ddp(uneven(step, rank)).backward()
+            with torch.no_grad():
+                model.weight.add_(uneven(100 + step, 0), alpha=0.01)
+        averages.append(state.state_dict()["element_scales"]["weight"]["averages"])
+        gradients.append(model.weight.grad)
+    assert torch.equal(*averages)
+    assert not torch.equal(*gradients)
+
+
+def test_beside_a_rate_term() -> None:
+    run_ranks(2, with_rate_term)
+
+
+def plain_choice(rank: int, world: int) -> None:
+    """Where codec="auto" has turned coding off there is nothing to remember."""
+    model = Product()
+    state = gct.GCTState(codec="auto", min_numel=0, element_scales=True, model=model)
+    state.load_state_dict({**state.state_dict(), "choice": "bf16"})
+    train(state, model, range(4), rank)
+    assert state.stats()["codec"] == "bf16"
+    assert state.state_dict()["element_scales"]["weight"]["steps"] == 0
+    exact = sum(uneven(3, r) for r in range(world)) / world
+    assert (model.weight.grad - exact).norm() < 0.01 * exact.norm()
+
+
+def test_where_coding_is_off() -> None:
+    run_ranks(2, plain_choice)
+
+
 def of_another_model(rank: int, world: int) -> str:
     state = gct.GCTState(bits=2.0, min_numel=0, element_scales=True, model=(model := Product()))
     scales = {"weight": {"averages": torch.ones(5), "steps": 3}}

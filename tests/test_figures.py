@@ -80,6 +80,16 @@ def test_wire_shows_bits_and_how_many_times_fewer_bytes() -> None:
     assert curve(ratio) == [(2, 3200 / 400), (22, 3200 / 800)]
 
 
+@pytest.mark.parametrize(
+    ("setting", "expected"), [(None, []), (2.0, [2.0]), ([[0, 3.0], [10, 1.0]], [3.0, 1.0])]
+)
+def test_wire_shows_the_bits_that_were_asked_for(setting: Any, expected: list[float]) -> None:
+    shown = recording(sample(2), sample(22))
+    shown.header["settings"]["bits"] = setting
+    bits, _ = drawn(figures._wire(shown)).axes
+    assert [line.get_ydata()[0] for line in bits.get_lines()[1:]] == expected
+
+
 def test_times_are_those_of_each_stage_by_step() -> None:
     [axes] = drawn(figures._times(recording(sample(2), sample(22, interval(steps=20))))).axes
     for label, seconds in (("encode", 0.1), ("wait", 0.2), ("decode", 0.05), ("whole step", 4.0)):

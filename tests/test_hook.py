@@ -567,7 +567,7 @@ def other_default_dtype(rank: int, world: int, settings: dict[str, Any]) -> None
     state = gct.GCTState(start_step=0, min_numel=0, **settings)
     ddp = wrap(make_model(), state)
     for x, y in batches(rank, world, 2):
-        (ddp(x) - y).square().mean().backward()
+        (ddp(x.double()) - y.double()).square().mean().backward()
     for parameter in ddp.parameters():
         assert_same_on_all_ranks(parameter.grad, world)
     assert all(r.dtype == torch.float32 for r in state.state_dict()["residuals"].values())
