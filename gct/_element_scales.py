@@ -140,7 +140,7 @@ class ElementScales:
                 f"but the parameter has {parameter.numel()}: they belong to another model"
             )
         del self._loaded[key]
-        return Memory(saved["averages"].clone(), saved["steps"])
+        return Memory(saved["averages"], saved["steps"])
 
     def describe(self, parameters: Sequence[Tensor]) -> str:
         """In words, to be compared among ranks: other scales would make other results."""

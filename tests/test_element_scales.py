@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import gct
 from gct import _C
-from gct._element_scales import DECAY, _weight, factor_of
+from gct._element_scales import DECAY, ElementScales, _weight, factor_of, finish_after
+from gct._parameters import ParameterKeys
 
 ROWS, COLUMNS = 64, 256
 STEPS = 60  # until scales are nearly those of the elements alone
@@ -301,6 +303,31 @@ def copies(rank: int, world: int) -> None:
 
 def test_state_dicts_are_copies() -> None:
     run_ranks(2, copies)
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("a wrong checksum")])
+def test_what_is_still_to_be_learned_is_waited_for(error: Exception | None) -> None:
+    """DDP raises the first bucket's error while later ones are on their way."""
+    parameter = nn.Parameter(torch.zeros(4, 8))
+    keys = ParameterKeys(None)
+    keys.add(parameter)
+    scales = ElementScales(keys, min_numel=0)
+    gradient = torch.arange(32.0)
+    reduced: torch.futures.Future[Tensor] = torch.futures.Future()
+    finish_after(reduced, scales.begin([parameter], gradient, coded=True))
+
+    def complete() -> None:
+        if error is None:
+            reduced.set_result(gradient)
+        else:
+            reduced.set_exception(error)
+
+    timer = threading.Timer(0.2, complete)
+    timer.start()
+    [part] = scales.begin([parameter], gradient.clone(), coded=True)
+    assert reduced.done()
+    assert part.divided == (error is None)
+    timer.join()
 
 
 def with_rate_term(rank: int, world: int) -> None:
