@@ -57,7 +57,7 @@ class Memory:
 
     averages: Tensor  # float32, flat, in memory order
     steps: int = 0  # that they are of
-    future: Future[Tensor] | None = None  # of the reduction that they still wait for
+    future: Future[None] | None = None  # of the reduction that they still wait for
 
     def settle(self) -> None:
         """Wait until what was begun has been learned.
@@ -66,11 +66,8 @@ class Memory:
         were done (a wrong checksum) ranks would go on with different memories otherwise.
         """
         future, self.future = self.future, None
-        if future is not None and not future.done():
-            try:
-                future.wait()
-            except RuntimeError:
-                return  # the backward pass that it belongs to has raised it
+        if future is not None:
+            future.wait()
 
     def saved(self) -> Saved:
         self.settle()
@@ -171,7 +168,8 @@ class ElementScales:
             if p.requires_grad and self.covers(p)
         }
         loaded = {key: _copy(saved) for key, saved in self._loaded.items()}
-        current = {self._keys.key(p): memory.saved() for p, memory in self._memories.items()}
+        memories = list(self._memories.items())
+        current = {self._keys.key(p): memory.saved() for p, memory in memories}
         return {**unseen, **loaded, **current}
 
     def load_state_dict(self, saved: Mapping[str, Saved]) -> None:
@@ -189,10 +187,12 @@ def _copy(saved: Saved) -> Saved:
     return {"averages": averages, "steps": int(saved["steps"])}
 
 
-def finish_after(reduced: Future[Tensor], parts: Sequence[Part]) -> Future[Tensor]:
+def finish_after(
+    reduced: Future[Tensor], parts: Sequence[Part], settle: bool = True
+) -> Future[Tensor]:
     """A future of the same bucket, once its gradients are reduced and multiplied by their scales.
 
-    Backward goes on meanwhile.
+    Backward goes on meanwhile. ``settle``: whoever needs these memories next waits for it.
     """
 
     def finish(reduced: Future[Tensor]) -> Tensor:
@@ -202,6 +202,8 @@ def finish_after(reduced: Future[Tensor], parts: Sequence[Part]) -> Future[Tenso
         return result
 
     future = reduced.then(finish)
+    # Without its value, the bucket, and without its error, which backward raises.
+    done: Future[None] = future.then(lambda _: None)
     for part in parts:
-        part.memory.future = future
+        part.memory.future = done if settle else None
     return future

@@ -139,7 +139,12 @@ def _gradient() -> Tensor:
     rate = torch.full((_POOL_NUMEL,), 1 / shape, dtype=torch.float32)
     values = torch._standard_gamma(rate, generator=generator).pow_(1 / shape)
     signs = torch.randint(0, 2, (_POOL_NUMEL,), generator=generator).mul_(2).sub_(1)
-    scales = torch.randn(_POOL_NUMEL // 256, generator=generator).mul_(0.5).exp_().mul_(1e-4)
+    scales = (
+        torch.randn(_POOL_NUMEL // 256, generator=generator, dtype=torch.float32)
+        .mul_(0.5)
+        .exp_()
+        .mul_(1e-4)
+    )
     return values.mul_(signs).mul_(scales.repeat_interleave(256))
 
 
@@ -184,7 +189,7 @@ def _cast(x: Tensor) -> None:
 def _powersgd_seconds(bucket: Tensor, rank: int, clock: Callable[[], float]) -> float:
     """What torch's powerSGD_hook does to a bucket around its all-reduces."""
     matrices = bucket.view(-1, min(_SIDE, bucket.numel() // _SIDE), _SIDE)
-    q, _ = torch.linalg.qr(torch.randn(len(matrices), _SIDE, rank))
+    q, _ = torch.linalg.qr(torch.randn(len(matrices), _SIDE, rank, dtype=torch.float32))
     error = torch.zeros_like(bucket)
 
     def reduce(bucket: Tensor) -> None:

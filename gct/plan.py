@@ -50,6 +50,7 @@ _FIRST_EXCHANGES = 3
 _SECOND_EXCHANGES = 2
 
 # torch's Gloo backend carries out two collectives at a time.
+_GLOO_SEGMENT = 1 << 20  # bytes, at most: gloo/allreduce.h, kMaxSegmentSize
 _GLOO_THREADS = 2
 
 
@@ -249,7 +250,7 @@ def _ring(cluster: Cluster, payload_bytes: float, speed: Speed) -> _Flow:
     moving = speed.transport_seconds(0, sent) / cluster.cores
     wire = max(cluster.link.seconds(across), cluster.local_link.seconds(inside), moving)
     slowest = cluster.link if cluster.hosts > 1 else cluster.local_link
-    latency = _ring_latency(2 * (world - 1), wire, slowest.latency)
+    latency = _ring_latency(2 * (world - 1), payload_bytes / world, wire, slowest.latency)
     return _Flow(
         sent_bytes=sent,
         host_bytes=across,
@@ -259,14 +260,14 @@ def _ring(cluster: Cluster, payload_bytes: float, speed: Speed) -> _Flow:
     )
 
 
-def _ring_latency(messages: int, wire: float, latency: float) -> float:
-    """What the latencies of a ring's messages add to the seconds of their bytes.
+def _ring_latency(messages: int, message_bytes: float, wire: float, latency: float) -> float:
+    """What the latencies of a ring's messages add to the seconds of their bytes, ``wire``.
 
-    Gloo cuts each message in two and has both halves on the way (gloo/allreduce.cc, "ring"): while
-    one waits to be heard of, the other one's bytes move.
+    Gloo cuts each message into two segments or more, of at most 1 MiB, and has two on the way
+    (gloo/allreduce.cc, "ring"): while one waits to be heard of, the other one's bytes move.
     """
-    half = wire / messages / 2 if messages else 0.0
-    return messages * max(0.0, latency - half)
+    segments = messages * max(2, math.ceil(message_bytes / _GLOO_SEGMENT))
+    return segments * max(0.0, latency - wire / segments) / 2 if segments else 0.0
 
 
 def _after(compute: float, flow: _Flow) -> _Flow:

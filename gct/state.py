@@ -209,6 +209,7 @@ class GCTState:
         self._scales = ElementScales(self._keys, self.min_numel) if element_scales else None
         self._rate_term = RateTerm(self._keys, rate_settings) if rate_weight else None
         self._layouts: dict[int, Layout] = {}
+        self._agreed: set[int] = set()  # those that all ranks have compared
         self._open = True  # the first step: parameters may still be new
         self._seen: dict[int, None] = {}  # buckets of this step (compiled DDP: parameters)
         self._buckets: Buckets = []  # of the last step: keys of their parameters
@@ -235,12 +236,14 @@ class GCTState:
         layout = self._enter(index, parameters, f"bucket {index}", buffer.device)
         parts = self._divide(parameters, buffer)
         regroup = self._regroup
-        if regroup is None or regroup.passes(layout.parameters, buffer):
+        held = regroup is not None and not regroup.passes(layout.parameters, buffer)
+        if regroup is None or not held:
             future = self._reduce_as(index, parameters, layout, buffer, len(self._seen))
         else:
             future = regroup.hold(index, layout.parameters, parameters, buffer)
         if parts:
-            future = finish_after(future, parts)
+            # A bucket that is held back is done with the last one, or never if backward fails.
+            future = finish_after(future, parts, settle=not held)
         if self._rate_term is not None:
             future = self._rate_term.after(future, bucket)
         if bucket.is_last():
@@ -406,7 +409,8 @@ class GCTState:
         self._saved_at = Place(saved["rank"], saved["world_size"], saved.get("hosts", 1))
         self._keys.load(saved.get("appeared", []))
         self._residuals.load_state_dict(saved["residuals"])
-        self._layouts.clear()  # so that ranks compare what they have loaded
+        self._agreed.clear()  # so that ranks compare what they have loaded
+        self._seen.clear()
         self._buckets = saved.get("buckets", [])
         self._regroup = Regroup(self._buckets) if self._buckets else None
         self._choice = saved.get("choice")
@@ -415,7 +419,7 @@ class GCTState:
         if self._scales is not None:
             scales = saved.get("element_scales", {})
             self._scales.load_state_dict(scales)
-            if self.step and not scales:
+            if self.step and not any(saved["steps"] for saved in scales.values()):
                 _logger.warning(
                     "gct: the checkpoint has no scales of elements: they are learned anew"
                 )
@@ -476,8 +480,12 @@ class GCTState:
                 )
             for parameter in parameters:
                 self._keys.add(parameter)
+            self._agreed.discard(index)
+            layout = make_layout(parameters, self._keys)
+        if index not in self._agreed:
             self._agree(reducer, parameters, what)
-            layout = self._layouts[index] = make_layout(parameters, self._keys)
+            self._agreed.add(index)
+            self._layouts[index] = layout
         if self.monitor is not None and not self._seen:
             self.monitor.begin_step(self.step, reducer.rank, reducer.size)
         self._seen[index] = None
@@ -541,9 +549,11 @@ class GCTState:
         """By scales of elements, what is compressed of a bucket, or of a single gradient."""
         if self._scales is None or not self._can_encode(buffer) or not buffer.is_contiguous():
             return []
-        if self._open_reducer().plain_kind is not None:
+        reducer = self._open_reducer()
+        if reducer.plain_kind is not None:
             return []
-        return self._scales.begin(parameters, buffer, coded=self.step >= self.start_step)
+        lossy = reducer.size > 1 and self.codec.kind != "raw"
+        return self._scales.begin(parameters, buffer, lossy and self.step >= self.start_step)
 
     def _can_encode(self, buffer: Tensor) -> bool:
         dtypes = _CODEC_DTYPES if buffer.device.type == "cpu" else DEVICE_DTYPES

@@ -153,6 +153,30 @@ def in_one_process(rank: int, world: int, settings: dict[str, Any]) -> None:
     assert torch.equal(run.result(), result)
 
 
+def in_one_process_compiled(rank: int, world: int) -> None:
+    """The same where gradients come one by one: nobody says which is a pass' last one."""
+    parameter = torch.nn.Parameter(torch.zeros(64, 64))
+    state = gct.GCTState(bits=2.0, min_numel=0, start_step=0, rounding="stochastic")
+
+    def reduced(step: int) -> torch.Tensor:
+        torch.manual_seed(10 * step + rank)
+        gradient = torch.randn(64, 64)
+        gct.hook(state, (gradient, parameter)).wait()  # type: ignore[arg-type]
+        return gradient
+
+    for step in range(3):
+        reduced(step)
+    saved = {**state.state_dict(), "step": 3}  # the third pass ends with the fourth's gradient
+    expected = [reduced(step) for step in range(3, 5)]
+    state.load_state_dict(saved)
+    for step, value in enumerate(expected, 3):
+        assert torch.equal(reduced(step), value)
+
+
+def test_back_to_an_earlier_step_with_compiled_ddp() -> None:
+    run_ranks(2, in_one_process_compiled)
+
+
 @pytest.mark.parametrize("settings", [{}, SCALES])
 def test_back_to_an_earlier_step(settings: dict[str, Any]) -> None:
     run_ranks(2, in_one_process, settings)

@@ -330,6 +330,66 @@ def test_what_is_still_to_be_learned_is_waited_for(error: Exception | None) -> N
     timer.join()
 
 
+def aborted(rank: int, world: int) -> None:
+    """A resumed run's first pass ends in the middle: a checkpoint can still be written."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Product(), Product(dtype=torch.bfloat16)  # two buckets
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.first(x) + self.second(x.bfloat16()).float()
+
+    model = Two()
+    state = gct.GCTState(bits=2.0, min_numel=0, element_scales=True, model=model)
+    ddp = DistributedDataParallel(model)
+    ddp.register_comm_hook(state, gct.hook)
+    for step in range(3):
+        ddp.zero_grad()
+        ddp(uneven(step, rank)).backward()
+    saved = state.state_dict()
+    # Another order: held back until the pass is over.
+    saved["buckets"] = [[key for bucket in saved["buckets"] for key in bucket][::-1]]
+    model = Two()
+    state = gct.GCTState(bits=2.0, min_numel=0, element_scales=True, model=model)
+    state.load_state_dict(saved)
+    ddp = DistributedDataParallel(model)
+    ddp.register_comm_hook(state, gct.hook)
+    gradients = []
+
+    def fail_at_the_third(gradient: Tensor) -> None:
+        gradients.append(gradient)
+        if len(gradients) == 3:
+            raise ArithmeticError
+
+    for parameter in model.parameters():
+        parameter.register_hook(fail_at_the_third)
+    with pytest.raises(ArithmeticError):
+        ddp(uneven(3, rank)).backward()
+    assert state._regroup is not None
+    assert state._regroup._held, "the test's bucket was not held back"
+    again = state.state_dict()
+    for key, item in saved["element_scales"].items():
+        assert torch.equal(again["element_scales"][key]["averages"], item["averages"])
+
+
+def test_a_pass_that_is_broken_off() -> None:
+    run_ranks(2, aborted)
+
+
+def alone(rank: int, world: int) -> None:
+    """Nothing is coded where there is nobody to send to."""
+    model = Product()
+    state = gct.GCTState(bits=2.0, min_numel=0, element_scales=True)
+    train(state, model, range(4), rank)
+    assert torch.equal(model.weight.grad, uneven(3, rank))
+
+
+def test_one_rank_alone() -> None:
+    run_ranks(1, alone)
+
+
 def with_rate_term(rank: int, world: int) -> None:
     """The rate term is added to the gradient as it is, and nothing is learned from it."""
     averages, gradients = [], []

@@ -41,14 +41,18 @@ def one_bucket(numel: int) -> plan.Step:
 
 @pytest.mark.parametrize("world", [2, 3, 256])
 def test_a_ring(world: int) -> None:
-    """2 (W-1)/W times the bytes; of each message, one half's latency hides behind the other."""
+    """2 (W-1)/W times the bytes; a segment's latency hides behind the one before it."""
     cluster = plan.Cluster(world, link(8, latency=1e-3))  # a gigabyte a second
     fp32 = plan.predict("fp32", cluster, one_bucket(MILLION), FREE)
     sent = 4 * MILLION * 2 * (world - 1) / world
     assert fp32.sent_bytes == fp32.host_bytes == pytest.approx(sent)
-    message = 4 * MILLION / world / 1e9
-    each = max(message, 1e-3 + message / 2)
-    assert fp32.seconds == pytest.approx(2 * (world - 1) * each)
+    segment = 4 * MILLION / world / 2 / 1e9  # a message of up to 2 MiB is two of them
+    each = max(segment, (1e-3 + segment) / 2)  # two on the way
+    assert fp32.seconds == pytest.approx(2 * (world - 1) * 2 * each)
+    fast = plan.Cluster(world, link(80, latency=1e-3))
+    long = plan.predict("fp32", fast, one_bucket(world * 10 * MILLION), FREE)
+    # 39 segments of at most 1 MiB, together 4 ms on the wire.
+    assert long.seconds == pytest.approx(2 * (world - 1) * (39e-3 + 4e-3) / 2)
     bf16 = plan.predict("bf16", cluster, one_bucket(MILLION), FREE)
     assert bf16.sent_bytes == pytest.approx(sent / 2)
 
