@@ -12,10 +12,10 @@ A message costs a latency and its bytes over the link's rate (Thakur, Rabenseifn
 "Optimization of Collective Communication Operations in MPICH", 2005) on links that send and
 receive at once. A ring all-reduce sends 2 (W-1)/W times the bytes from each of W ranks in 2 (W-1)
 messages one after the other (Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms for
-clusters of workstations", 2009), each in halves that are on the way together. gct's collectives are
-a pipeline of slices, as csrc/torch/engine.cpp has it: the first takes all its stages, each further
-one as long as what is busiest. All assumptions: docs/planning.md. ``benchmarks/plan_check.py``
-compares predictions with measurements.
+clusters of workstations", 2009), each in segments of which two are on the way. gct's collectives
+are a pipeline of slices, as csrc/torch/engine.cpp has it: the first takes all its stages, each
+further one as long as what is busiest. All assumptions: docs/planning.md.
+``benchmarks/plan_check.py`` compares predictions with measurements.
 """
 
 from __future__ import annotations

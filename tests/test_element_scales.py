@@ -43,15 +43,19 @@ def uneven(step: int, rank: int) -> Tensor:
     return x
 
 
+def train(state: gct.GCTState, model: Product, steps: range, rank: int) -> None:
+    ddp = DistributedDataParallel(model)
+    ddp.register_comm_hook(state, gct.hook)
+    for step in steps:
+        ddp.zero_grad()
+        ddp(uneven(step, rank)).backward()
+
+
 def gradients_after(rank: int, world: int, steps: int, **settings: Any) -> tuple[Tensor, Tensor]:
     """Of the last step: as reduced with gct, and the exact mean."""
     model = Product()
     state = gct.GCTState(**{"bits": 1.2, "start_step": 2, "min_numel": 0, **settings})
-    ddp = DistributedDataParallel(model)
-    ddp.register_comm_hook(state, gct.hook)
-    for step in range(steps):
-        ddp.zero_grad()
-        ddp(uneven(step, rank)).backward()
+    train(state, model, range(steps), rank)
     exact = sum(uneven(steps - 1, r) for r in range(world)) / world
     assert model.weight.grad is not None
     return model.weight.grad, exact
@@ -246,14 +250,6 @@ def channels_last(rank: int, world: int) -> None:
 
 def test_channels_last() -> None:
     run_ranks(2, channels_last)
-
-
-def train(state: gct.GCTState, model: Product, steps: range, rank: int) -> None:
-    ddp = DistributedDataParallel(model)
-    ddp.register_comm_hook(state, gct.hook)
-    for step in steps:
-        ddp.zero_grad()
-        ddp(uneven(step, rank)).backward()
 
 
 def from_other_memories(rank: int, world: int, change: str, fresh: bool) -> str:
