@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import math
 import os
 import platform
 import re
@@ -26,7 +25,7 @@ from typing import Any
 
 import torch
 from multihost import report
-from multihost.arguments import Parser, whole_number
+from multihost.arguments import Parser, positive, whole_number
 from multihost.errors import UserError, exits_with_sentence
 from multihost.inputs import make_source
 from multihost.join import BACKENDS, is_memory_error, process_group
@@ -46,16 +45,6 @@ def byte_count(text: str) -> int:
     if count < 4:
         raise argparse.ArgumentTypeError(f"expected bytes such as 64K or 16M, got {text!r}")
     return count // 4 * 4
-
-
-def positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
-    return value
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:

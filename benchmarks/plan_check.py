@@ -124,7 +124,7 @@ def limit(text: str) -> str:
     try:
         known = labs.bits_per_second(text) is not None
     except UserError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
     if not known:
         raise argparse.ArgumentTypeError(f"the model needs a rate, such as 1gbit; got {text!r}")
     return text

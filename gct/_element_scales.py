@@ -16,9 +16,9 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 from torch.futures import Future
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from gct import _C
+from gct._by_parameter import ByParameter
 from gct._parameters import ParameterKeys, is_exempt
 
 # Measured: docs/decisions.md, "Scales of single elements".
@@ -99,8 +99,7 @@ class ElementScales:
     def __init__(self, keys: ParameterKeys, min_numel: int) -> None:
         self._keys = keys
         self._min_numel = min_numel
-        self._memories = WeakTensorKeyDictionary()
-        self._loaded: dict[str, Saved] = {}
+        self._memories = ByParameter[Memory, Saved](keys, _make)
 
     def covers(self, parameter: Tensor) -> bool:
         return not is_exempt(parameter) and parameter.numel() >= self._min_numel
@@ -112,32 +111,13 @@ class ElementScales:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if not self.covers(parameter):
                 continue
-            memory = self._of(parameter)
+            memory = self._memories[parameter]
             memory.settle()
             divide = coded and memory.steps > 0
             if divide:
                 _C.divide_by_scales(gradient, memory.averages, factor_of(memory.steps))
             parts.append(Part(gradient, memory, divide))
         return parts
-
-    def _of(self, parameter: Tensor) -> Memory:
-        memory: Memory | None = self._memories.get(parameter)
-        if memory is None:
-            memory = self._memories[parameter] = self._initial(parameter)
-        return memory
-
-    def _initial(self, parameter: Tensor) -> Memory:
-        key = self._keys.key(parameter)
-        saved = self._loaded.get(key)
-        if saved is None:
-            return Memory(_zeros(parameter))
-        if saved["averages"].numel() != parameter.numel():
-            raise ValueError(
-                f"the loaded scales of parameter {key} have {saved['averages'].numel()} elements, "
-                f"but the parameter has {parameter.numel()}: they belong to another model"
-            )
-        del self._loaded[key]
-        return Memory(saved["averages"], saved["steps"])
 
     def describe(self, parameters: Sequence[Tensor]) -> str:
         """In words, to be compared among ranks: other scales would make other results."""
@@ -148,13 +128,12 @@ class ElementScales:
         )
 
     def _known(self, parameter: Tensor) -> Saved | None:
-        memory: Memory | None = self._memories.get(parameter)
-        return memory.saved() if memory else self._loaded.get(self._keys.key(parameter))
+        memory = self._memories.known(parameter)
+        return memory.saved() if memory else self._memories.waiting.get(self._keys.key(parameter))
 
     def unclaimed(self) -> list[str]:
         """Keys of loaded ones, not empty, whose parameters have not appeared."""
-        appeared = set(self._keys.appeared())
-        return [k for k, saved in self._loaded.items() if k not in appeared and saved["steps"]]
+        return [key for key, saved in self._memories.unclaimed().items() if saved["steps"]]
 
     def state_dict(self) -> dict[str, Saved]:
         """Copies by parameter key.
@@ -167,15 +146,24 @@ class ElementScales:
             for p, name in self._keys.named()
             if p.requires_grad and self.covers(p)
         }
-        loaded = {key: _copy(saved) for key, saved in self._loaded.items()}
-        memories = list(self._memories.items())
-        current = {self._keys.key(p): memory.saved() for p, memory in memories}
+        loaded = {key: _copy(saved) for key, saved in self._memories.waiting.items()}
+        current = {key: memory.saved() for key, memory in self._memories.by_key().items()}
         return {**unseen, **loaded, **current}
 
     def load_state_dict(self, saved: Mapping[str, Saved]) -> None:
         """Forget everything and start from these when their parameters appear."""
-        self._memories = WeakTensorKeyDictionary()
-        self._loaded = {key: _copy(item) for key, item in saved.items()}
+        self._memories.load({key: _copy(item) for key, item in saved.items()})
+
+
+def _make(parameter: Tensor, key: str, saved: Saved | None) -> Memory:
+    if saved is None:
+        return Memory(_zeros(parameter))
+    if saved["averages"].numel() != parameter.numel():
+        raise ValueError(
+            f"the loaded scales of parameter {key} have {saved['averages'].numel()} elements, "
+            f"but the parameter has {parameter.numel()}: they belong to another model"
+        )
+    return Memory(saved["averages"], saved["steps"])
 
 
 def _zeros(parameter: Tensor) -> Tensor:

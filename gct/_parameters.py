@@ -1,4 +1,4 @@
-"""What a hook's state remembers by parameter: names, layouts of buckets, residuals.
+"""What a hook's state remembers by parameter: names, layouts of buckets.
 
 DDP regroups its buckets after the first iteration, and a bucket's index then means other
 parameters. So nothing that outlives a step is keyed by bucket.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -128,80 +127,3 @@ def describe(parameters: Sequence[Tensor]) -> str:
         for p in parameters
     )
     return f"{len(parameters)} parameters ({of})"
-
-
-class Residuals:
-    """Error feedback's memory: what this rank has not sent yet, in units of its gradients.
-
-    Flat float32 tensors, one per bucket, because that is what the engine updates; re-cut when DDP
-    regroups its buckets.
-    """
-
-    def __init__(self, keys: ParameterKeys) -> None:
-        self._keys = keys
-        self._views = WeakTensorKeyDictionary()  # parameter -> its part of a flat tensor
-        self._flat: dict[int, tuple[tuple[int, ...], Tensor]] = {}
-        self._loaded: dict[str, Tensor] = {}
-
-    def for_bucket(self, index: int, parameters: Sequence[Tensor]) -> Tensor:
-        """The residual of a bucket, zero for parameters seen for the first time."""
-        ids = tuple(map(id, parameters))
-        known = self._flat.get(index)
-        if known is not None and known[0] == ids:
-            return known[1]
-        flat = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float32)
-        begin = 0
-        for parameter in parameters:
-            view = flat[begin : begin + parameter.numel()]
-            begin += parameter.numel()
-            old = self._initial(parameter)
-            if old is not None:
-                view.copy_(old)
-            self._views[parameter] = view
-        self._flat[index] = (ids, flat)
-        return flat
-
-    def _initial(self, parameter: Tensor) -> Tensor | None:
-        if parameter in self._views:
-            view: Tensor = self._views[parameter]
-            return view
-        key = self._keys.key(parameter)
-        loaded = self._loaded.pop(key, None)
-        if loaded is not None and loaded.numel() != parameter.numel():
-            raise ValueError(
-                f"the loaded residual of parameter {key} has {loaded.numel()} elements, but the "
-                f"parameter has {parameter.numel()}: it belongs to another model"
-            )
-        return loaded
-
-    def unclaimed(self) -> list[str]:
-        """Keys of loaded ones, not zero, whose parameters have not appeared."""
-        appeared = set(self._keys.appeared())
-        return [key for key, r in self._loaded.items() if key not in appeared and r.any()]
-
-    def state_dict(self, complete: bool = False) -> dict[str, Tensor]:
-        """Copies by parameter key, flat.
-
-        ``complete``: zeros for the named parameters that have not appeared yet, for loaders that
-        need to find a tensor to load to.
-        """
-        current = {self._keys.key(p): view.clone() for p, view in self._views.items()}
-        unseen = (
-            {
-                name: torch.zeros(p.numel(), dtype=torch.float32)
-                for p, name in self._keys.named()
-                if p.requires_grad
-            }
-            if complete
-            else {}
-        )
-        return {**unseen, **self._loaded, **current}
-
-    def load_state_dict(self, residuals: dict[str, Tensor]) -> None:
-        """Forget everything and start from these when their parameters appear."""
-        self._views = WeakTensorKeyDictionary()
-        self._flat.clear()
-        self._loaded = {
-            key: residual.detach().to("cpu", torch.float32).flatten().clone()
-            for key, residual in residuals.items()
-        }

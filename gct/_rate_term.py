@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.futures import Future
-from torch.utils.weak import WeakTensorKeyDictionary
 
+from gct._by_parameter import ByParameter
 from gct._channel import row_length
 from gct._checks import check_number, plain_number
 from gct._fit import shape_from_ratio
@@ -219,8 +219,12 @@ class RateTerm:
         self.settings = settings
         self._keys = keys
         self._exclude = exclude
-        self._pasts = WeakTensorKeyDictionary()
-        self._loaded: dict[str, Mapping[str, Any]] = {}
+        with_moments = settings.curvature == "ema"
+
+        def make_past(parameter: Tensor, key: str, saved: Mapping[str, Any] | None) -> Past:
+            return Past() if saved is None else _loaded_past(parameter, key, saved, with_moments)
+
+        self._pasts = ByParameter[Past, Mapping[str, Any]](keys, make_past)
 
     def covers(self, parameter: Tensor) -> bool:
         """Not those that the hook sends uncompressed: their rate is the same whatever they are."""
@@ -233,7 +237,7 @@ class RateTerm:
     def add_to(self, gradient: Tensor, parameter: Tensor) -> None:
         """Change the gradient in place; all ranks do this with the same bits."""
         if self.covers(parameter) and not gradient.is_sparse:
-            add_rate_term(gradient, parameter, self._past(parameter), self.settings)
+            add_rate_term(gradient, parameter, self._pasts[parameter], self.settings)
 
     def after(
         self,
@@ -248,7 +252,7 @@ class RateTerm:
             return reduced
         # Looked up here: what follows runs on whichever thread completes the reduction.
         work = [
-            (gradient, parameter, self._past(parameter))
+            (gradient, parameter, self._pasts[parameter])
             for gradient, parameter in zip(bucket.gradients(), bucket.parameters(), strict=True)
             if self.covers(parameter)
         ]
@@ -262,29 +266,12 @@ class RateTerm:
 
         return reduced.then(finish)
 
-    def _past(self, parameter: Tensor) -> Past:
-        past: Past | None = self._pasts.get(parameter)
-        if past is None:
-            past = self._pasts[parameter] = self._loaded_past(parameter)
-        return past
-
-    def _loaded_past(self, parameter: Tensor) -> Past:
-        key = self._keys.key(parameter)
-        saved = self._loaded.pop(key, None)
-        if saved is None:
-            return Past()
-        gradient, values, *moments = (
-            tensor.detach().to(parameter.device, copy=True)
-            for tensor in saved_tensors(key, saved, parameter)
-        )
-        return Past(gradient, values, moments if self.settings.curvature == "ema" else [])
-
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """By parameter: ``gradient``, ``parameter`` and, with ``"ema"``, ``moments``; copies."""
-        saved = {key: dict(past) for key, past in self._loaded.items()}
-        for parameter, past in self._pasts.items():
-            if past.gradient is not None:
-                saved[self._keys.key(parameter)] = {
+        saved = {key: dict(past) for key, past in self._pasts.waiting.items()}
+        for key, past in self._pasts.by_key().items():
+            if past.gradient is not None and past.parameter is not None:
+                saved[key] = {
                     "gradient": past.gradient.clone(),
                     "parameter": past.parameter.clone(),
                     "moments": [moment.clone() for moment in past.moments],
@@ -293,8 +280,15 @@ class RateTerm:
 
     def load_state_dict(self, saved: Mapping[str, Mapping[str, Any]]) -> None:
         """Forget everything and start from these when their parameters appear."""
-        self._pasts = WeakTensorKeyDictionary()
-        self._loaded = dict(saved)
+        self._pasts.load(saved)
+
+
+def _loaded_past(parameter: Tensor, key: str, saved: Mapping[str, Any], with_moments: bool) -> Past:
+    gradient, values, *moments = (
+        tensor.detach().to(parameter.device, copy=True)
+        for tensor in saved_tensors(key, saved, parameter)
+    )
+    return Past(gradient, values, moments if with_moments else [])
 
 
 def saved_tensors(key: str, saved: Any, parameter: Tensor) -> list[Tensor]:

@@ -19,10 +19,11 @@ from gct._device_channel import DEVICE_DTYPES
 from gct._device_reducer import DeviceReducer
 from gct._element_scales import ElementScales, Part, finish_after
 from gct._hosts import HierarchySetting, check_hierarchy
-from gct._parameters import Layout, ParameterKeys, Residuals, describe, make_layout
+from gct._parameters import Layout, ParameterKeys, describe, make_layout
 from gct._rate_term import RateSettings, RateTerm
 from gct._reducer import Reducer
 from gct._regroup import Buckets, Regroup
+from gct._residuals import Residuals
 from gct._settings import check_kind, check_settings
 from gct._state_dict import Place, flatten, is_flat, unflatten
 from gct._stats import ParameterStats, RunStats, Stats, make_stats

@@ -349,6 +349,27 @@ def test_inputs_have_their_distribution(text: str) -> None:
     assert abs(float(values.mean())) < 0.01 * float(values.abs().mean())
 
 
+def test_random_values_move_with_each_call_and_those_of_a_file_stay(tmp_path: Path) -> None:
+    from multihost.inputs import make_source
+
+    drawn = make_source("gaussian", rank=0, seed=1, numel=1000)
+    out, again = torch.empty(2500), torch.empty(2500)
+    drawn.fill(out)
+    assert torch.equal(out, drawn.values.repeat(3)[:2500])
+    seen = []
+    for call in (1, 2):
+        drawn.fill(again, call)
+        assert torch.equal(again[:1000].sort().values, drawn.values.sort().values)
+        assert torch.equal(again[1000:], again[:1000].repeat(2)[:1500])
+        seen.append(again[:1000].tolist())
+    assert out[:1000].tolist() not in seen
+    assert seen[0] != seen[1]
+    torch.save(torch.arange(10.0), tmp_path / "grad.pt")
+    read = make_source(str(tmp_path / "grad.pt"), rank=0, seed=1)
+    read.fill(out, 7)
+    assert torch.equal(out, torch.arange(10.0).repeat(250))
+
+
 def test_gradients_from_files(tmp_path: Path) -> None:
     """Each rank reads its own; layouts follow the file's tensors, again and again."""
     for rank in range(2):

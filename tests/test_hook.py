@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import gct
-from gct._parameters import ParameterKeys, Residuals, make_layout
+from gct._parameters import ParameterKeys, make_layout
+from gct._residuals import Residuals
 
 INPUTS, HIDDEN, OUTPUTS = 64, 192, 8
 SMALL_BUCKETS = 0.05  # MB: several buckets, and DDP regroups them after the first step

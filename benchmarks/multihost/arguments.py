@@ -44,10 +44,7 @@ def number(least: float, most: float) -> Callable[[str], float]:
     """For ``type=`` of an option."""
 
     def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
+        value = _float(text)
         if not least <= value <= most:
             raise argparse.ArgumentTypeError(
                 f"expected a number from {least:g} to {most:g}, got {text!r}"
@@ -55,6 +52,21 @@ def number(least: float, most: float) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+def positive(text: str) -> float:
+    """For ``type=`` of an option."""
+    value = _float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def check_writable(*paths: Path | None) -> None:

@@ -17,6 +17,10 @@ POOL_NUMEL = 1 << 22
 MATRIX = (1024, 1024)
 
 
+# By how many values a call's begin after the last one's: a prime, so that all are begun with.
+_TURN = 1_000_003
+
+
 @dataclass(frozen=True)
 class Source:
     """One rank's values, and the parameters that they are the gradients of."""
@@ -24,12 +28,23 @@ class Source:
     name: str
     values: Tensor  # float32, 1-D
     shapes: list[tuple[int, ...]]
+    drawn: bool  # at random, one as likely at any place as another
 
-    def fill(self, out: Tensor) -> None:
-        """Write the values into ``out`` (1-D), from the start, again and again."""
-        for begin in range(0, out.numel(), self.values.numel()):
-            part = out[begin : begin + self.values.numel()]
-            part.copy_(self.values[: part.numel()])
+    def fill(self, out: Tensor, call: int = 0) -> None:
+        """Write the values into ``out`` (1-D), again and again, from the start for call 0.
+
+        For another call those of a file stay where they are, since each is of an element of a
+        parameter. Random ones move: what a scheme has remembered of an element says nothing of the
+        next value there, as little as with gradients of other batches.
+        """
+        numel = self.values.numel()
+        at = call * _TURN % numel if self.drawn else 0
+        begin = 0
+        while begin < out.numel():
+            part = out[begin : begin + numel - at]
+            part.copy_(self.values[at : at + part.numel()])
+            begin += part.numel()
+            at = 0
 
     def layout(self, numel: int) -> list[tuple[int, ...]]:
         """Shapes that follow one another as in the source and have ``numel`` elements together."""
@@ -70,7 +85,7 @@ def make_source(text: str, rank: int, seed: int, numel: int = POOL_NUMEL) -> Sou
         values = _generalized_gaussian(_shape(argument or "0.8"), numel, generator)
     else:
         return _read(text, rank)
-    return Source(text, values.mul_(1e-3), [MATRIX])
+    return Source(text, values.mul_(1e-3), [MATRIX], drawn=True)
 
 
 def _shape(text: str) -> float:
@@ -108,7 +123,8 @@ def _read(text: str, rank: int) -> Source:
     values = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
     if not (values.numel() and bool(values.isfinite().all())):
         raise UserError(f"{path} is empty or holds NaN or Inf: choose another file.")
-    return Source(path.name, values, [tuple(t.shape) or (1,) for t in tensors if t.numel()])
+    shapes = [tuple(t.shape) or (1,) for t in tensors if t.numel()]
+    return Source(path.name, values, shapes, drawn=False)
 
 
 def _load(path: Path) -> list[Tensor]:

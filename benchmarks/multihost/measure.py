@@ -120,14 +120,14 @@ class Bench:
         took, _ = reducer.reduce(bucket)
         nmse = self._nmse(bucket.buffer())
         wrong = count_wrong(bucket.buffer())
-        for _ in range(self._effort.warmup - 1):
-            self._source.fill(bucket.buffer())
+        for call in range(1, self._effort.warmup):
+            self._source.fill(bucket.buffer(), call)
             took, _ = reducer.reduce(bucket)
         calls = self._agree_on_calls(took)
         sent, reported = self._sent(), reducer.reported_bytes()
         measured = []
-        for _ in range(calls):
-            self._source.fill(bucket.buffer())
+        for call in range(calls):
+            self._source.fill(bucket.buffer(), self._effort.warmup + call)
             dist.barrier()
             measured.append(reducer.reduce(bucket))
         sent_after, reported_after = self._sent(), reducer.reported_bytes()
