@@ -551,10 +551,9 @@ class GCTState:
         if self._scales is None or not self._can_encode(buffer) or not buffer.is_contiguous():
             return []
         reducer = self._open_reducer()
-        if reducer.plain_kind is not None:
+        if reducer.plain_kind is not None or reducer.size == 1 or self.codec.kind == "raw":
             return []
-        lossy = reducer.size > 1 and self.codec.kind != "raw"
-        return self._scales.begin(parameters, buffer, lossy and self.step >= self.start_step)
+        return self._scales.begin(parameters, buffer, self.step >= self.start_step)
 
     def _can_encode(self, buffer: Tensor) -> bool:
         dtypes = _CODEC_DTYPES if buffer.device.type == "cpu" else DEVICE_DTYPES

@@ -375,11 +375,12 @@ def test_a_pass_that_is_broken_off() -> None:
 
 
 def alone(rank: int, world: int) -> None:
-    """Nothing is coded where there is nobody to send to."""
+    """Nothing is coded where there is nobody to send to, and nothing learned."""
     model = Product()
-    state = gct.GCTState(bits=2.0, min_numel=0, element_scales=True)
+    state = gct.GCTState(bits=2.0, min_numel=0, element_scales=True, model=model)
     train(state, model, range(4), rank)
     assert torch.equal(model.weight.grad, uneven(3, rank))
+    assert [saved["steps"] for saved in state.state_dict()["element_scales"].values()] == [0]
 
 
 def test_one_rank_alone() -> None:
