@@ -6,8 +6,9 @@
     mpirun -n 4 --host a,b,c,d python benchmarks/allreduce_bw.py
     srun -N 4 --ntasks-per-node 1 python benchmarks/allreduce_bw.py
 
-Sizes as in nccl-tests: -b smallest, -e largest, -f factor; K, M, G are powers of 1024. Table on
-stdout, progress on stderr. docs/benchmarks.md says what each column means.
+Sizes as in nccl-tests: -b smallest, -e largest, -f factor; K, M, G are powers of 1024. Left out:
+64K to 64M by 4, eleven schemes, each up to 5 seconds at each size: some minutes. Table on stdout,
+progress on stderr. docs/benchmarks.md says what each column means.
 """
 
 from __future__ import annotations
@@ -53,29 +54,50 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         "--local", type=whole_number(1), metavar="N", help="start N ranks on this machine"
     )
     sizes = parser.add_argument_group("sizes, in bytes of float32 on each rank")
-    sizes.add_argument("-b", "--minbytes", type=byte_count, default="64K")
-    sizes.add_argument("-e", "--maxbytes", type=byte_count, default="64M")
-    sizes.add_argument("-f", "--stepfactor", type=positive, default=4.0)
+    sizes.add_argument("-b", "--minbytes", type=byte_count, default="64K", help="(default: 64K)")
+    sizes.add_argument("-e", "--maxbytes", type=byte_count, default="64M", help="(default: 64M)")
+    sizes.add_argument("-f", "--stepfactor", type=positive, default=4.0, help="(default: 4)")
     what = parser.add_argument_group("what")
-    what.add_argument("--schemes", nargs="+", default=list(DEFAULT_SCHEMES), metavar="SCHEME")
-    what.add_argument("--backend", choices=BACKENDS, default="gloo")
+    what.add_argument(
+        "--schemes",
+        nargs="+",
+        default=list(DEFAULT_SCHEMES),
+        metavar="SCHEME",
+        help=f"(default: {' '.join(DEFAULT_SCHEMES)})",
+    )
+    what.add_argument("--backend", choices=BACKENDS, default="gloo", help="(default: gloo)")
     what.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda with nccl"
     )
     what.add_argument(
-        "--input", default="gg", metavar="WHAT", help="gaussian, laplace, gg[:SHAPE] or a file"
+        "--input",
+        default="gg",
+        metavar="WHAT",
+        help="gaussian, laplace, gg[:SHAPE] or a file (default: gg)",
     )
-    what.add_argument("--seed", type=int, default=1)
+    what.add_argument("--seed", type=int, default=1, help="(default: 1)")
     how = parser.add_argument_group("how long")
-    how.add_argument("-n", "--iters", type=whole_number(1), default=20, help="calls that are timed")
     how.add_argument(
-        "-w", "--warmup-iters", type=whole_number(1), default=2, help="calls before them"
+        "-n", "--iters", type=whole_number(1), default=20, help="timed calls (default: 20)"
     )
     how.add_argument(
-        "--seconds", type=positive, default=5.0, help="fewer calls if they would take longer"
+        "-w",
+        "--warmup-iters",
+        type=whole_number(1),
+        default=2,
+        help="calls before them (default: 2)",
     )
     how.add_argument(
-        "--timeout", type=positive, default=120.0, help="seconds to wait for other ranks"
+        "--seconds",
+        type=positive,
+        default=5.0,
+        help="fewer calls if they would take longer (default: 5)",
+    )
+    how.add_argument(
+        "--timeout",
+        type=positive,
+        default=120.0,
+        help="seconds to wait for other ranks (default: 120)",
     )
     how.add_argument("--threads", type=whole_number(1), help="torch's threads on each rank")
     out = parser.add_argument_group("results, written by rank 0")

@@ -6,7 +6,7 @@
 
 Runs one after the other. A run whose log has its last line and was made with the same command
 is not repeated, so an interrupted call is simply started again. Writes a markdown table and
-JSON to docs/results/ after every run.
+JSON to build/seeds/ (--out) after every run.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=DEMO_SETTINGS["steps"])
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--logs", type=Path, default=ROOT / "build" / "seeds")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "seeds")
     parser.add_argument("--name", default="seeds", help="file name of the results")
     return parser.parse_args()
 

@@ -23,6 +23,7 @@ Predict bytes and time of a training step's gradient exchange on a cluster that 
 The codec's speed is measured on this machine in under a second, unless both rates are given.
 docs/planning.md says what is assumed.
 """
+_LEAST_DIFFERENCE = 1.05  # what is measured here differs by more from call to call
 _PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _COUNT_SUFFIXES = {**_PREFIXES, "b": 1e9}  # "7b", as models are called
 
@@ -39,7 +40,10 @@ def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     what = parser.add_argument_group("training")
     what.add_argument("--params", type=_count, required=True, help="gradient elements: 7e9, 350m")
     what.add_argument(
-        "--step-ms", type=_at_least_zero, default=0.0, help="of a step without communication"
+        "--step-ms",
+        type=_at_least_zero,
+        default=0.0,
+        help="of a step without communication (default: 0, nothing to hide behind)",
     )
     what.add_argument(
         "--backward", type=_share, default=2 / 3, help="share of the step (default: 2/3)"
@@ -65,7 +69,7 @@ def add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     speed.add_argument("--encode-rate", type=_count, help="elements a second on one core: 350m")
     speed.add_argument("--decode-rate", type=_count)
     speed.add_argument(
-        "--cores", type=_above_zero, help="for each rank (default: as gct would use them here)"
+        "--cores", type=_above_zero, help="for each rank (default: as gct would use this machine's)"
     )
     parser.add_argument("--json", action="store_true", help="instead of the table")
 
@@ -132,15 +136,21 @@ def _head(
     encode = numel / speed.encode_seconds(numel) / 1e6
     decode = numel / speed.decode_seconds(numel) / 1e6
     backward = 1e3 * step.seconds * step.backward
+    hides = (
+        f"a step of {1e3 * step.seconds:,.0f} ms, {backward:,.0f} of them backward"
+        if step.seconds
+        else "no --step-ms: nothing hides behind backward"
+    )
+    cores = " (this machine's: see --cores)" if arguments.cores is None else ""
     return "\n".join(
         [
-            f"{step.numel:,} elements in {step.buckets:,} buckets; a step of "
-            f"{1e3 * step.seconds:,.0f} ms, {backward:,.0f} of them backward",
+            f"{step.numel:,} elements in {step.buckets:,} buckets; {hides}",
             f"{cluster.ranks} ranks on {cluster.hosts} hosts, "
             f"{cluster.link.bits_per_second / 1e9:g} Gbit/s and "
             f"{1e6 * cluster.link.latency:g} us between hosts",
             f"codec at {arguments.bits:g} bits, {source}: {encode:,.0f} M elements/s to encode, "
-            f"{decode:,.0f} to decode on one core; {cluster.cores:g} core(s) for each rank",
+            f"{decode:,.0f} to decode on one core; {cluster.cores:g} core(s) for each "
+            f"rank{cores}",
             "",
         ]
     )
@@ -174,7 +184,8 @@ def _verdict(predictions: Sequence[plan.Prediction], arguments: argparse.Namespa
     text = f"\nShortest step, PowerSGD aside: {_name(best.scheme, arguments)}"
     if ours is not best:
         times = ours.step_seconds / best.step_seconds
-        return f"{text}; {_name(ours.scheme, arguments)}: {times:.2f} times that ({ours.limit})."
+        compared = f"{times:.2f} times that" if times >= _LEAST_DIFFERENCE else "much the same"
+        return f"{text}; {_name(ours.scheme, arguments)}: {compared} ({ours.limit})."
     return f"{text}, 1/{known[0].step_seconds / best.step_seconds:.2g} of fp32's."
 
 

@@ -16,33 +16,57 @@ class _HasRows(Protocol):
 
 
 class ParameterStats(TypedDict):
-    """How one parameter's gradient was distributed when this rank last sent it."""
+    """How one parameter's gradient was distributed when this rank last sent it.
 
-    shape: float  # of the generalized Gaussian, after each block's scale was divided out
-    scale: float  # mean absolute value
+    Keys:
+        shape: of the generalized Gaussian, after each block's scale was divided out.
+        scale: mean absolute value.
+    """
+
+    shape: float
+    scale: float
 
 
 class Stats(TypedDict):
     """Totals of this rank since the state was made, except where said otherwise.
 
     With a hierarchy raw_bytes, wire_bytes and bits_per_element are about what crosses between
-    hosts, and a rank's parameters are those in its share of a bucket.
+    hosts, and a rank's parameters are those in its share of a bucket. raw_bytes, wire_bytes, ratio
+    and bits_per_element are of what is compressed alone: 0, 0, 1.0 and 0.0 before anything was, as
+    with codec="auto" that has become "fp32" or "bf16".
+
+    Keys:
+        steps: backward passes that were synchronized.
+        codec: the codec's kind; codec="auto" may have become "fp32" or "bf16", after start_step.
+        codec_seconds: what codec="auto" has measured, seconds of a bucket of 25 MB each way.
+        raw_bytes: what a ring all-reduce of the same buckets, uncompressed, would have sent.
+        wire_bytes: handed to the process group for other ranks, all headers counted.
+        local_bytes: with a hierarchy, uncompressed, for ranks of this host; not in wire_bytes.
+        ratio: raw_bytes / wire_bytes.
+        bits_per_element: mean size of what was encoded, exempt parameters and headers included.
+        plain_bytes: sent by ordinary all-reduces (first steps, small buckets), as in a ring.
+        encode_seconds: of the threads that encode.
+        wait_seconds: for the process group, in the engine's two threads.
+        decode_seconds: decoding and adding.
+        nonfinite_runs: runs that held NaN or Inf and were sent as NaN.
+        scratch_bytes: memory held now, without residuals.
+        parameters: by key (:class:`ParameterStats`), of the last time that each was sent.
     """
 
-    steps: int  # backward passes that were synchronized
-    codec: str  # the codec's kind; codec="auto" may have become "fp32" or "bf16", after start_step
-    codec_seconds: dict[str, float]  # what codec="auto" has measured: a bucket of 25 MB each way
-    raw_bytes: int  # what a ring all-reduce of the same buckets, uncompressed, would have sent
-    wire_bytes: int  # handed to the process group for other ranks, all headers counted
-    local_bytes: int  # with a hierarchy: uncompressed, for ranks of this host; not in wire_bytes
-    ratio: float  # raw_bytes / wire_bytes
-    bits_per_element: float  # mean size of what was encoded, exempt parameters and headers included
-    plain_bytes: int  # sent by ordinary all-reduces (first steps, small buckets), as in a ring
+    steps: int
+    codec: str
+    codec_seconds: dict[str, float]
+    raw_bytes: int
+    wire_bytes: int
+    local_bytes: int
+    ratio: float
+    bits_per_element: float
+    plain_bytes: int
     encode_seconds: float
-    wait_seconds: float  # for the process group, in the engine's two threads
-    decode_seconds: float  # decoding and adding
-    nonfinite_runs: int  # runs that held NaN or Inf and were sent as NaN
-    scratch_bytes: int  # held now, without residuals
+    wait_seconds: float
+    decode_seconds: float
+    nonfinite_runs: int
+    scratch_bytes: int
     parameters: dict[str, ParameterStats]
 
 

@@ -290,6 +290,13 @@ def count_wrong_of_damaged(rank: int, world: int) -> int:
     return count_wrong(result)
 
 
+@pytest.mark.parametrize("text", ["True", "true"])
+def test_options_of_schemes_are_written_as_in_python_or_json(text: str) -> None:
+    from multihost.schemes import check_schemes
+
+    check_schemes([f"gct-1.2:element_scales={text},algorithm=two_shot,start_step=3"])
+
+
 def damage_rank_1() -> None:
     from multihost.bucket import Bucket
     from multihost.schemes import TorchHook

@@ -322,6 +322,7 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "verdict"),
     [
         (["--link", "100gbit"], "PowerSGD aside: bf16; gct, 2 bits: "),
+        (["--link", "7gbit"], "PowerSGD aside: bf16; gct, 2 bits: much the same (encode)."),
         (["--link", "100mbit"], "PowerSGD aside: gct, 2 bits, 1/1"),
         (["--ranks", "1", "--step-ms", "0"], "One rank has nobody"),
     ],
@@ -331,6 +332,17 @@ def test_the_verdict(
 ) -> None:
     assert main([*BASE, *RATES, "--cores", "1", *arguments]) == 0
     assert verdict in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_head_says_what_was_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*BASE, *RATES, "--cores", "1"]) == 0
+    given = capsys.readouterr().out
+    assert "a step of 500 ms, 333 of them backward\n" in given
+    assert "1 core(s) for each rank\n" in given
+    assert main([*BASE[:-2], *RATES]) == 0
+    left_out = capsys.readouterr().out
+    assert "nothing hides behind backward" in left_out
+    assert "(this machine's: see --cores)" in left_out
 
 
 def test_a_reader_that_has_seen_enough() -> None:

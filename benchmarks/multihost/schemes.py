@@ -4,7 +4,8 @@ fp32, bf16, fp16            torch's allreduce_hook, bf16_compress_hook, fp16_com
 powersgd-R                  torch's powerSGD_hook of rank R, else its defaults
 gct, gct-BITS, gct-KIND, gct-KIND-BITS
                             gct.hook, KIND gg, eg, fixed or raw
-...:NAME=VALUE,NAME=VALUE   further arguments of PowerSGDState or gct.GCTState
+...:NAME=VALUE,NAME=VALUE   further arguments of PowerSGDState or gct.GCTState, such as
+                            gct-1.2:element_scales=true,algorithm=two_shot
 """
 
 from __future__ import annotations
@@ -189,7 +190,7 @@ def _options(scheme: str, text: str) -> dict[str, Any]:
         if not equals or not name.isidentifier():
             raise UserError(f"{scheme}: expected NAME=VALUE after the colon, got {item!r}.")
         try:
-            options[name] = json.loads(value)
+            options[name] = json.loads(value.lower() if value in ("True", "False") else value)
         except json.JSONDecodeError:
             options[name] = value
     return options

@@ -73,6 +73,7 @@ class CudaExecutor : public Executor {
 std::string cuda_problem() {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaErrorInsufficientDriver) return "no CUDA driver, or one that is too old";
   if (error != cudaSuccess) return cudaGetErrorString(error);
   return count == 0 ? "no CUDA device" : "";
 }
