@@ -38,6 +38,7 @@ RANKS = 2
 STEPS = {"digits": 300, "finetune": 100}
 FLOAT32 = "float32"
 FIRST_PART = 0.3  # of the steps: those with the first of two numbers of bits
+LOW_RANK = {"allocation": 0.5, "low_rank": 16}
 SCHEMES: dict[str, dict[str, Any] | None] = {
     FLOAT32: None,
     "3 bits": {"bits": 3.0},
@@ -48,6 +49,10 @@ SCHEMES: dict[str, dict[str, Any] | None] = {
     "2 bits, scales": {"bits": 2.0, "element_scales": True},
     "1.2 bits, scales": {"bits": 1.2, "element_scales": True},
     "0.8 bits, scales": {"bits": 0.8, "element_scales": True},
+    # Factors of matrices' strongest directions, and steps by the square root of blocks' scales.
+    "1.2 bits, low rank": {"bits": 1.2, **LOW_RANK},
+    "0.8 bits, low rank": {"bits": 0.8, **LOW_RANK},
+    "0.4 bits, low rank": {"bits": 0.4, **LOW_RANK},
     # 1.2 bits on average
     "2, then 0.86 bits": {"bits": (2.0, 0.86)},
     "2, then 0.86 bits, scales": {"bits": (2.0, 0.86), "element_scales": True},
@@ -136,8 +141,8 @@ def markdown(content: dict[str, Any]) -> str:
             "",
             "Cross-entropy and accuracy on data held out, after the last step; two processes, DDP "
             "with gct.hook. Bits: of all elements that the hook compressed, headers included. "
-            f"Scales: element_scales=True. Two numbers of bits: the first for {FIRST_PART:.0%} of "
-            "the steps.",
+            "Scales: element_scales=True. Low rank: low_rank=16, allocation=0.5. Two numbers of "
+            f"bits: the first for {FIRST_PART:.0%} of the steps.",
             "",
             f"Machine: {content['machine']}; torch {torch.__version__}, one thread a process; gct "
             f"{gct.__version__}.",

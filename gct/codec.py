@@ -196,8 +196,8 @@ class Codec:
             raise ValueError(f"low_rank must be from 0 to {MAX_RANK}, got {rank}")
         if rank and not possible:
             raise ValueError(
-                'low_rank needs kind="gg" or "eg" and an allocation below 1 such as "mse"; '
-                f'got kind={self.kind!r} and allocation={self.allocation!r}: pass allocation="mse"'
+                'low_rank needs kind="gg" or "eg" and an allocation below 1 such as 0.5 or "mse"; '
+                f"got kind={self.kind!r} and allocation={self.allocation!r}"
             )
         return rank
 

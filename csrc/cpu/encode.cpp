@@ -63,7 +63,8 @@ class SegmentEncoder {
   }
 
   // Where low-rank parts pay, the plan becomes that of the residuals. Not with the step in
-  // proportion to the block's scale (exponent 1): there the residual's rate would stay what it is.
+  // proportion to the block's scale (exponent 1): there the residual's rate would stay what it is,
+  // and smaller exponents leave less error, relative to the blocks, too (docs/decisions.md).
   void separate_low_rank() {
     signal_ = plan_.signal;
     const bool pieces = params_.kind == Kind::kGG || params_.kind == Kind::kEG;
