@@ -49,6 +49,7 @@ SCHEMES: dict[str, dict[str, Any] | None] = {
     "2 bits, scales": {"bits": 2.0, "element_scales": True},
     "1.2 bits, scales": {"bits": 1.2, "element_scales": True},
     "0.8 bits, scales": {"bits": 0.8, "element_scales": True},
+    "1.2 bits, allocation 0.5": {"bits": 1.2, "allocation": 0.5},
     # Factors of matrices' strongest directions, and steps by the square root of blocks' scales.
     "1.2 bits, low rank": {"bits": 1.2, **LOW_RANK},
     "0.8 bits, low rank": {"bits": 0.8, **LOW_RANK},

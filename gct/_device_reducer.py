@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,8 @@ class DeviceReducer:
         self._group = group
         self._settings = f"{dict(settings)}"
         self._channel = DeviceChannel(group, device)
+        if os.environ.get("GCT_DEBUG") == "hash":
+            _logger.warning("gct: GCT_DEBUG=hash does not compare gradients on %s", device)
         self.rank, self.size = self._channel.rank, self._channel.size
         self.hosts = 1
         self.plain_bytes = 0

@@ -23,7 +23,7 @@ Predict bytes and time of a training step's gradient exchange on a cluster that 
 The codec's speed is measured on this machine in under a second, unless both rates are given.
 docs/planning.md says what is assumed.
 """
-_LEAST_DIFFERENCE = 1.05  # what is measured here differs by more from call to call
+_LEAST_DIFFERENCE = 1.05  # rates that are measured differ by more from call to call
 _PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _COUNT_SUFFIXES = {**_PREFIXES, "b": 1e9}  # "7b", as models are called
 
@@ -139,7 +139,7 @@ def _head(
     hides = (
         f"a step of {1e3 * step.seconds:,.0f} ms, {backward:,.0f} of them backward"
         if step.seconds
-        else "no --step-ms: nothing hides behind backward"
+        else "a step of no time (--step-ms): nothing hides behind backward"
     )
     cores = " (this machine's: see --cores)" if arguments.cores is None else ""
     return "\n".join(
@@ -186,7 +186,11 @@ def _verdict(predictions: Sequence[plan.Prediction], arguments: argparse.Namespa
         times = ours.step_seconds / best.step_seconds
         compared = f"{times:.2f} times that" if times >= _LEAST_DIFFERENCE else "much the same"
         return f"{text}; {_name(ours.scheme, arguments)}: {compared} ({ours.limit})."
-    return f"{text}, 1/{known[0].step_seconds / best.step_seconds:.2g} of fp32's."
+    others = [p for p in known if not p.scheme.startswith("gct")]
+    next_best = min(others, key=lambda p: p.step_seconds)
+    same = next_best.step_seconds < _LEAST_DIFFERENCE * best.step_seconds
+    text += f", 1/{known[0].step_seconds / best.step_seconds:.2g} of fp32's"
+    return f"{text}; {_name(next_best.scheme, arguments)}: much the same." if same else f"{text}."
 
 
 def _name(scheme: str, arguments: argparse.Namespace) -> str:

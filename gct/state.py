@@ -66,8 +66,8 @@ class GCTState:
         low_rank: largest rank of matrices' low-rank parts, 0 for none; see :class:`gct.Codec`.
             Fine-tuning a pretrained transformer with AdamW lost least with ``low_rank=16,
             allocation=0.5`` of all at 0.8 and 1.2 bits; models from scratch, with AdamW and SGD,
-            lost more by it, however small the error (docs/decisions.md). Encoding takes some five
-            times as long.
+            lost more than without, however small the error (docs/decisions.md). A bucket took five
+            times as long over loopback.
         element_scales: divide each gradient by how large its elements were in earlier steps, as far
             as the reduced gradients tell, before it is encoded, and multiply by it afterwards, so
             that the error follows each element's own size. Nothing is sent for it. From 0.8 to 1.2
@@ -423,7 +423,8 @@ class GCTState:
         if self._scales is not None:
             scales = saved.get("element_scales", {})
             self._scales.load_state_dict(scales)
-            if self.step and not any(saved["steps"] for saved in scales.values()):
+            learned = saved["world_size"] != 1 and self.codec.kind != "raw"
+            if learned and self.step and not any(item["steps"] for item in scales.values()):
                 _logger.warning(
                     "gct: the checkpoint has no scales of elements: they are learned anew"
                 )

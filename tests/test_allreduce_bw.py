@@ -340,6 +340,37 @@ def test_the_table_says_what_auto_chose() -> None:
     assert " ms" in last
 
 
+def first_values_of_calls(rank: int, world: int) -> list[float]:
+    from multihost.bucket import Bucket
+    from multihost.inputs import make_source
+    from multihost.measure import Bench, Effort
+    from multihost.schemes import TorchHook
+    from multihost.stages import Stages
+
+    seen = []
+
+    class Recorder(TorchHook):
+        def __init__(self) -> None:
+            super().__init__(None, None)
+
+        def reduce(self, bucket: Bucket) -> tuple[float, Stages]:
+            seen.append(float(bucket.buffer()[0]))
+            return 1e-3, Stages()
+
+    source = make_source("gaussian", rank, seed=1, numel=4096)
+    bench = Bench(source, torch.device("cpu"), Effort(calls=4, warmup=3, seconds=1.0))
+    bench.run("recorder", Recorder(), bench.bucket(0, 4096))
+    return seen
+
+
+def test_each_call_has_other_values() -> None:
+    from ranks import run_ranks
+
+    [seen] = run_ranks(1, first_values_of_calls)
+    assert len(seen) == 7
+    assert len(set(seen)) == 7
+
+
 @pytest.mark.parametrize("text", ["gaussian", "laplace", "gg", "gg:0.5"])
 def test_inputs_have_their_distribution(text: str) -> None:
     from multihost.inputs import make_source

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import threading
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -374,17 +374,27 @@ def test_a_pass_that_is_broken_off() -> None:
     run_ranks(2, aborted)
 
 
-def alone(rank: int, world: int) -> None:
-    """Nothing is coded where there is nobody to send to, and nothing learned."""
+def without_loss(rank: int, world: int, codec: Literal["gg", "raw"]) -> str:
+    """The mean is exact, and nothing is learned; what a state says that loads what it saved."""
     model = Product()
-    state = gct.GCTState(bits=2.0, min_numel=0, element_scales=True, model=model)
+    state = gct.GCTState(codec=codec, min_numel=0, element_scales=True, model=model)
     train(state, model, range(4), rank)
-    assert torch.equal(model.weight.grad, uneven(3, rank))
+    expected = sum(uneven(3, other) for other in range(world)) / world
+    assert torch.equal(model.weight.grad, expected)
     assert [saved["steps"] for saved in state.state_dict()["element_scales"].values()] == [0]
+    output = io.StringIO()
+    handler = logging.StreamHandler(output)
+    logging.getLogger("gct").addHandler(handler)
+    state.load_state_dict(state.state_dict())
+    logging.getLogger("gct").removeHandler(handler)
+    return output.getvalue()
 
 
-def test_one_rank_alone() -> None:
-    run_ranks(1, alone)
+@pytest.mark.parametrize(("world", "codec"), [(1, "gg"), (2, "raw")])
+def test_nothing_is_learned_where_nothing_is_lost(world: int, codec: str) -> None:
+    """One rank has nobody to send to; "raw" sends the values as they are."""
+    for text in run_ranks(world, without_loss, codec):
+        assert "scales" not in text
 
 
 def with_rate_term(rank: int, world: int) -> None:

@@ -323,6 +323,10 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--link", "100gbit"], "PowerSGD aside: bf16; gct, 2 bits: "),
         (["--link", "7gbit"], "PowerSGD aside: bf16; gct, 2 bits: much the same (encode)."),
+        (
+            ["--link", "6.6gbit"],
+            "PowerSGD aside: gct, 2 bits, 1/1.9 of fp32's; bf16: much the same.",
+        ),
         (["--link", "100mbit"], "PowerSGD aside: gct, 2 bits, 1/1"),
         (["--ranks", "1", "--step-ms", "0"], "One rank has nobody"),
     ],

@@ -17,7 +17,8 @@ POOL_NUMEL = 1 << 22
 MATRIX = (1024, 1024)
 
 
-# By how many values a call's begin after the last one's: a prime, so that all are begun with.
+# By how many values a call's begin after the last one's: a prime, so that all of them are begun
+# with in turn, unless there are a multiple of it.
 _TURN = 1_000_003
 
 

@@ -165,7 +165,7 @@ class Gct:
         return int(self._state.stats()["wire_bytes"])
 
     def forget(self) -> None:
-        return  # without error feedback nothing is kept; with it, residuals belong to parameters
+        return  # residuals and scales belong to parameters, and other sizes have others
 
     def chosen(self) -> str | None:
         if self._codec != "auto":
