@@ -6,9 +6,9 @@
     mpirun -n 4 --host a,b,c,d python benchmarks/allreduce_bw.py
     srun -N 4 --ntasks-per-node 1 python benchmarks/allreduce_bw.py
 
-Sizes as in nccl-tests: -b smallest, -e largest, -f factor; K, M, G are powers of 1024. Left out:
-64K to 64M by 4, eleven schemes, each up to 5 seconds at each size: some minutes. Table on stdout,
-progress on stderr. docs/benchmarks.md says what each column means.
+Sizes as in nccl-tests: -b smallest, -e largest, -f factor; K, M, G are powers of 1024. All sizes
+and schemes that are the default take some minutes. Table on stdout, progress on stderr.
+docs/benchmarks.md says what each column means.
 """
 
 from __future__ import annotations
@@ -54,9 +54,15 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         "--local", type=whole_number(1), metavar="N", help="start N ranks on this machine"
     )
     sizes = parser.add_argument_group("sizes, in bytes of float32 on each rank")
-    sizes.add_argument("-b", "--minbytes", type=byte_count, default="64K", help="(default: 64K)")
-    sizes.add_argument("-e", "--maxbytes", type=byte_count, default="64M", help="(default: 64M)")
-    sizes.add_argument("-f", "--stepfactor", type=positive, default=4.0, help="(default: 4)")
+    sizes.add_argument(
+        "-b", "--minbytes", type=byte_count, default="64K", help="(default: %(default)s)"
+    )
+    sizes.add_argument(
+        "-e", "--maxbytes", type=byte_count, default="64M", help="(default: %(default)s)"
+    )
+    sizes.add_argument(
+        "-f", "--stepfactor", type=positive, default=4.0, help="(default: %(default)s)"
+    )
     what = parser.add_argument_group("what")
     what.add_argument(
         "--schemes",
@@ -65,7 +71,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         metavar="SCHEME",
         help=f"(default: {' '.join(DEFAULT_SCHEMES)})",
     )
-    what.add_argument("--backend", choices=BACKENDS, default="gloo", help="(default: gloo)")
+    what.add_argument("--backend", choices=BACKENDS, default="gloo", help="(default: %(default)s)")
     what.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: cuda with nccl"
     )
@@ -73,31 +79,31 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         "--input",
         default="gg",
         metavar="WHAT",
-        help="gaussian, laplace, gg[:SHAPE] or a file (default: gg)",
+        help="gaussian, laplace, gg[:SHAPE] or a file (default: %(default)s)",
     )
-    what.add_argument("--seed", type=int, default=1, help="(default: 1)")
+    what.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
     how = parser.add_argument_group("how long")
     how.add_argument(
-        "-n", "--iters", type=whole_number(1), default=20, help="timed calls (default: 20)"
+        "-n", "--iters", type=whole_number(1), default=20, help="timed calls (default: %(default)s)"
     )
     how.add_argument(
         "-w",
         "--warmup-iters",
         type=whole_number(1),
         default=2,
-        help="calls before them (default: 2)",
+        help="calls before them (default: %(default)s)",
     )
     how.add_argument(
         "--seconds",
         type=positive,
         default=5.0,
-        help="fewer calls if they would take longer (default: 5)",
+        help="fewer calls if they would take longer (default: %(default)s)",
     )
     how.add_argument(
         "--timeout",
         type=positive,
         default=120.0,
-        help="seconds to wait for other ranks (default: 120)",
+        help="seconds to wait for other ranks (default: %(default)s)",
     )
     how.add_argument("--threads", type=whole_number(1), help="torch's threads on each rank")
     out = parser.add_argument_group("results, written by rank 0")

@@ -175,22 +175,18 @@ def _table(predictions: Sequence[plan.Prediction], arguments: argparse.Namespace
 def _verdict(predictions: Sequence[plan.Prediction], arguments: argparse.Namespace) -> str:
     """The shortest step, and how long gct's is beside it."""
     known = [p for p in predictions if p.scheme != "powersgd"]  # which ends at another loss
-    best, ours = (
-        min(schemes, key=lambda p: p.step_seconds)
-        for schemes in (known, [p for p in known if p.scheme.startswith("gct")])
-    )
+    ours = min((p for p in known if p.scheme.startswith("gct")), key=lambda p: p.step_seconds)
+    theirs = min((p for p in known if not p.scheme.startswith("gct")), key=lambda p: p.step_seconds)
     if not ours.seconds:
         return "\nOne rank has nobody to exchange anything with."
+    best, other = sorted((theirs, ours), key=lambda p: p.step_seconds)
+    times = other.step_seconds / best.step_seconds
+    same = f"; {_name(other.scheme, arguments)}: much the same" if times < _LEAST_DIFFERENCE else ""
     text = f"\nShortest step, PowerSGD aside: {_name(best.scheme, arguments)}"
-    if ours is not best:
-        times = ours.step_seconds / best.step_seconds
-        compared = f"{times:.2f} times that" if times >= _LEAST_DIFFERENCE else "much the same"
-        return f"{text}; {_name(ours.scheme, arguments)}: {compared} ({ours.limit})."
-    others = [p for p in known if not p.scheme.startswith("gct")]
-    next_best = min(others, key=lambda p: p.step_seconds)
-    same = next_best.step_seconds < _LEAST_DIFFERENCE * best.step_seconds
-    text += f", 1/{known[0].step_seconds / best.step_seconds:.2g} of fp32's"
-    return f"{text}; {_name(next_best.scheme, arguments)}: much the same." if same else f"{text}."
+    if best is ours:
+        return f"{text}, 1/{known[0].step_seconds / best.step_seconds:.2g} of fp32's{same}."
+    compared = same or f"; {_name(ours.scheme, arguments)}: {times:.2f} times that"
+    return f"{text}{compared} ({ours.limit})."
 
 
 def _name(scheme: str, arguments: argparse.Namespace) -> str:

@@ -374,6 +374,15 @@ def test_a_pass_that_is_broken_off() -> None:
     run_ranks(2, aborted)
 
 
+def log_of_loading(state: gct.GCTState, saved: dict[str, Any]) -> str:
+    output = io.StringIO()
+    handler = logging.StreamHandler(output)
+    logging.getLogger("gct").addHandler(handler)
+    state.load_state_dict(saved)
+    logging.getLogger("gct").removeHandler(handler)
+    return output.getvalue()
+
+
 def without_loss(rank: int, world: int, codec: Literal["gg", "raw"]) -> str:
     """The mean is exact, and nothing is learned; what a state says that loads what it saved."""
     model = Product()
@@ -382,12 +391,7 @@ def without_loss(rank: int, world: int, codec: Literal["gg", "raw"]) -> str:
     expected = sum(uneven(3, other) for other in range(world)) / world
     assert torch.equal(model.weight.grad, expected)
     assert [saved["steps"] for saved in state.state_dict()["element_scales"].values()] == [0]
-    output = io.StringIO()
-    handler = logging.StreamHandler(output)
-    logging.getLogger("gct").addHandler(handler)
-    state.load_state_dict(state.state_dict())
-    logging.getLogger("gct").removeHandler(handler)
-    return output.getvalue()
+    return log_of_loading(state, state.state_dict())
 
 
 @pytest.mark.parametrize(("world", "codec"), [(1, "gg"), (2, "raw")])
@@ -447,12 +451,7 @@ def of_another_model(rank: int, world: int) -> str:
     ddp.register_comm_hook(state, gct.hook)
     with pytest.raises(ValueError, match="belong to another model"):
         ddp(uneven(3, rank)).backward()
-    output = io.StringIO()
-    handler = logging.StreamHandler(output)
-    logging.getLogger("gct").addHandler(handler)
-    state.load_state_dict(saved | {"element_scales": {}})
-    logging.getLogger("gct").removeHandler(handler)
-    return output.getvalue()
+    return log_of_loading(state, saved | {"element_scales": {}})
 
 
 def test_scales_of_another_model_or_none() -> None:

@@ -15,8 +15,6 @@ from multihost.errors import UserError
 # Larger buckets repeat the values: making them must not take longer than sending.
 POOL_NUMEL = 1 << 22
 MATRIX = (1024, 1024)
-
-
 # By how many values a call's begin after the last one's: a prime, so that all of them are begun
 # with in turn, unless there are a multiple of it.
 _TURN = 1_000_003
