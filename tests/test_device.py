@@ -414,6 +414,16 @@ def test_settings_that_gpus_lack_are_refused(setting: dict[str, Any]) -> None:
         DeviceReducer(mock.Mock(), state._settings, CPU)
 
 
+@pytest.mark.parametrize("debug", ["hash", ""])
+def test_hashes_that_are_not_compared_are_a_warning(
+    debug: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("GCT_DEBUG", debug)
+    monkeypatch.setattr("gct._device_reducer.DeviceChannel", mock.Mock())
+    DeviceReducer(mock.Mock(), gct.GCTState()._settings, CPU)
+    assert ("GCT_DEBUG=hash does not compare gradients on cpu" in caplog.text) == bool(debug)
+
+
 def test_gradients_that_change_their_device_are_refused() -> None:
     state = gct.GCTState()
     state._reducer = mock.Mock()
