@@ -92,7 +92,7 @@ const char* status_message(Status status) {
     case Status::kBadMagic:
       return "these bytes are not a gct segment: expected it to begin with 'GCT1'";
     case Status::kBadVersion:
-      return "segment of another wire version: expected version 1 or 2; read it with the gct "
+      return "segment of another wire version: expected version 1, 2 or 3; read it with the gct "
              "version that wrote it, and install the same one on all ranks";
     case Status::kBadTables:
       return "segment written with other code tables: read it with the gct version that wrote it, "

@@ -35,6 +35,11 @@ enum class Rounding : uint8_t { kDeterministic = 0, kStochastic = 1 };
 // for more time.
 enum class Effort : uint8_t { kNormal = 0, kHigh = 1 };
 
+// What symbols decode to. kCentroid: the mean of what they stand for, which is the least error and
+// smaller than the input. kUnitGain: as large as the input, by the model; for kGG and kEG with
+// normal effort, deterministic rounding and targets other than kSnrDb.
+enum class Reconstruction : uint8_t { kCentroid = 0, kUnitGain = 1 };
+
 struct CodecParams {
   Kind kind = Kind::kGG;
   Target target = Target::kBits;
@@ -47,6 +52,7 @@ struct CodecParams {
   // Largest rank of a matrix's low-rank part, 0 to kLowRankWidth; 0: none. With allocation8 < 8.
   int max_rank = 0;
   Effort effort = Effort::kNormal;
+  Reconstruction reconstruction = Reconstruction::kCentroid;
 };
 
 // One run of the input. `raw` runs travel uncompressed (exempt 1-D parameters).

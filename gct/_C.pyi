@@ -28,6 +28,7 @@ class CodecParams:
         seed: int = 0,
         max_rank: int = 0,
         high_effort: bool = False,
+        unit_gain: bool = False,
     ) -> None: ...
 
 class WireInfo(TypedDict):

@@ -18,7 +18,8 @@ def check_kind(codec: object) -> None:
         raise ValueError(f"{message}, got {codec!r}")
     raise TypeError(
         f"{message}, got {type(codec).__name__}: bits, snr_db, step, allocation, rounding, "
-        'low_rank and effort are own arguments of GCTState, such as GCTState(codec="gg", bits=2.0)'
+        "low_rank, effort and reconstruction are own arguments of GCTState, such as "
+        'GCTState(codec="gg", bits=2.0)'
     )
 
 
@@ -39,6 +40,11 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise ValueError(
             "element_scales and error_feedback don't go together: what was left out is in units of "
             "one step's scales, and the next step has others"
+        )
+    if settings["reconstruction"] == "unit_gain" and settings["error_feedback"] is True:
+        raise ValueError(
+            'reconstruction="unit_gain" and error_feedback don\'t go together: at low rates the '
+            "error is larger than what was encoded, and would grow from step to step"
         )
     if settings["algorithm"] not in ("auto", "one_shot", "two_shot"):
         raise ValueError(

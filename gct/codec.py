@@ -26,6 +26,7 @@ __all__ = ["Codec", "decode", "encode"]
 Kind = Literal["gg", "eg", "fixed", "raw"]
 Rounding = Literal["deterministic", "stochastic"]
 Effort = Literal["normal", "high"]
+Reconstruction = Literal["centroid", "unit_gain"]
 
 # exp-Golomb codes spend at least a bit on every symbol: a lower target would zero whole blocks.
 _LEAST_BITS = {"gg": 0.1, "eg": 1.5}
@@ -91,6 +92,14 @@ class Codec:
             times as long; see docs/decisions.md. Where an estimate says that it would lose, the
             message is one of normal effort. Factors of low-rank parts are always coded with normal
             effort. Only with ``kind="gg"``, deterministic rounding and CPU tensors.
+        reconstruction: what symbols decode to. ``"centroid"``: the mean of what they stand for,
+            which has the least error and is smaller than the input: where quantizing leaves the
+            relative squared error D, what comes out is 1 - D of the input and noise that does not
+            depend on it, at 1 bit some 0.6. ``"unit_gain"``: all of the input and more noise,
+            D / (1 - D); the scale of DRIVE and EDEN (arXiv 2105.08339), here from the generalized
+            Gaussian and not more than 4. Encoding and its bytes are the same but for the header.
+            Only with ``"gg"`` and ``"eg"``, a target in bits or a step, deterministic rounding
+            (stochastic rounding has unit gain by itself) and normal effort.
 
     Raises:
         TypeError: a value of another type; NumPy's scalars are numbers, True and False aren't.
@@ -106,11 +115,13 @@ class Codec:
     rounding: Rounding = "deterministic"
     low_rank: int | Literal["auto"] = "auto"
     effort: Effort = "normal"
+    reconstruction: Reconstruction = "centroid"
 
     def __post_init__(self) -> None:
         _check_choice("kind", self.kind, get_args(Kind))
         _check_choice("rounding", self.rounding, get_args(Rounding))
         _check_choice("effort", self.effort, get_args(Effort))
+        _check_choice("reconstruction", self.reconstruction, get_args(Reconstruction))
         for name in ("bits", "snr_db", "step", "allocation", "low_rank"):
             object.__setattr__(self, name, plain_number(getattr(self, name)))
         self._target()
@@ -122,6 +133,9 @@ class Codec:
                 'effort="high" needs kind="gg" and rounding="deterministic", '
                 f"got kind={self.kind!r} and rounding={self.rounding!r}"
             )
+
+        if self.reconstruction == "unit_gain":
+            self._check_unit_gain()
 
     # No field, which dataclasses.asdict and replace would have to copy.
     @cached_property
@@ -139,22 +153,29 @@ class Codec:
             seed=seed,
             max_rank=self._max_rank(),
             high_effort=self.effort == "high",
+            unit_gain=self.reconstruction == "unit_gain",
         )
 
-    def _key(self) -> tuple[Kind, str, float, int, Rounding, int, Effort]:
-        """What the settings mean: two codecs with the same one write the same bytes."""
-        exponent8, max_rank = _exponent8(self.allocation), self._max_rank()
+    def _meaning(self) -> dict[str, object]:
+        """The settings with defaults and other names resolved."""
         target, value = self._target()
-        return self.kind, target, value, exponent8, self.rounding, max_rank, self.effort
+        return {
+            "kind": self.kind,
+            **({target: value} if self.kind != "raw" else {}),
+            "allocation": _exponent8(self.allocation) / 8,
+            "rounding": self.rounding,
+            "low_rank": self._max_rank(),
+            "effort": self.effort,
+            "reconstruction": self.reconstruction,
+        }
+
+    def _key(self) -> tuple[tuple[str, object], ...]:
+        """Two codecs with the same one write the same bytes."""
+        return tuple(self._meaning().items())
 
     def _settled(self) -> str:
         """In words that are the same wherever codecs are equal."""
-        kind, target, value, exponent8, rounding, max_rank, effort = self._key()
-        goal = "" if kind == "raw" else f"{target}={value}, "
-        return (
-            f"Codec({kind!r}, {goal}allocation={exponent8 / 8}, "
-            f"rounding={rounding!r}, low_rank={max_rank}, effort={effort!r})"
-        )
+        return f"Codec({', '.join(f'{name}={value!r}' for name, value in self._key())})"
 
     def __eq__(self, other: object) -> bool:
         return self._key() == other._key() if isinstance(other, Codec) else NotImplemented
@@ -200,6 +221,21 @@ class Codec:
                 f"got kind={self.kind!r} and allocation={self.allocation!r}"
             )
         return rank
+
+    def _check_unit_gain(self) -> None:
+        needed = {
+            "kind": self.kind in ("gg", "eg"),
+            "snr_db": self.snr_db is None,
+            "rounding": self.rounding == "deterministic",
+            "effort": self.effort == "normal",
+        }
+        for name, met in needed.items():
+            if not met:
+                raise ValueError(
+                    'reconstruction="unit_gain" needs kind="gg" or "eg", bits or a step, '
+                    'rounding="deterministic" and effort="normal"; '
+                    f"got {name}={getattr(self, name)!r}"
+                )
 
     def _check_value(self, name: str, value: float) -> None:
         if self.kind == "fixed":

@@ -27,7 +27,7 @@ from gct._residuals import Residuals
 from gct._settings import check_kind, check_settings
 from gct._state_dict import Place, flatten, is_flat, unflatten
 from gct._stats import ParameterStats, RunStats, Stats, make_stats
-from gct.codec import Codec, Effort, Kind, Rounding
+from gct.codec import Codec, Effort, Kind, Reconstruction, Rounding
 from gct.monitor import Monitor, as_monitor
 
 __all__ = ["GCTState", "ParameterStats", "Stats"]
@@ -80,6 +80,8 @@ class GCTState:
         effort: ``"high"``: less error at the same bits, for many times the time in the encoder; see
             :class:`gct.Codec`. No benefit for training has been measured. With ``codec="auto"`` its
             time counts in what is measured.
+        reconstruction: ``"centroid"`` or ``"unit_gain"``, levels that keep gradients' size; see
+            :class:`gct.Codec`. Not together with error_feedback.
         start_step: backward passes before this one are reduced without compression. The first
             gradients are unlike all others, and DDP regroups its buckets after the first pass.
         min_numel: buckets with fewer elements are reduced without compression.
@@ -141,6 +143,7 @@ class GCTState:
         low_rank: int = 0,
         element_scales: bool = False,
         effort: Effort = "normal",
+        reconstruction: Reconstruction = "centroid",
         start_step: int = 2,
         min_numel: int = 1024,
         rate_weight: float = 0.0,
@@ -163,6 +166,7 @@ class GCTState:
             "low_rank": low_rank,
             "element_scales": element_scales,
             "effort": effort,
+            "reconstruction": reconstruction,
             "start_step": start_step,
             "min_numel": min_numel,
             "rate_weight": rate_weight,
@@ -184,6 +188,7 @@ class GCTState:
                     low_rank=low_rank,
                     rounding=rounding,
                     effort=effort,
+                    reconstruction=reconstruction,
                 ),
             )
             for begin, bits_from_then_on in schedule(self._settings["bits"])

@@ -524,6 +524,17 @@ BAD_CODECS: list[tuple[dict[str, object], str]] = [
     ({"effort": "high", "kind": "fixed", "bits": 2}, 'effort.*kind="gg".*fixed'),
     ({"effort": "high", "kind": "raw"}, 'effort.*kind="gg".*raw'),
     ({"effort": "high", "rounding": "stochastic"}, "effort.*deterministic.*stochastic"),
+    ({"reconstruction": "mean"}, "reconstruction.*centroid.*unit_gain.*mean"),
+    *(
+        ({"reconstruction": "unit_gain", **other}, f"unit_gain.*got {name}={value}")
+        for other, name, value in (
+            ({"kind": "fixed", "bits": 2}, "kind", "'fixed'"),
+            ({"kind": "raw"}, "kind", "'raw'"),
+            ({"snr_db": 10}, "snr_db", "10"),
+            ({"rounding": "stochastic"}, "rounding", "'stochastic'"),
+            ({"effort": "high"}, "effort", "'high'"),
+        )
+    ),
     ({"allocation": "best"}, "allocation.*best"),
     ({"allocation": 0.3}, r"allocation.*0\.3"),
     ({"allocation": 1.5}, r"allocation.*1\.5"),
@@ -574,6 +585,7 @@ def test_codecs_of_equal_settings_are_equal() -> None:
         {"allocation": "mse"},
         {"rounding": "stochastic"},
         {"effort": "high"},
+        {"reconstruction": "unit_gain"},
         {"snr_db": 2},
     ]
     for other in (gct.Codec(**arguments) for arguments in others):
@@ -589,7 +601,8 @@ def test_codecs_are_dataclasses() -> None:
     wire = gct.encode(x, codec)
     settings = dataclasses.asdict(codec)
     assert list(settings) == [
-        *("kind", "bits", "snr_db", "step", "allocation", "rounding", "low_rank", "effort")
+        *("kind", "bits", "snr_db", "step", "allocation", "rounding", "low_rank", "effort"),
+        "reconstruction",
     ]
     for copied in (gct.Codec(**settings), pickle.loads(pickle.dumps(codec)), copy.copy(codec)):
         assert copied == codec

@@ -30,6 +30,8 @@ ENCODED = {
     "gg-step": gct.Codec("gg", step=0.25, allocation=0.5),
     "gg-snr": gct.Codec("gg", snr_db=12),
     "gg-stochastic": gct.Codec("gg", bits=2, rounding="stochastic"),
+    "gg-gain": gct.Codec("gg", bits=0.8, allocation=0.5, reconstruction="unit_gain"),
+    "eg-gain": gct.Codec("eg", bits=2, reconstruction="unit_gain"),
     "gg-trellis": gct.Codec("gg", bits=2, effort="high"),
     # Encoded three to six times until the size fits: the search for the step.
     "gg-searched": gct.Codec("gg", bits=1.5, allocation="mse", low_rank=0),
@@ -44,16 +46,19 @@ MATRIX_COLUMNS = 30
 MATRICES = {  # with a column profile
     "gg-columns": gct.Codec("gg", bits=3, allocation="mse"),
     "gg-trellis-columns": gct.Codec("gg", bits=3, allocation="mse", effort="high"),
+    "gg-gain-columns": gct.Codec("gg", bits=2, allocation="mse", reconstruction="unit_gain"),
     "eg-columns": gct.Codec("eg", snr_db=15, allocation=0.5),
 }
 LOW_RANK_COLUMNS = 60
 LOW_RANK_MATRICES = {  # with a low-rank part
     "gg-low-rank": gct.Codec("gg", bits=1.5, allocation="mse"),
+    "gg-gain-low-rank": gct.Codec(bits=1.5, allocation="mse", reconstruction="unit_gain"),
     "eg-low-rank": gct.Codec("eg", bits=3, allocation=0.5),
 }
 BUILT = {"built-raw": wd.RAW, "built-gg": wd.GG, "built-eg": wd.EG, "built-fixed": wd.FIXED}
 BUILT |= {"built-gg-columns": wd.GG, "built-eg-columns": wd.EG}
 BUILT |= {"built-gg-low-rank": wd.GG, "built-eg-low-rank": wd.EG, "built-gg-trellis": wd.GG}
+BUILT |= {"built-gg-gain-columns": wd.GG, "built-eg-gain": wd.EG}
 NAMES = [*ENCODED, *MATRICES, *LOW_RANK_MATRICES, *BUILT]
 
 # So many blocks that the rate control counts a second, larger sample of them; kept are size and
@@ -162,6 +167,11 @@ def summary(wire: bytes) -> dict[str, int | str]:
     return {"bytes": len(wire), "sha256": hashlib.sha256(wire).hexdigest()}
 
 
+def form_of(name: str) -> int:
+    """The flag that the name speaks of."""
+    return wd.TRELLIS if "-trellis" in name else wd.UNIT_GAIN if "-gain" in name else 0
+
+
 def built(name: str, kind: int) -> bytes:
     return wire_builder.random_segment(
         kind,
@@ -169,7 +179,7 @@ def built(name: str, kind: int) -> bytes:
         num_runs=8,
         profiles=name.endswith("-columns"),
         low_rank=name.endswith("-low-rank"),
-        trellis="-trellis" in name,
+        form=form_of(name),
     )
 
 
@@ -221,7 +231,7 @@ def test_sections_are_where_the_name_says(name: str) -> None:
     segment, runs = wd.read_headers(read(name))
     assert any(run.columns for run in runs) == name.endswith("-columns")
     assert segment.low_rank == name.endswith("-low-rank")
-    assert segment.trellis == ("-trellis" in name)
+    assert segment.flags & (wd.TRELLIS | wd.UNIT_GAIN) == form_of(name)
 
 
 def test_folder_holds_these_files_and_is_small() -> None:

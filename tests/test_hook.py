@@ -107,6 +107,7 @@ def trains_like_plain(rank: int, world: int) -> None:
         {"snr_db": 20.0},
         {"bits": 4.0, "rounding": "stochastic"},
         {"bits": 4.0, "effort": "high"},
+        {"bits": 4.0, "reconstruction": "unit_gain", "allocation": 0.5, "low_rank": 4},
         {"bits": 4.0, "algorithm": "two_shot"},
         {"bits": 3.0, "error_feedback": True},
     ):
@@ -526,6 +527,11 @@ def test_registration_rules_of_ddp() -> None:
         ({"rounding": "up"}, "rounding must be"),
         ({"effort": "highest"}, "effort must be"),
         ({"effort": "high", "codec": "eg"}, "effort.*kind"),
+        ({"reconstruction": "mean"}, "reconstruction must be"),
+        (
+            {"reconstruction": "unit_gain", "error_feedback": True},
+            "unit_gain.*error_feedback don't go together",
+        ),
         ({"error_feedback": "yes"}, "error_feedback"),
         ({"start_step": -1}, "start_step"),
         ({"min_numel": 1.5}, "min_numel"),

@@ -22,6 +22,7 @@ from gct import _C
 
 PROFILED = ("profiled gg", "profiled eg")
 TRELLIS = ("trellis gg",)
+UNIT_GAIN = ("unit-gain gg", "unit-gain eg")
 LOW_RANK = ("low-rank gg", "low-rank eg")
 KINDS = {"raw": wd.RAW, "gg": wd.GG, "eg": wd.EG, "fixed": wd.FIXED}
 NUMEL = 300  # a block and a tail
@@ -45,10 +46,22 @@ def sound_segment(kind: str) -> bytes:
         return low_rank_segment(kind.removeprefix("low-rank "))
     if kind in TRELLIS:
         return trellis_segment()
+    if kind in UNIT_GAIN:
+        return unit_gain_segment(kind.removeprefix("unit-gain "))
     x = np.random.default_rng(0).laplace(size=NUMEL).astype(np.float32)
     x[7] = 1e6
     codec = gct.Codec(kind, bits=4, allocation=0) if kind != "raw" else gct.Codec("raw")
     return gct.encode(torch.from_numpy(x), codec).numpy().tobytes()
+
+
+def unit_gain_segment(kind: str) -> bytes:
+    """With blocks with and without low bits aside."""
+    x = np.random.default_rng(0).laplace(size=3 * wd.BLOCK + 40)
+    x[[7, 300]], x[2 * wd.BLOCK : 3 * wd.BLOCK] = [60, -60], 1e4
+    codec = gct.Codec(kind, step=1.0, allocation=0, reconstruction="unit_gain")
+    wire = gct.encode(torch.from_numpy(x.astype(np.float32)), codec).numpy().tobytes()
+    assert 0 < wd.decode(wire).counts["blocks with shift"] < 4
+    return wire
 
 
 def trellis_segment() -> bytes:
@@ -127,12 +140,12 @@ def patch(wire: bytes, offset: int, new: bytes) -> bytes:
     return wire[:offset] + new + wire[offset + len(new) :]
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *PROFILED, *LOW_RANK, *TRELLIS])
+@pytest.mark.parametrize("kind", [*KINDS, *PROFILED, *LOW_RANK, *TRELLIS, *UNIT_GAIN])
 def test_sound_segments_are_read(kind: str) -> None:
     assert accepts(sound_segment(kind))
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *PROFILED, *LOW_RANK, *TRELLIS])
+@pytest.mark.parametrize("kind", [*KINDS, *PROFILED, *LOW_RANK, *TRELLIS, *UNIT_GAIN])
 def test_every_truncation_is_refused(kind: str) -> None:
     wire = sound_segment(kind)
     for length in range(len(wire)):
@@ -141,7 +154,7 @@ def test_every_truncation_is_refused(kind: str) -> None:
             decode(wire[:length])
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *PROFILED, *LOW_RANK, *TRELLIS])
+@pytest.mark.parametrize("kind", [*KINDS, *PROFILED, *LOW_RANK, *TRELLIS, *UNIT_GAIN])
 def test_every_truncation_that_the_header_hides_is_refused(kind: str) -> None:
     wire = sound_segment(kind)
     for length in range(wd.SEGMENT_HEADER.size, len(wire)):
@@ -181,7 +194,7 @@ def test_most_damage_to_coded_payload_is_noticed() -> None:
     assert not read
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *PROFILED, *LOW_RANK, *TRELLIS])
+@pytest.mark.parametrize("kind", [*KINDS, *PROFILED, *LOW_RANK, *TRELLIS, *UNIT_GAIN])
 def test_random_payload(kind: str) -> None:
     wire = sound_segment(kind)
     rng = np.random.default_rng(2)
@@ -194,7 +207,7 @@ def test_random_payload(kind: str) -> None:
     ("kind", "extra"),
     [*((kind, "") for kind in KINDS)]
     + [(kind, extra) for kind in ("gg", "eg") for extra in ("profiles", "low-rank parts")]
-    + [("gg", "trellis")],
+    + [("gg", "trellis"), ("gg", "unit gain"), ("eg", "unit gain")],
 )
 def test_damaged_segments_of_many_runs(kind: str, extra: str) -> None:
     rng = np.random.default_rng(3)
@@ -205,7 +218,7 @@ def test_damaged_segments_of_many_runs(kind: str, extra: str) -> None:
             seed,
             profiles=extra == "profiles",
             low_rank=extra == "low-rank parts",
-            trellis=extra == "trellis",
+            form={"trellis": wd.TRELLIS, "unit gain": wd.UNIT_GAIN}.get(extra, 0),
         )
         for _ in range(int(rng.integers(1, 4))):
             wire = patch(wire, int(rng.integers(wd.SEGMENT_HEADER.size, len(wire))), rng.bytes(1))
@@ -223,10 +236,13 @@ def test_garbage() -> None:
 
 WRONG_FIELDS = {
     "magic": (0, b"GCT2", "begin with 'GCT1'"),
-    "version": (4, b"\x03", "wire version: expected version 1 or 2"),
+    "version": (4, b"\x04", "wire version: expected version 1, 2 or 3"),
     "version without its flag": (4, b"\x02", "code tables"),
+    "version without its tables": (4, b"\x03", "code tables"),
     "kind": (5, b"\x04", "header"),
     "flags": (6, b"\x04", "header"),
+    "flag of another version": (6, b"\x08", "header"),
+    "unknown flag": (6, b"\x10", "header"),
     "raw type": (7, b"\x03", "header"),
     "table id": (8, b"\0\0\0\0", "code tables"),
     "runs": (12, struct.pack("<I", 2), "header"),
@@ -274,29 +290,38 @@ def test_wrong_fields_are_named(field: str, kind: str) -> None:
         decode(wire)
 
 
-# ---- the trellis
+# ---- versions 2 and 3
 
 
-def test_versions_and_flags_of_the_trellis_go_together() -> None:
+@pytest.mark.parametrize("kind", [*TRELLIS, *UNIT_GAIN])
+def test_versions_and_flags_go_together(kind: str) -> None:
     """Another version reads none of these: a decoder of version 1 names the version."""
-    wire = sound_segment("trellis gg")
-    assert wire[4] == 2
-    plain = struct.pack("<I", wd.TABLES["kTableId"])
-    trellis = struct.pack("<I", wd.TABLES["kTrellisTableId"])
-    for version in (0, 1, 2, 3):
-        for flags in range(8):
-            for table_id in (plain, trellis):
+    wire = sound_segment(kind)
+    tables = {name: struct.pack("<I", wd.TABLES[name]) for _, name in wd.VERSIONS.values()}
+    together = {(version, flag, name) for flag, (version, name) in wd.VERSIONS.items()}
+    together.add((1, wd.STOCHASTIC, "kTableId"))
+    read = set()
+    for version in range(5):
+        for flags in range(32):
+            for name, table_id in tables.items():
                 changed = patch(patch(wire, 4, bytes([version])), 8, table_id)
-                sound = accepts(patch(changed, 6, bytes([flags])))
-                assert not sound or (version == 2 and flags == wd.TRELLIS and table_id == trellis)
-    for kind in KINDS:
-        segment, runs = wd.read_headers(sound_segment(kind))
-        begin = wd.SEGMENT_HEADER.size + wd.RUN_HEADER.size * len(runs)
-        header = wire_builder.with_trellis(segment)
-        if kind != "gg":
-            assert not accepts(
-                wire_builder.join(header, runs, sound_segment(kind)[begin : segment.size])
-            )
+                if accepts(patch(changed, 6, bytes([flags]))):
+                    read.add((version, flags, name))
+    # Plain symbols can be read with any levels; those of a trellis with nothing else.
+    if kind in TRELLIS:
+        assert read == {(2, wd.TRELLIS, "kTrellisTableId")}
+    else:
+        assert read == together - {(2, wd.TRELLIS, "kTrellisTableId")}
+
+
+def test_forms_of_other_kinds() -> None:
+    for form, kinds in ((wd.TRELLIS, {"gg"}), (wd.UNIT_GAIN, {"gg", "eg"})):
+        for kind in KINDS.keys() - kinds:
+            segment, runs = wd.read_headers(sound_segment(kind))
+            begin = wd.SEGMENT_HEADER.size + wd.RUN_HEADER.size * len(runs)
+            header = wire_builder.of_form(segment, form)
+            payload = sound_segment(kind)[begin : segment.size]
+            assert not accepts(wire_builder.join(header, runs, payload)), (form, kind)
 
 
 def test_most_damage_to_a_trellis_is_noticed() -> None:

@@ -96,13 +96,20 @@ CODECS: list[gct.Codec] = [
         for bits in (0.5, 2, 8)
         for allocation in (0, 0.5, 1)
     ),
+    *(
+        gct.Codec(kind, bits=bits, allocation=allocation, reconstruction="unit_gain")
+        for kind, rates in (("gg", (0.5, 2, 8)), ("eg", (1.5, 8)))
+        for bits in rates
+        for allocation in (0, 0.5, 1)
+    ),
     *(gct.Codec("fixed", bits=bits) for bits in range(1, 9)),
     gct.Codec("raw"),
 ]
 
 
 def codec_name(codec: gct.Codec) -> str:
-    return f"{codec.kind}-{codec.bits}-{codec.allocation}-{codec.rounding}-{codec.effort}"
+    form = "unit_gain" if codec.reconstruction == "unit_gain" else codec.effort
+    return f"{codec.kind}-{codec.bits}-{codec.allocation}-{codec.rounding}-{form}"
 
 
 pytestmark = pytest.mark.usefixtures("implementation")
@@ -256,6 +263,14 @@ SPECIAL_PATHS: dict[str, tuple[str, gct.Codec]] = {
         "one spike",
         gct.Codec(bits=3, allocation=0, effort="high"),
     ),
+    "escapes with unit gain": (
+        "sparse",
+        gct.Codec("gg", bits=1, reconstruction="unit_gain"),
+    ),
+    "blocks with shift with unit gain": (
+        "one spike",
+        gct.Codec("gg", bits=3, allocation=0, reconstruction="unit_gain"),
+    ),
     "zero blocks of eg": ("mixed scales", gct.Codec("eg", bits=2, allocation=0)),
     "blocks with shift of eg": ("one spike", gct.Codec("eg", bits=3, allocation=0)),
 }
@@ -265,7 +280,9 @@ SPECIAL_PATHS: dict[str, tuple[str, gct.Codec]] = {
 def test_special_paths_are_taken(path: str) -> None:
     name, codec = SPECIAL_PATHS[path]
     decoded = decode_both(encode(INPUTS[name](5000, np.random.default_rng(3)), codec))
-    assert decoded.counts[path.removesuffix(" of eg").removesuffix(" of the trellis")] > 0
+    for form in (" of eg", " of the trellis", " with unit gain"):
+        path = path.removesuffix(form)
+    assert decoded.counts[path] > 0
 
 
 @pytest.mark.parametrize(
@@ -285,6 +302,14 @@ def part_values(decoded: wd.Decoded) -> Iterator[tuple[int, wd.Floats]]:
         yield run.mode, decoded.values[ends[part.run] - run.numel : ends[part.run]]
 
 
+FORMS = {
+    wd.RAW: (0, 0, 0),
+    wd.GG: (0, wd.TRELLIS, wd.UNIT_GAIN),
+    wd.EG: (0, 0, wd.UNIT_GAIN),
+    wd.FIXED: (0, 0, 0),
+}
+
+
 @pytest.mark.parametrize("kind", [wd.RAW, wd.GG, wd.EG, wd.FIXED])
 def test_segments_that_no_encoder_wrote(kind: int) -> None:
     """Many runs and modes together, small pieces, any class model, the longest escapes, products
@@ -297,12 +322,13 @@ def test_segments_that_no_encoder_wrote(kind: int) -> None:
             seed,
             profiles=profiles,
             low_rank=low_rank,
-            trellis=kind == wd.GG and seed % 8 > 3,
+            form=FORMS[kind][seed % 12 // 4],
         )
         decoded = decode_both(as_tensor(wire))
         counts += decoded.counts
         counts["pieces"] += decoded.segment.num_pieces > 1
         counts["stochastic"] += decoded.segment.stochastic
+        counts["unit gain"] += decoded.segment.levels == "unit gain"
         counts["modes"] += len({run.mode for run in decoded.runs}) > 2
         for mode, values in part_values(decoded):
             counts[f"products in runs of mode {mode}"] += bool(np.any(values[np.isfinite(values)]))
@@ -311,7 +337,7 @@ def test_segments_that_no_encoder_wrote(kind: int) -> None:
     if kind in (wd.GG, wd.EG):
         expected |= {"pieces", "zero blocks", "blocks with shift", "blocks with offsets"}
         expected |= {f"products in runs of mode {mode}" for mode in (wd.ZERO_RUN, wd.CODED_RUN)}
-        expected |= {"products with NaN"}
+        expected |= {"products with NaN", "unit gain"}
     if kind == wd.GG:
         expected |= {"escapes", "class escapes", "blocks at kTableMin", "trellis blocks"}
     assert expected <= set(counts)
@@ -323,11 +349,16 @@ def test_padding_is_ignored() -> None:
     assert_same_floats(decode_both(padded).values, gct.decode(wire).numpy())
 
 
-def test_decoders_differ_where_tables_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("numbers", "reconstruction"), [("kCentroidOffsets", "centroid"), ("kGains", "unit_gain")]
+)
+def test_decoders_differ_where_tables_differ(
+    numbers: str, reconstruction: gct.codec.Reconstruction, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What this file compares isn't the library with itself."""
-    wire = encode(gg_samples(1.0)(300, np.random.default_rng(6)), gct.Codec())
-    offsets = [offset + 1 for offset in wd.TABLES["kCentroidOffsets"]]
-    monkeypatch.setitem(wd.TABLES, "kCentroidOffsets", offsets)
+    codec = gct.Codec(reconstruction=reconstruction)
+    wire = encode(gg_samples(1.0)(300, np.random.default_rng(6)), codec)
+    monkeypatch.setitem(wd.TABLES, numbers, [number + 1 for number in wd.TABLES[numbers]])
     wd.quantizer_table.cache_clear()
     wd.block_rule.cache_clear()
     with pytest.raises(AssertionError, match="values differ"):

@@ -141,7 +141,7 @@ def _gg_piece(rng: Random, blocks: list[Block], header: Segment) -> tuple[int, i
     for block, found in zip(blocks, classes, strict=True):
         if found is None:
             continue
-        rule = wd.block_rule(block.run, header.stochastic, found[0])
+        rule = wd.block_rule(block.run, header.levels, found[0])
         for i, element_rule in enumerate(block.element_rules(rule)):
             follows = header.trellis and rule.shift == 0
             if follows:
@@ -164,7 +164,7 @@ def _eg_piece(rng: Random, blocks: list[Block], header: Segment) -> tuple[int, i
         extra += exp_golomb_text(zigzag(found[1]) + 1 if found else 0, 1)
         if found is None:
             continue
-        rule = wd.block_rule(block.run, header.stochastic, found[0])
+        rule = wd.block_rule(block.run, header.levels, found[0])
         limit = int(rng.choice(ESCAPE_LIMITS))
         magnitudes = rng.integers(-limit, limit + 1, block.numel)
         for k, element_rule in zip(magnitudes, block.element_rules(rule), strict=True):
@@ -271,10 +271,11 @@ def plain_header(kind: int) -> Segment:
     return Segment(b"GCT1", 1, kind, 0, 0, wd.TABLES["kTableId"], 0, 0, 0, 0, 8, bits, 0)
 
 
-def with_trellis(header: Segment) -> Segment:
-    """The same for symbols of the trellis quantizer."""
-    flags = header.flags & ~wd.STOCHASTIC | wd.TRELLIS
-    return header._replace(version=2, flags=flags, table_id=wd.TABLES["kTrellisTableId"])
+def of_form(header: Segment, form: int) -> Segment:
+    """The same with this flag, TRELLIS or UNIT_GAIN, and its version."""
+    version, table_id = wd.VERSIONS[form]
+    flags = header.flags & ~wd.STOCHASTIC | form
+    return header._replace(version=version, flags=flags, table_id=wd.TABLES[table_id])
 
 
 def _with_columns(rng: Random, runs: list[Run]) -> list[Run]:
@@ -315,18 +316,18 @@ def random_segment(
     num_runs: int = 4,
     profiles: bool = False,
     low_rank: bool = False,
-    trellis: bool = False,
+    form: int = 0,
 ) -> bytes:
     """With `profiles` about half of the coded runs have one, with `low_rank` most coded and zero
-    runs a low-rank part, with `trellis` (kind gg) symbols are the trellis quantizer's; without, the
-    bytes are as ever."""
+    runs a low-rank part, with `form` (kind gg: TRELLIS or UNIT_GAIN, kind eg: UNIT_GAIN) symbols
+    stand for something else; without, the bytes are as ever."""
     rng = np.random.default_rng([kind, seed])
     modes = rng.integers(0, wd.CODED_RUN if kind == wd.RAW else 4, num_runs)
     if kind != wd.RAW:
         modes[rng.integers(num_runs)] = wd.CODED_RUN  # at least one
     runs = [_random_run(rng, int(mode), kind) for mode in modes]
     header = _random_header(rng, kind)
-    header = with_trellis(header) if trellis else header
+    header = of_form(header, form) if form else header
     section = b""
     if kind in (wd.GG, wd.EG):
         runs = _with_columns(rng, runs) if profiles else runs

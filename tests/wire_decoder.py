@@ -35,7 +35,9 @@ OFFSET_MIN, OFFSET_MAX = -12, 8
 MAX_COLUMNS = 1 << 16
 MAX_NUMEL = 1 << 48
 MAX_RANK = 64
-STOCHASTIC, LOW_RANK, TRELLIS = 1, 2, 4  # flags
+STOCHASTIC, LOW_RANK, TRELLIS, UNIT_GAIN = 1, 2, 4, 8  # flags
+# Version and table id by the flag that came with them.
+VERSIONS = {0: (1, "kTableId"), TRELLIS: (2, "kTrellisTableId"), UNIT_GAIN: (3, "kGainTableId")}
 SMALLEST_NORMAL = np.float32(2.0**-126)
 
 
@@ -65,6 +67,13 @@ class Segment(NamedTuple):
     @property
     def trellis(self) -> bool:
         return bool(self.flags & TRELLIS)
+
+    @property
+    def levels(self) -> str:
+        """What symbols stand for: centroids, integers or unit gain."""
+        if self.stochastic:
+            return "integers"
+        return "unit gain" if self.flags & UNIT_GAIN else "centroids"
 
     @property
     def raw_bytes(self) -> int:
@@ -124,7 +133,9 @@ def _number(text: str) -> int | float:
 
 def _read_tables() -> dict[str, Any]:
     folder = Path(__file__).parent.parent / "csrc" / "core"
-    text = "".join((folder / f"{name}_tables.inc").read_text() for name in ("gg", "trellis"))
+    text = "".join(
+        (folder / f"{name}_tables.inc").read_text() for name in ("gg", "trellis", "gain")
+    )
     tables: dict[str, Any] = {}
     for name, brackets, body in re.findall(r"constexpr \w+ (\w+)(\[\])? = ([^;]+);", text):
         numbers = [_number(text) for text in body.strip("{} \n").split(",") if text.strip()]
@@ -264,16 +275,18 @@ class Lanes:
 
 def _check_segment(segment: Segment, length: int) -> None:
     require(segment.magic == b"GCT1", "magic is GCT1")
-    require(segment.version in (1, 2), "version is 1 or 2")
+    require(segment.version in (1, 2, 3), "version is 1, 2 or 3")
     require(segment.kind <= FIXED, "kind is 0 to 3")
-    require(segment.trellis == (segment.version == 2), "version is 2 where flag bit 2 is set")
+    form = segment.flags & (STOCHASTIC | TRELLIS | UNIT_GAIN)
+    exclusive = form in (0, STOCHASTIC, TRELLIS, UNIT_GAIN)
+    require(exclusive, "flag bits 0, 2 and 3 exclude each other")
+    version, table_id = VERSIONS[form & ~STOCHASTIC]
+    require(segment.version == version, "version is 2 with flag bit 2, 3 with bit 3, else 1")
     require(segment.kind == GG or not segment.trellis, "flag bit 2 is 0 but in kind gg")
-    require(not (segment.trellis and segment.stochastic), "flag bits 0 and 2 exclude each other")
-    known = STOCHASTIC | TRELLIS | (LOW_RANK if segment.kind in (GG, EG) else 0)
-    require(segment.flags & ~known == 0, "flags are bits 0 and 2 and, in kinds gg and eg, bit 1")
+    known = STOCHASTIC | TRELLIS | (LOW_RANK | UNIT_GAIN if segment.kind in (GG, EG) else 0)
+    require(segment.flags & ~known == 0, "flag bits 1 and 3 are 0 but in kinds gg and eg")
     require(segment.raw_type < len(RAW_TYPES), "raw type is 0 to 2")
-    table_id = TABLES["kTrellisTableId" if segment.trellis else "kTableId"]
-    require(segment.table_id == table_id, "table id is the tables' own")
+    require(segment.table_id == TABLES[table_id], "table id is the tables' own")
     require(segment.numel <= MAX_NUMEL, "numel is at most 2^48")
     require(segment.size <= length, "size is at most what was received")
     require(segment.piece_log2 <= 16, "p is at most 16")
@@ -442,8 +455,9 @@ class BlockRule(NamedTuple):
     t: int
     shift: int
     step: np.float32
-    integer_levels: bool
+    levels: str
     shape: int
+    above: int
 
     def at_column(self, offset: int) -> BlockRule:
         """The rule of the elements of a column."""
@@ -456,11 +470,20 @@ class BlockRule(NamedTuple):
         """The rule of an element that the trellis gives to this quantizer."""
         return self._replace(table=shape_table(self.shape, self.t, quantizer))
 
+    @property
+    def gain(self) -> np.float32:
+        lowest, highest = 4 * TABLES["kTableMin"], 4 * TABLES["kTableMax"]
+        at = min(max(4 * self.t + self.above, lowest), highest) - lowest
+        index = self.shape * TABLES["kGainsPerShape"] + at
+        return np.float32(TABLES["kGains"][index]) * np.float32(2.0**-12)
+
     def values(self, signed: list[int]) -> Floats:
         k = np.array(signed, np.int64)
         level = np.abs(k).astype(np.float32)
-        if not self.integer_levels:
+        if self.levels != "integers":
             level = level - self.table.offsets[np.minimum(np.abs(k), self.table.K + 1)]
+        if self.levels == "unit gain":
+            level = level * self.gain
         with np.errstate(over="ignore"):  # a step near float32's largest number and a high level
             value = self.step * level
         return np.where(k < 0, -value, np.where(k > 0, value, np.float32(0)))
@@ -478,9 +501,11 @@ def element_values(rules: list[BlockRule], signed: list[int]) -> Floats:
 
 
 @functools.lru_cache(maxsize=4096)
-def block_rule(run: Run, stochastic: bool, block_class: int) -> BlockRule:
+def block_rule(run: Run, levels: str, block_class: int) -> BlockRule:
     require(CLASS_MIN <= block_class <= CLASS_MAX, "a block's class is -200 to 248")
-    t = (run.ratio + (8 - run.allocation) * block_class + 2) // 4
+    ratio = run.ratio + (8 - run.allocation) * block_class
+    t = (ratio + 2) // 4
+    above = ratio - 4 * t if t >= TABLES["kTableMin"] else 0
     shift = max(0, -((TABLES["kTableMax"] - t) // 4))
     require(shift <= 18, "shift is at most 18")
     t = max(t - 4 * shift, TABLES["kTableMin"])
@@ -491,7 +516,7 @@ def block_rule(run: Run, stochastic: bool, block_class: int) -> BlockRule:
     normal = np.isfinite(step) and step >= SMALLEST_NORMAL
     require(bool(normal), "a block's step is a normal number")
     table = shape_table(run.shape, t)
-    return BlockRule(table, t, shift, step, stochastic or shift > 0, run.shape)
+    return BlockRule(table, t, shift, step, "integers" if shift > 0 else levels, run.shape, above)
 
 
 # ---- pieces
@@ -556,7 +581,7 @@ class GGPiece:
     """Classes of all blocks first, then symbols; escapes and low bits beside them."""
 
     def __init__(self, segment: Segment, states: bytes, words: bytes, extra: bytes) -> None:
-        self._stochastic = segment.stochastic
+        self._levels = segment.levels
         self._trellis = Trellis() if segment.trellis else None
         self._lanes = Lanes(states, words)
         self._extra = BitReader(extra)
@@ -568,7 +593,7 @@ class GGPiece:
             if block_class is None:
                 yield np.zeros(block.numel, np.float32)
             else:
-                rule = block_rule(block.run, self._stochastic, block_class)
+                rule = block_rule(block.run, self._levels, block_class)
                 self.counts["blocks with shift"] += rule.shift > 0
                 self.counts["blocks at kTableMin"] += rule.t == TABLES["kTableMin"]
                 self.counts["blocks with offsets"] += any(block.offsets)
@@ -641,8 +666,8 @@ class GGPiece:
 class EGPiece:
     """One sequence of exp-Golomb numbers: a block's class, then its elements."""
 
-    def __init__(self, stochastic: bool, extra: bytes) -> None:
-        self._stochastic = stochastic
+    def __init__(self, levels: str, extra: bytes) -> None:
+        self._levels = levels
         self._extra = BitReader(extra)
         self.counts: Counter[str] = Counter()
 
@@ -656,7 +681,7 @@ class EGPiece:
                 yield np.zeros(block.numel, np.float32)
                 continue
             block_class = predictor.add(block, unzigzag(u - 1))
-            rule = block_rule(block.run, self._stochastic, block_class)
+            rule = block_rule(block.run, self._levels, block_class)
             self.counts["blocks with shift"] += rule.shift > 0
             self.counts["blocks with offsets"] += any(block.offsets)
             rules = block.element_rules(rule)
@@ -703,7 +728,7 @@ def _read_pieces(segment: Segment, runs: list[Run], data: bytes) -> list[GGPiece
         if segment.kind == GG:
             pieces.append(GGPiece(segment, states, words, extra))
         else:
-            pieces.append(EGPiece(segment.stochastic, extra))
+            pieces.append(EGPiece(segment.levels, extra))
         at = ends[-1]
     require(at == len(data), "raw data begins where the pieces end")
     return pieces

@@ -1,11 +1,12 @@
-// The generated numbers of the generalized Gaussian model (tools/generate_tables.py) and plain
-// accessors to them.
+// The generated numbers of the generalized Gaussian model (tools/generate_tables.py,
+// tools/generate_gains.py) and plain accessors to them.
 #pragma once
 
 #include "core/common.h"
 
 namespace gct {
 namespace tables {
+#include "core/gain_tables.inc"
 #include "core/gg_tables.inc"
 }  // namespace tables
 
@@ -15,6 +16,7 @@ namespace tables {
 #pragma nv_diag_suppress 177  // not every kernel uses every array
 namespace device_tables {
 #define constexpr __device__ const
+#include "core/gain_tables.inc"
 #include "core/gg_tables.inc"
 #undef constexpr
 }  // namespace device_tables
@@ -53,6 +55,17 @@ inline const uint16_t* table_freqs(int table) {
 
 GCT_HD inline const int16_t* table_offsets(int table) {
   return model_tables::kCentroidOffsets + model_tables::kTableStart[table];
+}
+
+// What brings centroids to unit gain, E[x^2] / E[x centroid(x)] under the model, where
+// log2(mean |x| / step) is so many sixteenths above the table's own.
+GCT_HD inline float table_gain(int table, int above) {
+  const int at = 4 * (table % tables::kTablesPerShape) + above;
+  const int last = tables::kGainsPerShape - 1;
+  const int within = at < 0 ? 0 : at > last ? last : at;
+  const int shape = table / tables::kTablesPerShape;
+  return static_cast<float>(model_tables::kGains[shape * tables::kGainsPerShape + within]) *
+         (1.0f / 4096.0f);
 }
 
 // Symbols are magnitudes with the sign interleaved: 0, +1, -1, +2, -2, ...

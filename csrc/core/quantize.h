@@ -44,6 +44,7 @@ GCT_HD inline bool scale_by_sixteenths(float x, int sixteenths, float* result) {
 struct BlockCode {
   float step = 0;
   int t = 0;      // log2(mean |x| / step) of the table, in quarter octaves
+  int above = 0;  // the block's own log2(mean |x| / step) less the table's, in 1/16: -2 to 1
   int table = 0;  // of the run's shape and t
   int shift = 0;
 };
@@ -75,13 +76,18 @@ GCT_HD inline int class_ratio(const RunCode& run, int scale_class) {
 
 // False if the class can't be coded with this run's step (corrupt on the decoder's side).
 GCT_HD inline bool block_code(const RunCode& run, int scale_class, BlockCode* code) {
-  int t = (class_ratio(run, scale_class) + 2) >> 2;
+  const int ratio = class_ratio(run, scale_class);
+  int t = (ratio + 2) >> 2;
   code->shift = 0;
+  code->above = ratio - 4 * t;
   if (t > tables::kTableMax) {
     code->shift = (t - tables::kTableMax + 3) >> 2;
     t -= 4 * code->shift;
   }
-  if (t < tables::kTableMin) t = tables::kTableMin;
+  if (t < tables::kTableMin) {
+    t = tables::kTableMin;
+    code->above = 0;
+  }
   code->t = t;
   code->table = table_index(run.shape, t);
   return code->shift <= kMaxShift &&
@@ -162,14 +168,34 @@ GCT_HD inline int magnitude_symbol(int32_t magnitude, bool negative, int32_t lim
   return magnitude == 0 ? 0 : 2 * magnitude - (negative ? 0 : 1);
 }
 
-// Decoded magnitude of symbol magnitude k: the centroid of its bin, or k itself after stochastic
-// rounding.
-GCT_HD inline float level(int table, int k, bool stochastic) {
+// What a segment's symbols stand for.
+enum class Levels : uint8_t {
+  kCentroids = 0,  // the mean of the symbol's bin: least error
+  kIntegers = 1,   // the magnitude itself, after stochastic rounding
+  kUnitGain = 2,   // centroids times a gain: decoded values are as large as the input
+};
+
+// The same for a block, as a number: gains differ by where in its quarter octave the block's exact
+// ratio lies.
+constexpr int kCentroidLevels = 0;
+constexpr int kIntegerLevels = 1;
+constexpr int kFirstGainLevels = 2;
+constexpr int kLevelSets = kFirstGainLevels + 4;
+
+GCT_HD inline int level_set(Levels levels, const BlockCode& code) {
+  if (levels == Levels::kIntegers || code.shift > 0) return kIntegerLevels;
+  return levels == Levels::kCentroids ? kCentroidLevels : kFirstGainLevels + 2 + code.above;
+}
+
+// Decoded magnitude of symbol magnitude k.
+GCT_HD inline float level(int table, int k, int set) {
   if (k == 0) return 0.0f;
-  if (stochastic) return static_cast<float>(k);
+  if (set == kIntegerLevels) return static_cast<float>(k);
   const int m = table_magnitudes(table);
   const int offset = table_offsets(table)[k <= m ? k : m + 1];
-  return static_cast<float>(k) - static_cast<float>(offset) * (1.0f / 4096.0f);
+  const float centroid = static_cast<float>(k) - static_cast<float>(offset) * (1.0f / 4096.0f);
+  return set == kCentroidLevels ? centroid
+                                : centroid * table_gain(table, set - kFirstGainLevels - 2);
 }
 
 // Order of the exp-Golomb code of a magnitude beyond the table: the tail is as long as the scale

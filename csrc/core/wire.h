@@ -18,7 +18,8 @@ namespace gct {
 
 constexpr uint32_t kMagic = 0x31544347u;  // "GCT1" in memory order
 constexpr uint8_t kWireVersion = 1;
-constexpr uint8_t kTrellisVersion = 2;  // of segments with kFlagTrellis, and of no others
+constexpr uint8_t kTrellisVersion = 2;   // of segments with kFlagTrellis, and of no others
+constexpr uint8_t kUnitGainVersion = 3;  // of segments with kFlagUnitGain, and of no others
 constexpr size_t kSegmentHeaderBytes = 40;
 constexpr size_t kRunHeaderBytes = 24;
 constexpr size_t kPieceEntryBytes = 8;  // u32 number of rANS words, u32 bytes of extra bits
@@ -26,8 +27,9 @@ constexpr size_t kLaneBytes = 4 * kLanes;
 constexpr int kPieceBlocksLog2 = 8;  // what this encoder writes: 64 Ki elements a piece
 constexpr int kMaxPieceBlocksLog2 = 16;
 constexpr uint8_t kFlagStochastic = 1;
-constexpr uint8_t kFlagLowRank = 2;  // kinds gg and eg: there is a section of low-rank parts
-constexpr uint8_t kFlagTrellis = 4;  // kind gg: symbols of the trellis quantizer
+constexpr uint8_t kFlagLowRank = 2;   // kinds gg and eg: there is a section of low-rank parts
+constexpr uint8_t kFlagTrellis = 4;   // kind gg: symbols of the trellis quantizer
+constexpr uint8_t kFlagUnitGain = 8;  // kinds gg and eg: levels of unit gain
 constexpr int64_t kMaxNumel = int64_t{1} << 48;
 
 enum class WireKind : uint8_t { kRaw = 0, kGG = 1, kEG = 2, kFixed = 3 };
@@ -53,6 +55,10 @@ struct SegmentHeader {
   GCT_HD bool stochastic() const { return (flags & kFlagStochastic) != 0; }
   GCT_HD bool low_rank() const { return (flags & kFlagLowRank) != 0; }
   GCT_HD bool trellis() const { return (flags & kFlagTrellis) != 0; }
+  GCT_HD Levels levels() const {
+    if (stochastic()) return Levels::kIntegers;
+    return (flags & kFlagUnitGain) != 0 ? Levels::kUnitGain : Levels::kCentroids;
+  }
 };
 
 struct RunHeader {
@@ -77,13 +83,31 @@ GCT_HD inline RawType raw_type_of(DType dtype) {
 
 GCT_HD inline int64_t num_blocks(int64_t numel) { return div_up(numel, kBlock); }
 
+// The version is that of the flag that came with it.
+GCT_HD inline uint8_t version_of(uint8_t flags) {
+  if ((flags & kFlagTrellis) != 0) return kTrellisVersion;
+  return (flags & kFlagUnitGain) != 0 ? kUnitGainVersion : kWireVersion;
+}
+
+GCT_HD inline uint32_t table_id_of(uint8_t version) {
+  if (version == kTrellisVersion) return tables::kTrellisTableId;
+  return version == kUnitGainVersion ? tables::kGainTableId : tables::kTableId;
+}
+
+// What a segment of this version and kind may have set.
+GCT_HD inline uint8_t flags_of(uint8_t version, WireKind kind) {
+  if (version == kTrellisVersion) return kind == WireKind::kGG ? kFlagTrellis | kFlagLowRank : 0;
+  if (!has_pieces(kind)) return version == kWireVersion ? kFlagStochastic : 0;
+  return kFlagLowRank | (version == kWireVersion ? kFlagStochastic : kFlagUnitGain);
+}
+
 GCT_HD inline void write_segment_header(const SegmentHeader& h, uint8_t* p) {
   store_le<uint32_t>(p, kMagic);
-  p[4] = h.trellis() ? kTrellisVersion : kWireVersion;
+  p[4] = version_of(h.flags);
   p[5] = static_cast<uint8_t>(h.kind);
   p[6] = h.flags;
   p[7] = static_cast<uint8_t>(h.raw_type);
-  store_le<uint32_t>(p + 8, h.trellis() ? tables::kTrellisTableId : tables::kTableId);
+  store_le<uint32_t>(p + 8, table_id_of(p[4]));
   store_le<uint32_t>(p + 12, h.num_runs);
   store_le<uint64_t>(p + 16, static_cast<uint64_t>(h.numel));
   store_le<uint64_t>(p + 24, static_cast<uint64_t>(h.size_bytes));
@@ -110,10 +134,8 @@ GCT_HD inline void write_run_header(const RunHeader& h, uint8_t* p) {
 GCT_HD inline Status read_segment_header(const uint8_t* p, size_t size, SegmentHeader* h) {
   if (size >= sizeof kMagic && load_le<uint32_t>(p) != kMagic) return Status::kBadMagic;
   if (size < kSegmentHeaderBytes) return Status::kTruncated;
-  if (p[4] != kWireVersion && p[4] != kTrellisVersion) return Status::kBadVersion;
-  const bool trellis = p[4] == kTrellisVersion;
-  if (load_le<uint32_t>(p + 8) != (trellis ? tables::kTrellisTableId : tables::kTableId))
-    return Status::kBadTables;
+  if (p[4] < kWireVersion || p[4] > kUnitGainVersion) return Status::kBadVersion;
+  if (load_le<uint32_t>(p + 8) != table_id_of(p[4])) return Status::kBadTables;
   const uint64_t numel = load_le<uint64_t>(p + 16);
   const uint64_t size_bytes = load_le<uint64_t>(p + 24);
   h->kind = static_cast<WireKind>(p[5]);
@@ -124,11 +146,8 @@ GCT_HD inline Status read_segment_header(const uint8_t* p, size_t size, SegmentH
   h->piece_blocks_log2 = p[36];
   h->fixed_bits = p[37];
   const bool fixed = h->kind == WireKind::kFixed;
-  const uint8_t low_rank = has_pieces(h->kind) ? kFlagLowRank : 0;
-  const uint8_t known_flags = low_rank | (trellis ? kFlagTrellis : kFlagStochastic);
-  if (trellis && (h->kind != WireKind::kGG || !h->trellis())) return Status::kBadHeader;
-  if (p[5] > 3 || (p[6] & ~known_flags) != 0 || p[7] > 2 || p[38] != 0 || p[39] != 0)
-    return Status::kBadHeader;
+  if (version_of(p[6]) != p[4] || (p[6] & ~flags_of(p[4], h->kind)) != 0) return Status::kBadHeader;
+  if (p[5] > 3 || p[7] > 2 || p[38] != 0 || p[39] != 0) return Status::kBadHeader;
   if (h->piece_blocks_log2 > kMaxPieceBlocksLog2) return Status::kBadHeader;
   if (fixed ? h->fixed_bits < 1 || h->fixed_bits > 8 : h->fixed_bits != 0)
     return Status::kBadHeader;

@@ -71,11 +71,12 @@ double golomb_block_bits(const float* x, int n, const BlockSetup& setup) {
 
 double block_error(const float* x, int n, const BlockSetup& setup) {
   const Quantizer& q = setup.quantizer;
-  const bool integer_levels = q.stochastic || setup.code.shift > 0;
+  const bool integers = q.stochastic || setup.code.shift > 0;
+  const int levels = integers ? kIntegerLevels : kCentroidLevels;
   double sum = 0;
   for (int i = 0; i < n; ++i) {
     const int32_t k = quantize_magnitude(x[i], q, i);
-    const float magnitude = setup.code.step * level(setup.table(i), k, integer_levels);
+    const float magnitude = setup.code.step * level(setup.table(i), k, levels);
     const double difference = std::fabs(static_cast<double>(x[i])) - static_cast<double>(magnitude);
     sum += difference * difference;
   }

@@ -97,7 +97,7 @@ Status decode_pieces(const SegmentLayout& layout, const DecodeLease& scratch, bo
   const std::vector<RunPlace>& runs = scratch->coded;
   const std::vector<PieceInput>& pieces = scratch->pieces;
   std::atomic<int32_t> failure{static_cast<int32_t>(Status::kOk)};
-  const SymbolForm form = {layout.header.stochastic(), layout.header.trellis()};
+  const SymbolForm form = {layout.header.levels(), layout.header.trellis()};
   const int64_t count = static_cast<int64_t>(pieces.size());
   const int64_t workers = worker_count(pool);
   // By twos, unless a thread would have nothing to do then.
@@ -109,7 +109,7 @@ Status decode_pieces(const SegmentLayout& layout, const DecodeLease& scratch, bo
     const PieceInput* piece = &pieces[static_cast<size_t>(i * stride)];
     Status status;
     if (layout.header.kind == WireKind::kEG) {
-      status = decode_piece_eg(runs, *piece, form.stochastic, accumulate, blocks);
+      status = decode_piece_eg(runs, *piece, form.levels, accumulate, blocks);
     } else if (stride == 2 && 2 * i + 1 < count) {
       status = decode_two_pieces_gg(runs, piece, form, accumulate, blocks);
     } else {

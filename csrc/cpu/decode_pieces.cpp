@@ -81,15 +81,14 @@ bool get_escape(BitReader* extra, int table, bool* negative, int32_t* magnitude)
 
 // Adds what the alphabet couldn't hold to a block of values that were decoded with level 0 there.
 Status restore_escapes(const DecodedBlock& block, const ElementTables& tables,
-                       const uint32_t* escapes, bool stochastic, bool accumulate,
-                       BitReader* extra) {
+                       const uint32_t* escapes, Levels levels, bool accumulate, BitReader* extra) {
   for (int row = 0; row * kLanes < block.n; ++row) {
     for (uint32_t left = escapes[row]; left != 0; left &= left - 1) {
       const int i = row * kLanes + __builtin_ctz(left);
       bool negative;
       int32_t k;
       if (!get_escape(extra, tables[i], &negative, &k)) return Status::kCorrupt;
-      const float value = block.code.step * level(tables[i], k, stochastic);
+      const float value = block.code.step * level(tables[i], k, level_set(levels, block.code));
       store(negative ? -value : value, accumulate, &block.out[i]);
     }
   }
@@ -129,10 +128,7 @@ Status restore_shifted(const DecodedBlock& block, const ElementTables& tables,
 class PieceDecoder {
  public:
   PieceDecoder(SymbolForm form, bool accumulate, std::vector<DecodedBlock>* blocks)
-      : stochastic_(form.stochastic),
-        trellis_(form.trellis),
-        accumulate_(accumulate),
-        blocks_(*blocks) {}
+      : levels_(form.levels), trellis_(form.trellis), accumulate_(accumulate), blocks_(*blocks) {}
 
   // Lanes and classes. The other members may be called after kOk alone.
   Status begin(const std::vector<RunPlace>& runs, const PieceInput& piece) {
@@ -186,7 +182,7 @@ class PieceDecoder {
     uint32_t any = 0;
     for (int row = 0; row * kLanes < block.n; ++row) any |= done.escapes[row];
     if (any == 0) return Status::kOk;
-    return restore_escapes(block, ElementTables(block), done.escapes, stochastic_, accumulate_,
+    return restore_escapes(block, ElementTables(block), done.escapes, levels_, accumulate_,
                            &extra_);
   }
 
@@ -247,12 +243,14 @@ class PieceDecoder {
     if (block.run == run_) return;
     run_ = block.run;
     tables_ = decode_tables(run_->code.shape);
-    levels_ = level_tables(run_->code.shape, stochastic_);
+    set_ = -1;
   }
 
-  // High parts of integers are integers.
-  const LevelTable* levels_of(const DecodedBlock& block) const {
-    return block.code.shift > 0 ? level_tables(run_->code.shape, /*stochastic=*/true) : levels_;
+  const LevelTable* levels_of(const DecodedBlock& block) {
+    const int set = level_set(levels_, block.code);
+    if (set != set_) level_tables_ = level_tables(run_->code.shape, set);
+    set_ = set;
+    return level_tables_;
   }
 
   Status step_by_trellis() {
@@ -297,12 +295,13 @@ class PieceDecoder {
                          block.out);
     if (memchr(symbols, kEscapeSymbol, static_cast<size_t>(block.n)) == nullptr) return Status::kOk;
     find_escapes(symbols, block.n, escapes);
-    return restore_escapes(block, tables, escapes, stochastic_, accumulate_, &extra_);
+    return restore_escapes(block, tables, escapes, levels_, accumulate_, &extra_);
   }
 
   static constexpr size_t kReadable = 2 * (kBlock + kLanes);  // bytes that a block's step may read
 
-  const bool stochastic_, trellis_, accumulate_;
+  const Levels levels_;
+  const bool trellis_, accumulate_;
   std::vector<DecodedBlock>& blocks_;
   size_t next_ = 0;
   uint32_t lanes_[kLanes];
@@ -312,7 +311,8 @@ class PieceDecoder {
   BitReader extra_{nullptr, 0};
   const RunHeader* run_ = nullptr;  // whose tables these are
   const DecodeTable* tables_ = nullptr;
-  const LevelTable* levels_ = nullptr;
+  int set_ = -1;  // of level_tables_
+  const LevelTable* level_tables_ = nullptr;
   float high_[kBlock];  // of the present block's integers, where low bits stand aside
   bool padded_ = false;
   uint8_t padding_[2 * kReadable];
@@ -355,7 +355,7 @@ Status decode_two_pieces_gg(const std::vector<RunPlace>& runs, const PieceInput*
   return status == Status::kOk ? decode_rest(&b) : status;
 }
 
-Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,
+Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piece, Levels levels,
                        bool accumulate, PieceScratch* scratch) {
   std::vector<DecodedBlock>& blocks = scratch->blocks[0];
   blocks.clear();
@@ -373,14 +373,14 @@ Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piec
       continue;
     }
     const ElementTables element_tables(block);
-    const bool integer_levels = stochastic || block.code.shift > 0;
+    const int set = level_set(levels, block.code);
     for (int i = 0; i < block.n; ++i) {
       const int table = element_tables[i];
       const int order = tables::kGolombOrders[table] + block.code.shift;
       if (!get_golomb(&bits, order, &code)) return Status::kCorrupt;
       const int32_t k = unzigzag(code);
       if (k < -(1 << 30) || k > (1 << 30)) return Status::kCorrupt;
-      const float value = block.code.step * level(table, k < 0 ? -k : k, integer_levels);
+      const float value = block.code.step * level(table, k < 0 ? -k : k, set);
       store(k < 0 ? -value : value, accumulate, &block.out[i]);
     }
   }

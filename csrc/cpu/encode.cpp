@@ -260,6 +260,12 @@ class SegmentEncoder {
   double signal_ = 0;    // sum of squares over the coded runs, low-rank parts included
 };
 
+// Targets in dB are of the error, which unit gain gives up.
+bool unit_gain_valid(const CodecParams& p) {
+  return (p.kind == Kind::kGG || p.kind == Kind::kEG) && p.target != Target::kSnrDb &&
+         p.rounding == Rounding::kDeterministic && p.effort == Effort::kNormal;
+}
+
 bool valid(const CodecParams& p, const EncodeInput& input) {
   if (input.num_runs < 0 || (input.num_runs > 0 && input.runs == nullptr)) return false;
   for (int64_t i = 0; i < input.num_runs; ++i) {
@@ -268,6 +274,7 @@ bool valid(const CodecParams& p, const EncodeInput& input) {
   }
   if (p.effort == Effort::kHigh && (p.kind != Kind::kGG || p.rounding != Rounding::kDeterministic))
     return false;
+  if (p.reconstruction == Reconstruction::kUnitGain && !unit_gain_valid(p)) return false;
   if (p.kind == Kind::kRaw) return true;
   if (p.allocation8 < 0 || p.allocation8 > 8 || !std::isfinite(p.value)) return false;
   if (p.kind == Kind::kFixed) {

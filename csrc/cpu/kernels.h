@@ -134,7 +134,7 @@ const Kernels* neon_kernels();
 const EncodeTable* encode_tables(int shape);
 const MagnitudeTable* magnitude_tables(int shape);
 const DecodeTable* decode_tables(int shape);
-const LevelTable* level_tables(int shape, bool stochastic);
+const LevelTable* level_tables(int shape, int set);  // of level_set()
 // One of them, by its index among all.
 inline const EncodeTable& encode_table(int table) {
   return encode_tables(table / tables::kTablesPerShape)[table % tables::kTablesPerShape];

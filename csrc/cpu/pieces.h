@@ -86,9 +86,9 @@ struct PieceScratch {
   std::vector<DecodedBlock> blocks[2];
 };
 
-// What symbols stand for.
+// What a segment's symbols stand for.
 struct SymbolForm {
-  bool stochastic = false;
+  Levels levels = Levels::kCentroids;
   bool trellis = false;
 };
 
@@ -97,7 +97,7 @@ Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piec
 // Two pieces at once, block by block: one's look-ups run while the other's wait.
 Status decode_two_pieces_gg(const std::vector<RunPlace>& runs, const PieceInput* pieces,
                             SymbolForm form, bool accumulate, PieceScratch* scratch);
-Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piece, bool stochastic,
+Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piece, Levels levels,
                        bool accumulate, PieceScratch* scratch);
 
 }  // namespace gct

@@ -85,8 +85,10 @@ int64_t SegmentWriter::num_pieces() const {
 SegmentHeader SegmentWriter::segment_header(WireKind kind, size_t size) const {
   SegmentHeader h;
   h.kind = kind;
-  h.flags =
-      params_.rounding == Rounding::kStochastic && kind != WireKind::kRaw ? kFlagStochastic : 0;
+  if (params_.rounding == Rounding::kStochastic && kind != WireKind::kRaw)
+    h.flags |= kFlagStochastic;
+  if (params_.reconstruction == Reconstruction::kUnitGain && has_pieces(kind))
+    h.flags |= kFlagUnitGain;
   if (low_rank_ && has_pieces(kind)) h.flags |= kFlagLowRank;
   if (params_.effort == Effort::kHigh && kind == WireKind::kGG) h.flags |= kFlagTrellis;
   h.raw_type = raw_type_of(input_.dtype);

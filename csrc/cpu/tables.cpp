@@ -84,10 +84,10 @@ void fill_decode(const std::vector<SymbolFreq>& freqs, DecodeTable* table) {
   }
 }
 
-void fill_levels(int table, bool stochastic, LevelTable* levels) {
+void fill_levels(int table, int set, LevelTable* result) {
   for (int s = 0; s <= 2 * table_magnitudes(table); ++s) {
-    const float value = level(table, symbol_magnitude(s), stochastic);
-    levels->level[s] = symbol_negative(s) ? -value : value;
+    const float value = level(table, symbol_magnitude(s), set);
+    result->level[s] = symbol_negative(s) ? -value : value;
   }
 }
 
@@ -171,13 +171,13 @@ const DecodeTable* decode_tables(int shape) {
       .table;
 }
 
-const LevelTable* level_tables(int shape, bool stochastic) {
-  static LazyTables<ShapeTables<LevelTable>, 2 * tables::kNumShapes> cache;
+const LevelTable* level_tables(int shape, int set) {
+  static LazyTables<ShapeTables<LevelTable>, kLevelSets * tables::kNumShapes> cache;
   return cache
-      .get(2 * shape + (stochastic ? 1 : 0),
-           [shape, stochastic](ShapeTables<LevelTable>* all) {
+      .get(kLevelSets * shape + set,
+           [shape, set](ShapeTables<LevelTable>* all) {
              for (int i = 0; i < tables::kTablesPerShape; ++i)
-               fill_levels(first_table(shape) + i, stochastic, &all->table[i]);
+               fill_levels(first_table(shape) + i, set, &all->table[i]);
            })
       .table;
 }

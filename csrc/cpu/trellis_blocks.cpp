@@ -87,7 +87,7 @@ void TrellisSample::count(const EncodePlan& plan, const BlockPlace& block, const
     } else if (symbols[i] == kEscapeSymbol) {
       k = trellis_escape(in_steps(x[i], setup_.quantizer), trellis_cost_tables(shape)[used[i]]);
     }
-    const float steps = shifted ? level(setup_.table(i), k, /*stochastic=*/true)
+    const float steps = shifted ? level(setup_.table(i), k, kIntegerLevels)
                                 : trellis_level(setup_.table(i), used[i] & 1, k);
     const double error =
         std::fabs(static_cast<double>(x[i])) - static_cast<double>(setup_.code.step * steps);

@@ -30,7 +30,7 @@ constexpr int kClasses = kMaxClass - kMinClass + 1;
 struct CodingTables {
   const EncodeTable* encode;        // [kNumTables]
   const DecodeTable* decode;        // [kNumTables]
-  const LevelTable* levels[2];      // [kNumTables], deterministic and stochastic
+  const LevelTable* levels;         // [kLevelSets][kNumTables]
   const EncodeTable* class_encode;  // [kNumClassModels]
   const DecodeTable* class_decode;  // [kNumClassModels]
   const float* fixed_levels;        // as kFixedLevels, in units of mean |x|

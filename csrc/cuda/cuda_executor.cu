@@ -37,12 +37,8 @@ class CudaExecutor : public Executor {
   explicit CudaExecutor(int device) : device_(device) {
     select();
     const HostTables host;
-    tables_ = {upload(host.encode),
-               upload(host.decode),
-               {upload(host.levels[0]), upload(host.levels[1])},
-               upload(host.class_encode),
-               upload(host.class_decode),
-               upload(host.fixed_levels),
+    tables_ = {upload(host.encode),          upload(host.decode),       upload(host.levels),
+               upload(host.class_encode),    upload(host.class_decode), upload(host.fixed_levels),
                upload(host.fixed_thresholds)};
   }
 

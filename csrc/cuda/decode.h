@@ -233,9 +233,9 @@ class PieceDecoder {
       });
       return Status::kOk;
     }
-    const bool stochastic = state_.header.stochastic();
+    const int set = level_set(state_.header.levels(), code);
     const DecodeTable& table = d_.tables.decode[code.table];
-    const LevelTable& levels = d_.tables.levels[stochastic ? 1 : 0][code.table];
+    const LevelTable& levels = d_.tables.levels[set * kNumTables + code.table];
     for (int base = 0; base < p.numel; base += kLanes) {
       Entries entry;
       Flags active, escaped;
@@ -257,7 +257,7 @@ class PieceDecoder {
       }
       const uint32_t mask = warp_.ballot(escaped);
       if (mask == 0 && code.shift == 0) continue;
-      const Status status = restore(p, base, code, symbols, mask, stochastic);
+      const Status status = restore(p, base, code, symbols, mask, set);
       if (status != Status::kOk) return status;
     }
     return Status::kOk;
@@ -266,7 +266,7 @@ class PieceDecoder {
   // What the alphabet couldn't hold, element by element: all lanes read the same bits, the
   // element's own one stores. Escapes are added to values that were decoded with level 0.
   GCT_DEVICE Status restore(const Place& p, int base, const BlockCode& code,
-                            const Integers& symbols, uint32_t escapes, bool stochastic) {
+                            const Integers& symbols, uint32_t escapes, int level_set) {
     const int n = p.numel - base < kLanes ? p.numel - base : kLanes;
     for (int element = 0; element < n; ++element) {
       const bool escaped = (escapes >> element & 1) != 0;
@@ -281,7 +281,7 @@ class PieceDecoder {
         const int64_t high = negative ? -int64_t{k} : int64_t{k};
         value = code.step * static_cast<float>(high * (2 * half) + extra_.get(code.shift) - half);
       } else {
-        value = code.step * level(code.table, k, stochastic);
+        value = code.step * level(code.table, k, level_set);
         if (negative) value = -value;
       }
       warp_.each([&](int lane) {

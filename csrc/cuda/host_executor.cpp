@@ -7,14 +7,15 @@
 namespace gct::gpu {
 
 HostTables::HostTables() {
+  const auto add = [](const auto* table, auto* all) {
+    all->insert(all->end(), table, table + tables::kTablesPerShape);
+  };
+  for (int set = 0; set < kLevelSets; ++set) {
+    for (int shape = 0; shape < tables::kNumShapes; ++shape) add(level_tables(shape, set), &levels);
+  }
   for (int shape = 0; shape < tables::kNumShapes; ++shape) {
-    const auto add = [](const auto* table, auto* all) {
-      all->insert(all->end(), table, table + tables::kTablesPerShape);
-    };
     add(encode_tables(shape), &encode);
     add(decode_tables(shape), &decode);
-    add(level_tables(shape, false), &levels[0]);
-    add(level_tables(shape, true), &levels[1]);
     for (int bits = 1; bits <= 8; ++bits) {
       const uint32_t* source = gct::fixed_levels(shape, bits);
       const int count = 1 << (bits - 1);
@@ -37,12 +38,8 @@ namespace {
 class HostExecutor : public Executor {
  public:
   HostExecutor()
-      : tables_{host_.encode.data(),
-                host_.decode.data(),
-                {host_.levels[0].data(), host_.levels[1].data()},
-                host_.class_encode.data(),
-                host_.class_decode.data(),
-                host_.fixed_levels.data(),
+      : tables_{host_.encode.data(),          host_.decode.data(),       host_.levels.data(),
+                host_.class_encode.data(),    host_.class_decode.data(), host_.fixed_levels.data(),
                 host_.fixed_thresholds.data()} {}
 
   void encode(const EncodeBatch& batch, void*) override {

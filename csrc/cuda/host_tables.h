@@ -10,7 +10,7 @@ namespace gct::gpu {
 struct HostTables {
   std::vector<EncodeTable> encode, class_encode;
   std::vector<DecodeTable> decode, class_decode;
-  std::vector<LevelTable> levels[2];
+  std::vector<LevelTable> levels;
   std::vector<float> fixed_levels, fixed_thresholds;
 
   HostTables();

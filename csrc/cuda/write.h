@@ -9,6 +9,11 @@ GCT_HD inline WireKind wire_kind(const EncodeBatch& e, const SegmentState& s) {
   return s.as_raw ? WireKind::kRaw : static_cast<WireKind>(e.params.kind);
 }
 
+GCT_HD inline uint8_t level_flags(const CodecParams& p) {
+  if (p.rounding == Rounding::kStochastic) return kFlagStochastic;
+  return p.reconstruction == Reconstruction::kUnitGain ? kFlagUnitGain : 0;
+}
+
 // Task: a segment.
 struct WriteHeaders {
   template <typename Warp>
@@ -19,7 +24,7 @@ struct WriteHeaders {
     SegmentHeader h;
     h.kind = wire_kind(e, s);
     const bool pieces = h.kind == WireKind::kGG;
-    h.flags = pieces && e.params.rounding == Rounding::kStochastic ? kFlagStochastic : 0;
+    h.flags = pieces ? level_flags(e.params) : 0;
     h.raw_type = raw_type_of(e.dtype);
     h.num_runs = static_cast<uint32_t>(segment.num_runs);
     h.numel = segment.numel;

@@ -32,7 +32,7 @@ Target parse_target(const std::string& name) {
 
 CodecParams make_params(const std::string& kind, const std::string& target, double value,
                         int allocation8, bool stochastic, uint64_t seed, int max_rank,
-                        bool high_effort) {
+                        bool high_effort, bool unit_gain) {
   CodecParams params;
   params.kind = parse_kind(kind);
   params.target = parse_target(target);
@@ -42,6 +42,7 @@ CodecParams make_params(const std::string& kind, const std::string& target, doub
   params.seed = seed;
   params.max_rank = max_rank;
   params.effort = high_effort ? Effort::kHigh : Effort::kNormal;
+  params.reconstruction = unit_gain ? Reconstruction::kUnitGain : Reconstruction::kCentroid;
   return params;
 }
 
@@ -76,8 +77,9 @@ uint32_t crc32c_of(const at::Tensor& wire) {
 
 std::string wire_format() {
   char text[96];
-  snprintf(text, sizeof text, "wire format %d, tables %08x; %d, %08x", kWireVersion,
-           tables::kTableId, kTrellisVersion, tables::kTrellisTableId);
+  snprintf(text, sizeof text, "wire format %d, tables %08x; %d, %08x; %d, %08x", kWireVersion,
+           tables::kTableId, kTrellisVersion, tables::kTrellisTableId, kUnitGainVersion,
+           tables::kGainTableId);
   return text;
 }
 
@@ -100,7 +102,7 @@ void register_codec(py::module_& m) {
   py::class_<CodecParams>(m, "CodecParams", "Validated settings of the codec; see gct.Codec.")
       .def(py::init(&make_params), py::kw_only(), py::arg("kind"), py::arg("target"),
            py::arg("value"), py::arg("allocation8"), py::arg("stochastic"), py::arg("seed") = 0,
-           py::arg("max_rank") = 0, py::arg("high_effort") = false);
+           py::arg("max_rank") = 0, py::arg("high_effort") = false, py::arg("unit_gain") = false);
 
   m.def(
       "encode",

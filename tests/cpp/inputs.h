@@ -37,6 +37,11 @@ inline CodecParams high_effort(CodecParams p) {
   return p;
 }
 
+inline CodecParams unit_gain(CodecParams p) {
+  p.reconstruction = Reconstruction::kUnitGain;
+  return p;
+}
+
 // The standard's distributions differ between libraries; these don't.
 inline double gaussian(Random* r) {
   const double radius = std::sqrt(-2 * std::log(1 - r->unit()));
@@ -204,7 +209,8 @@ inline std::string describe(const CodecParams& p) {
   return std::string(kinds[static_cast<int>(p.kind)]) + " " + targets[static_cast<int>(p.target)] +
          "=" + std::to_string(p.value) + " allocation " + std::to_string(p.allocation8) +
          (p.rounding == Rounding::kStochastic ? " stochastic" : "") +
-         (p.effort == Effort::kHigh ? " high effort" : "");
+         (p.effort == Effort::kHigh ? " high effort" : "") +
+         (p.reconstruction == Reconstruction::kUnitGain ? " unit gain" : "");
 }
 
 }  // namespace gct::test

@@ -22,6 +22,7 @@ using test::make_matrix;
 using test::make_values;
 using test::params;
 using test::Random;
+using test::unit_gain;
 using test::value_kinds;
 using test::Values;
 
@@ -72,8 +73,18 @@ struct RunView {
   RunHeader header;
   const float* x;
   const float* y;
+  Levels levels;
   const int8_t* profile = nullptr;  // extended
 };
+
+// What the decoder multiplied the level of the block's i-th element by.
+double gain_of(const RunView& run, const BlockCode& code, int64_t block, int i) {
+  if (run.levels != Levels::kUnitGain || code.shift > 0) return 1;
+  if (run.profile == nullptr) return static_cast<double>(table_gain(code.table, code.above));
+  const int8_t offset = block_offsets(run.profile, run.header.columns, block)[i];
+  const int first = run.header.code.shape * tables::kTablesPerShape;
+  return static_cast<double>(table_gain(first + element_table(code.t, offset), code.above));
+}
 
 // What a block's class follows from: its mean |x|, columns' scales divided out.
 float class_mean(const RunView& run, int64_t block, int n) {
@@ -89,7 +100,7 @@ float class_mean(const RunView& run, int64_t block, int n) {
 
 // gg and eg: a value and its level lie in one bin, and bins are one step wide but for the one at
 // zero, whose half width is 0.8 steps with the largest deadzone; stochastic rounding stays under
-// one step too. The products add two roundings: 1e-6 of x.
+// one step too. The products add up to three roundings: 1e-6 of x.
 double worst_error_in_steps(const RunView& run) {
   double worst = 0;
   for (int64_t b = 0; b < num_blocks(run.header.numel); ++b) {
@@ -102,7 +113,8 @@ double worst_error_in_steps(const RunView& run) {
     const bool zero = scale_class(plain) < kMinClass;
     for (int i = 0; i < n; ++i) {
       const double value = static_cast<double>(x[i]);
-      const double error = std::fabs(value - static_cast<double>(run.y[b * kBlock + i]));
+      const double decoded = static_cast<double>(run.y[b * kBlock + i]);
+      const double error = std::fabs(value - decoded / gain_of(run, code, b, i));
       const double rounding = 1e-6 * std::fabs(value);
       // A block whose mean is below 2^-100 decodes to zeros.
       double allowed = zero ? std::fabs(value) : static_cast<double>(code.step);
@@ -184,7 +196,8 @@ int64_t check_values(const std::string& name, const Input& input, const std::vec
     const RunHeader& h = layout.runs[i];
     CHECK_IN(name, h.numel == input.runs[i].numel, i, h.numel);
     CHECK_IN(name, !input.runs[i].raw || h.mode == RunMode::kRaw, i);
-    check_run(name, layout.header, {h, x, y, h.columns > 0 ? profile : nullptr});
+    check_run(name, layout.header,
+              {h, x, y, layout.header.levels(), h.columns > 0 ? profile : nullptr});
     if (h.columns > 0) profile += extended_columns(h.columns);
     coded += h.mode == RunMode::kCoded ? h.numel : 0;
     x += h.numel;
@@ -255,6 +268,8 @@ std::vector<CodecParams> one_of_each_kind() {
           params(Kind::kFixed, Target::kBits, 4),
           params(Kind::kGG, Target::kSnrDb, 12, 4),
           high_effort(params(Kind::kGG, Target::kBits, 2)),
+          unit_gain(params(Kind::kGG, Target::kBits, 1.2, 4)),
+          unit_gain(params(Kind::kEG, Target::kBits, 2)),
           params(Kind::kRaw, Target::kBits, 2)};
 }
 
@@ -282,6 +297,7 @@ void test_value_kinds() {
       const CodecParams p = params(Kind::kGG, Target::kStep, step, 4);
       check_codec(kind.name, p, input);
       check_codec(kind.name, high_effort(p), input);
+      check_codec(kind.name, unit_gain(p), input);
     }
   }
 }
@@ -302,6 +318,10 @@ void test_parameters() {
   for (int allocation8 : {0, 4, 8}) {
     for (double bits : {0.3, 1.0, 2.0, 7.0, 12.0})
       check_codec("runs", high_effort(params(Kind::kGG, Target::kBits, bits, allocation8)), input);
+    for (double bits : {0.3, 1.0, 2.0, 7.0}) {
+      for (Kind kind : {Kind::kGG, Kind::kEG})
+        check_codec("runs", unit_gain(params(kind, Target::kBits, bits, allocation8)), input);
+    }
     for (double snr : {3.0, 20.0, 90.0})
       check_codec("runs", high_effort(params(Kind::kGG, Target::kSnrDb, snr, allocation8)), input);
   }
@@ -315,6 +335,7 @@ void test_several_pieces() {
   check_codec("70001", params(Kind::kGG, Target::kBits, 2), one);
   check_codec("70001", params(Kind::kEG, Target::kBits, 3), one);
   check_codec("70001", high_effort(params(Kind::kGG, Target::kBits, 2)), one);
+  check_codec("70001", unit_gain(params(Kind::kGG, Target::kBits, 1)), one);
   const Input many(make_values(value_kinds()[5], DType::kBFloat16, 260001, 9),
                    {65536, 65535, -777, 1, 65537, 62615});
   const std::vector<uint8_t> wire =
@@ -772,7 +793,8 @@ void test_wrong_values_are_noticed() {
     SegmentLayout layout;
     CHECK(read_layout(e.wire.data(), e.wire.size(), &layout) == Status::kOk);
     const auto accepted = [&](const std::vector<float>& y) {
-      const RunView run = {layout.runs[0], input.values.floats.data(), y.data(), nullptr};
+      const RunView run = {layout.runs[0], input.values.floats.data(), y.data(),
+                           Levels::kCentroids};
       return p.kind == Kind::kFixed ? nearest_levels(run, 4) : worst_error_in_steps(run) <= 1;
     };
     CHECK(accepted(decoded));
@@ -814,6 +836,10 @@ void test_random_cases() {
     }
     if (p.kind == Kind::kGG && p.rounding == Rounding::kDeterministic && i % 2 == 0)
       p.effort = Effort::kHigh;
+    const bool entropy_coded = p.kind == Kind::kGG || p.kind == Kind::kEG;
+    if (entropy_coded && p.rounding == Rounding::kDeterministic && p.effort == Effort::kNormal &&
+        p.target != Target::kSnrDb && random.below(2) == 0)
+      p = unit_gain(p);
     check_codec("random case " + std::to_string(i) + " of " + kind.name, p, input);
   }
 }

@@ -24,17 +24,15 @@ using test::Input;
 using test::make_values;
 using test::params;
 using test::Random;
+using test::unit_gain;
 using test::value_kinds;
 using test::Values;
 
 const gpu::CodingTables& coding_tables() {
   static const gpu::HostTables host;
-  static const gpu::CodingTables tables = {host.encode.data(),
-                                           host.decode.data(),
-                                           {host.levels[0].data(), host.levels[1].data()},
-                                           host.class_encode.data(),
-                                           host.class_decode.data(),
-                                           host.fixed_levels.data(),
+  static const gpu::CodingTables tables = {host.encode.data(),          host.decode.data(),
+                                           host.levels.data(),          host.class_encode.data(),
+                                           host.class_decode.data(),    host.fixed_levels.data(),
                                            host.fixed_thresholds.data()};
   return tables;
 }
@@ -217,6 +215,8 @@ const std::vector<CodecParams>& settings() {
       params(Kind::kGG, Target::kBits, 0.3),
       params(Kind::kGG, Target::kBits, 6.0, 0),
       params(Kind::kGG, Target::kBits, 2.0, 4, Rounding::kStochastic),
+      unit_gain(params(Kind::kGG, Target::kBits, 1.2)),
+      unit_gain(params(Kind::kGG, Target::kBits, 6.0, 0)),
       params(Kind::kGG, Target::kStep, 1e-3, 0),
       params(Kind::kGG, Target::kStep, 0.25),
       params(Kind::kGG, Target::kStep, 1e-6, 8, Rounding::kStochastic),

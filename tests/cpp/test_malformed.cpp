@@ -138,15 +138,16 @@ Bytes low_rank_segment(gct::Kind kind, Random& random) {
 std::vector<Bytes> make_segments(Random& random) {
   std::vector<Bytes> segments;
   for (const auto& input : make_inputs(random)) {
-    for (gct::Kind kind :
-         {gct::Kind::kRaw, gct::Kind::kGG, gct::Kind::kEG, gct::Kind::kFixed, gct::Kind::kGG}) {
+    for (gct::Kind kind : {gct::Kind::kRaw, gct::Kind::kGG, gct::Kind::kEG, gct::Kind::kFixed,
+                           gct::Kind::kGG, gct::Kind::kGG}) {
       gct::CodecParams params;
       params.kind = kind;
       params.value = static_cast<double>(2 + 2 * random.below(3));
       params.allocation8 = static_cast<int>(8 * random.below(2));
       if (kind == gct::Kind::kEG) params.rounding = gct::Rounding::kStochastic;
-      const bool last = segments.size() % 5 == 4;  // the second of kind gg
-      if (last) params.effort = gct::Effort::kHigh;
+      const size_t turn = segments.size() % 6;  // the second and the third of kind gg
+      if (turn == 4) params.effort = gct::Effort::kHigh;
+      if (turn == 5) params.reconstruction = gct::Reconstruction::kUnitGain;
       segments.push_back(encode(params, input));
     }
   }
@@ -231,7 +232,7 @@ size_t most_allocated(size_t wire_bytes, size_t numel) {
 void make_tables() {
   for (int shape = 0; shape < gct::tables::kNumShapes; ++shape) {
     gct::decode_tables(shape);
-    for (bool stochastic : {false, true}) gct::level_tables(shape, stochastic);
+    for (int set = 0; set < gct::kLevelSets; ++set) gct::level_tables(shape, set);
     gct::trellis_decode_tables(shape);
     gct::trellis_level_tables(shape);
   }

@@ -270,7 +270,8 @@ void test_kernels_agree() {
         q.inverse_step = inverse;
         check_scalar_quantize(x, q);
         for (int i = 0; i < count; ++i)
-          check_kernels(*all[i], x, q, level_tables(n % tables::kNumShapes, q.stochastic) + n % 8);
+          check_kernels(*all[i], x, q,
+                        level_tables(n % tables::kNumShapes, n % kLevelSets) + n % 8);
       }
     }
   }
@@ -302,7 +303,7 @@ void test_kernels_agree_on_mixed_tables() {
       q.inverse_step = inverse;
       check_scalar_quantize(x, q);
       for (int i = 0; i < count; ++i)
-        check_kernels(*all[i], x, q, level_tables(shape, q.stochastic));
+        check_kernels(*all[i], x, q, level_tables(shape, n % kLevelSets));
     }
   }
 }

@@ -285,7 +285,7 @@ BlockDecode start_decode(int table, const ValueBlock& block, Decoded* d) {
   result.states = d->lanes.data();
   result.words = d->wire.data();
   result.table = decode_tables(shape) + at;
-  result.levels = level_tables(shape, false) + at;
+  result.levels = level_tables(shape, kCentroidLevels) + at;
   result.magnitudes = table_magnitudes(table);
   result.step = 0.37f;
   result.n = static_cast<int>(n);
@@ -302,7 +302,7 @@ void check_values(int table, const ValueBlock& block, bool accumulate, const Dec
   for (size_t i = 0; i < block.x.size(); ++i) {
     const bool escape = block.symbols[i] == kEscapeSymbol;
     const int k = escape ? 0 : symbol_magnitude(block.symbols[i]);
-    const float magnitude = 0.37f * level(table, k, false);
+    const float magnitude = 0.37f * level(table, k, kCentroidLevels);
     const float value = symbol_negative(block.symbols[i]) ? -magnitude : magnitude;
     CHECK(escape_bit(d.escapes, i) == escape, table, i);
     CHECK(float_bits(d.out[i]) == float_bits(accumulate ? 5.0f + value : value), table, i);

@@ -52,15 +52,41 @@ void test_offsets() {
     for (int k = 1; k <= table_magnitudes(table) + 3; ++k) {
       const int offset = table_offsets(table)[std::min(k, table_magnitudes(table) + 1)];
       CHECK(std::abs(offset) <= 2048, table, k, offset);
-      const float value = level(table, k, false);
+      const float value = level(table, k, kCentroidLevels);
       CHECK(value == static_cast<float>(k) - static_cast<float>(offset) / 4096, table, k, value);
       CHECK(value > before, table, k, value);
-      CHECK(level(table, k, true) == static_cast<float>(k), table, k);
+      CHECK(level(table, k, kIntegerLevels) == static_cast<float>(k), table, k);
+      for (int above = -2; above <= 1; ++above) {
+        const int set = kFirstGainLevels + 2 + above;
+        CHECK(level(table, k, set) == value * table_gain(table, above), table, k, above);
+      }
       before = value;
     }
-    CHECK(level(table, 0, false) == 0.0f && level(table, 0, true) == 0.0f);
+    for (int set = 0; set < kLevelSets; ++set) CHECK(level(table, 0, set) == 0.0f, table, set);
     CHECK(table_offsets(table)[0] == 0, table);
   }
+}
+
+// A centroid is no larger than what it stands for, and smaller steps lose less of it. Where steps
+// are small the error is step^2 / 12 and the gain 1 + D / E x^2, which is at most D / (E|x|)^2
+// more.
+void test_gains() {
+  for (int table = 0; table < kNumTables; ++table) {
+    const int t = table % kTablesPerShape + tables::kTableMin;
+    for (int above = -2; above <= 1; ++above) {
+      const double gain = static_cast<double>(table_gain(table, above));
+      CHECK(gain >= 1 && gain <= 4, table, above, gain);
+      if (t >= 5) CHECK(gain < 1 + 1.1 / 12 * std::exp2(-t / 2.0 - above / 8.0), table, above);
+    }
+  }
+  // From table to table: within a quarter octave levels stay, and a sharp end of the distribution,
+  // as shape 6 has, may cross them.
+  for (int table = 1; table < kNumTables; ++table) {
+    if (table % kTablesPerShape > 0)
+      CHECK(table_gain(table, 0) <= table_gain(table - 1, 0), table, table_gain(table, 0));
+  }
+  CHECK(table_gain(0, -2) == table_gain(0, 0), "no ratio is below the first table's");
+  CHECK(table_gain(kTablesPerShape - 1, 1) == table_gain(kTablesPerShape - 1, 0), "or above");
 }
 
 void test_quantizer_numbers() {
@@ -158,12 +184,12 @@ void test_runtime_forms() {
     for (int s = 0; s <= 2 * magnitudes; ++s) freqs.push_back(table_freqs(table)[(s + 1) / 2]);
     freqs.push_back(table_freqs(table)[magnitudes + 1]);
     check_runtime_forms(encode_table(table), decode_tables(shape)[in_shape], freqs, kEscapeSymbol);
-    for (bool stochastic : {false, true}) {
-      const LevelTable& levels = level_tables(shape, stochastic)[in_shape];
+    for (int set = 0; set < kLevelSets; ++set) {
+      const LevelTable& levels = level_tables(shape, set)[in_shape];
       CHECK(levels.level[0] == 0 && levels.level[kEscapeSymbol] == 0, table);
       for (int k = 1; k <= table_magnitudes(table); ++k) {
-        CHECK(levels.level[2 * k - 1] == level(table, k, stochastic), table, k);
-        CHECK(levels.level[2 * k] == -level(table, k, stochastic), table, k);
+        CHECK(levels.level[2 * k - 1] == level(table, k, set), table, k);
+        CHECK(levels.level[2 * k] == -level(table, k, set), table, k);
       }
     }
   }
@@ -185,6 +211,7 @@ int main() {
   gct::test_frequencies();
   gct::test_class_models();
   gct::test_offsets();
+  gct::test_gains();
   gct::test_quantizer_numbers();
   gct::test_shapes();
   gct::test_fixed_levels();

@@ -126,6 +126,8 @@ inline CodecParams any_params(Bytes* in) {
   const uint8_t way = in->byte();
   p.rounding = static_cast<Rounding>(way % 4 == 0 && p.kind != Kind::kFixed);
   if (way / 4 % 2 != 0 && (p.kind == Kind::kGG || way > 250)) p.effort = Effort::kHigh;
+  if (way / 8 % 4 == 3 && (p.kind == Kind::kGG || p.kind == Kind::kEG || way > 250))
+    p.reconstruction = Reconstruction::kUnitGain;
   p.seed = in->u32();
   const int ranks[] = {0, 4, 16, 1, 0};
   p.max_rank = in->one_of(ranks);
@@ -136,6 +138,12 @@ inline CodecParams any_params(Bytes* in) {
 inline bool sound(const CodecParams& p) {
   const bool plain = p.kind == Kind::kGG && p.rounding == Rounding::kDeterministic;
   if (p.effort == Effort::kHigh && !plain) return false;
+  if (p.reconstruction == Reconstruction::kUnitGain) {
+    const bool entropy_coded = p.kind == Kind::kGG || p.kind == Kind::kEG;
+    if (!entropy_coded || p.rounding != Rounding::kDeterministic || p.effort == Effort::kHigh ||
+        p.target == Target::kSnrDb)
+      return false;
+  }
   if (p.kind == Kind::kRaw) return true;
   if (!std::isfinite(p.value) || p.value <= 0) return false;
   if (p.kind != Kind::kFixed) return true;

@@ -29,7 +29,7 @@ struct Wish {
 
 std::vector<uint8_t> put_right(std::vector<uint8_t> wire, const Wish& wish) {
   SegmentHeader sound;
-  sound.flags = wire[6] & kFlagTrellis;  // version and tables follow from it
+  sound.flags = wire[6] & (kFlagTrellis | kFlagUnitGain);  // version and tables follow from it
   std::vector<uint8_t> header(kSegmentHeaderBytes);
   write_segment_header(sound, header.data());
   std::copy(header.begin(), header.begin() + 5, wire.begin());

@@ -15,6 +15,7 @@ CODECS = [
     gct.Codec(bits=2.0),
     gct.Codec(bits=4.0, rounding="stochastic"),
     gct.Codec(bits=3.0, allocation="mse", low_rank=0),
+    gct.Codec(bits=0.8, reconstruction="unit_gain"),
     gct.Codec(step=0.25),
     gct.Codec("fixed", bits=1),
     gct.Codec("fixed", bits=4),
