@@ -25,7 +25,7 @@ def page(
 ) -> Run:
     """The page's blocks, run one after the other in an empty folder."""
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 8
+    assert len(blocks) == 9
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     for block in blocks:
