@@ -1,7 +1,7 @@
 // Products of a tall matrix with a narrow one, for low-rank parts. One body each, compiled once for
-// every instruction set that has kernels (scalar.cpp, vector_kernels.h): 16 sums that belong to 16
-// different results are one vector of the compiler's, so each sum keeps its order and all
-// implementations return the same bits.
+// every instruction set that has kernels (scalar.cpp, vector_kernels.h): the lanes of a vector are
+// sums that belong to different results, so each sum keeps its order and all implementations return
+// the same bits.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,19 @@
 namespace gct {
 namespace {
 
-using Vector = float __attribute__((vector_size(4 * kLowRankWidth)));
+// A register's width, and as many sums as stay in registers: wider ones are kept in memory.
+#if defined(__AVX512F__)
+constexpr int kLanesOfVector = 16;
+constexpr int kSums = 8;
+#elif defined(__AVX2__)
+constexpr int kLanesOfVector = 8;
+constexpr int kSums = 8;
+#else
+constexpr int kLanesOfVector = 4;
+constexpr int kSums = 8;
+#endif
+constexpr int kParts = kLowRankWidth / kLanesOfVector;  // vectors of a row of the narrow matrix
+using Vector = float __attribute__((vector_size(4 * kLanesOfVector)));
 
 // By reference: vectors have no calling convention that all instruction sets share.
 inline void load(const float* p, Vector& v) { memcpy(&v, p, sizeof v); }
@@ -20,33 +32,42 @@ inline void store(float* p, const Vector& v) { memcpy(p, &v, sizeof v); }
 
 template <int kRows>
 void project_rows(const float* x, int64_t stride, int64_t columns, const float* v, float* y) {
-  Vector sum[kRows] = {};
+  Vector sum[kRows][kParts] = {};
   for (int64_t j = 0; j < columns; ++j) {
-    Vector right;
-    load(v + j * kLowRankWidth, right);
-    for (int q = 0; q < kRows; ++q) sum[q] += x[q * stride + j] * right;
+    Vector right[kParts];
+    for (int p = 0; p < kParts; ++p) load(v + j * kLowRankWidth + p * kLanesOfVector, right[p]);
+    for (int q = 0; q < kRows; ++q) {
+      for (int p = 0; p < kParts; ++p) sum[q][p] += x[q * stride + j] * right[p];
+    }
   }
-  for (int q = 0; q < kRows; ++q) store(y + q * kLowRankWidth, sum[q]);
+  for (int q = 0; q < kRows; ++q) {
+    for (int p = 0; p < kParts; ++p) store(y + q * kLowRankWidth + p * kLanesOfVector, sum[q][p]);
+  }
 }
 
 void project(const float* x, int64_t stride, int64_t rows, int64_t columns, const float* v,
              float* y) {
+  constexpr int kRows = kSums / kParts;
   int64_t row = 0;
-  for (; row + 8 <= rows; row += 8)
-    project_rows<8>(x + row * stride, stride, columns, v, y + row * kLowRankWidth);
+  for (; row + kRows <= rows; row += kRows)
+    project_rows<kRows>(x + row * stride, stride, columns, v, y + row * kLowRankWidth);
   for (; row < rows; ++row)
     project_rows<1>(x + row * stride, stride, columns, v, y + row * kLowRankWidth);
 }
 
 template <int kRows>
 void add_outer_rows(const float* x, int64_t stride, int64_t columns, const float* y, float* z) {
-  Vector factor[kRows];
-  for (int q = 0; q < kRows; ++q) load(y + q * kLowRankWidth, factor[q]);
   for (int64_t j = 0; j < columns; ++j) {
-    Vector sum;
-    load(z + j * kLowRankWidth, sum);
-    for (int q = 0; q < kRows; ++q) sum += x[q * stride + j] * factor[q];
-    store(z + j * kLowRankWidth, sum);
+    Vector sum[kParts];
+    for (int p = 0; p < kParts; ++p) load(z + j * kLowRankWidth + p * kLanesOfVector, sum[p]);
+    for (int q = 0; q < kRows; ++q) {
+      for (int p = 0; p < kParts; ++p) {
+        Vector factor;
+        load(y + q * kLowRankWidth + p * kLanesOfVector, factor);
+        sum[p] += x[q * stride + j] * factor;
+      }
+    }
+    for (int p = 0; p < kParts; ++p) store(z + j * kLowRankWidth + p * kLanesOfVector, sum[p]);
   }
 }
 
@@ -59,21 +80,27 @@ void add_outer(const float* x, int64_t stride, int64_t rows, int64_t columns, co
     add_outer_rows<1>(x + row * stride, stride, columns, y + row * kLowRankWidth, z);
 }
 
-void row_product(const float* a, const float* c, int64_t stride, int rank, int64_t n, float* out) {
-  constexpr int64_t kTile = 4 * kLowRankWidth;
-  int64_t begin = 0;
-  for (; begin + kTile <= n; begin += kTile) {
-    Vector sum[4] = {};
-    for (int k = 0; k < rank; ++k) {
-      const float* row = c + k * stride + begin;
-      for (int i = 0; i < 4; ++i) {
-        Vector right;
-        load(row + i * kLowRankWidth, right);
-        sum[i] += a[k] * right;
-      }
+// Sums of kCount vectors side by side.
+template <int kCount>
+void product_tile(const float* a, const float* c, int64_t stride, int rank, float* out) {
+  Vector sum[kCount] = {};
+  for (int k = 0; k < rank; ++k) {
+    for (int i = 0; i < kCount; ++i) {
+      Vector right;
+      load(c + k * stride + i * kLanesOfVector, right);
+      sum[i] += a[k] * right;
     }
-    for (int i = 0; i < 4; ++i) store(out + begin + i * kLowRankWidth, sum[i]);
   }
+  for (int i = 0; i < kCount; ++i) store(out + i * kLanesOfVector, sum[i]);
+}
+
+void row_product(const float* a, const float* c, int64_t stride, int rank, int64_t n, float* out) {
+  constexpr int64_t kTile = kSums * kLanesOfVector;
+  int64_t begin = 0;
+  for (; begin + kTile <= n; begin += kTile)
+    product_tile<kSums>(a, c + begin, stride, rank, out + begin);
+  for (; begin + kLanesOfVector <= n; begin += kLanesOfVector)
+    product_tile<1>(a, c + begin, stride, rank, out + begin);
   for (; begin < n; ++begin) {
     float sum = 0;
     for (int k = 0; k < rank; ++k) sum += a[k] * c[k * stride + begin];
