@@ -39,6 +39,7 @@ STEPS = {"digits": 300, "finetune": 100}
 FLOAT32 = "float32"
 FIRST_PART = 0.3  # of the steps: those with the first of two numbers of bits
 LOW_RANK = {"allocation": 0.5, "low_rank": 16}
+UNIT_GAIN = {"reconstruction": "unit_gain"}
 SCHEMES: dict[str, dict[str, Any] | None] = {
     FLOAT32: None,
     "3 bits": {"bits": 3.0},
@@ -54,6 +55,11 @@ SCHEMES: dict[str, dict[str, Any] | None] = {
     "1.2 bits, low rank": {"bits": 1.2, **LOW_RANK},
     "0.8 bits, low rank": {"bits": 0.8, **LOW_RANK},
     "0.4 bits, low rank": {"bits": 0.4, **LOW_RANK},
+    "1.2 bits, unit gain": {"bits": 1.2, **UNIT_GAIN},
+    "0.8 bits, unit gain": {"bits": 0.8, **UNIT_GAIN},
+    "1.2 bits, low rank, unit gain": {"bits": 1.2, **LOW_RANK, **UNIT_GAIN},
+    "0.8 bits, low rank, unit gain": {"bits": 0.8, **LOW_RANK, **UNIT_GAIN},
+    "0.4 bits, low rank, unit gain": {"bits": 0.4, **LOW_RANK, **UNIT_GAIN},
     # 1.2 bits on average
     "2, then 0.86 bits": {"bits": (2.0, 0.86)},
     "2, then 0.86 bits, scales": {"bits": (2.0, 0.86), "element_scales": True},
