@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import os
 import pickle
 import re
@@ -15,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 import torch.distributed as dist
+from log_capture import captured_log
 from ranks import assert_same_on_all_ranks, run_ranks
 from resumable import END, SAVED, Run
 
@@ -204,12 +203,9 @@ def test_a_rank_that_is_lost_at_the_resume_is_an_exception() -> None:
 
 
 def logged(body: Callable[[], object]) -> str:
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    logging.getLogger("gct").addHandler(handler)
-    body()
-    logging.getLogger("gct").removeHandler(handler)
-    return stream.getvalue()
+    with captured_log() as messages:
+        body()
+    return "".join(f"{message}\n" for message in messages)
 
 
 def save_some(rank: int, world: int, folder: str) -> None:

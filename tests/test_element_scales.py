@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import threading
 from typing import Any, Literal
 
 import pytest
 import torch
+from log_capture import captured_log
 from ranks import assert_same_on_all_ranks, run_ranks
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -375,12 +374,9 @@ def test_a_pass_that_is_broken_off() -> None:
 
 
 def log_of_loading(state: gct.GCTState, saved: dict[str, Any]) -> str:
-    output = io.StringIO()
-    handler = logging.StreamHandler(output)
-    logging.getLogger("gct").addHandler(handler)
-    state.load_state_dict(saved)
-    logging.getLogger("gct").removeHandler(handler)
-    return output.getvalue()
+    with captured_log() as messages:
+        state.load_state_dict(saved)
+    return "\n".join(messages)
 
 
 def without_loss(rank: int, world: int, codec: Literal["gg", "raw"]) -> str:

@@ -19,6 +19,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from laboratory import needs_hosts, netlab
+from log_capture import captured_log
 from netlab_ranks import CALLS, NUMEL
 from ranks import assert_same_on_all_ranks, run_ranks
 from test_collectives import DTYPES, MODELS, SLICE, laplace
@@ -190,16 +191,13 @@ def hosts_by_variables(rank: int, world: int, per_host: list[int]) -> list[str]:
         LOCAL_WORLD_SIZE=str(per_host[host]),
         LOCAL_RANK=str(rank - int(ends[host]) + per_host[host]),
     )
-    records: list[logging.LogRecord] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = records.append  # type: ignore[method-assign]
-    logging.getLogger("gct").addHandler(handler)
-    found = first_gradients(rank, world, {})
-    flat = first_gradients(rank, world, {"hierarchy": "off"})
-    hosts = first_gradients(rank, world, {"hierarchy": 2})
+    with captured_log(logging.WARNING) as messages:
+        found = first_gradients(rank, world, {})
+        flat = first_gradients(rank, world, {"hierarchy": "off"})
+        hosts = first_gradients(rank, world, {"hierarchy": 2})
     assert not torch.equal(hosts, flat)
     assert torch.equal(found, hosts if per_host == [2, 2] else flat)
-    return [record.getMessage() for record in records]
+    return messages
 
 
 def test_hosts_are_found_by_torchruns_variables() -> None:

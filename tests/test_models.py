@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from log_capture import captured_log
 from ranks import run_ranks
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
@@ -131,16 +131,13 @@ def test_histograms_of_nothing_are_refused() -> None:
 
 
 def histograms_without_names(rank: int, world: int, path: str) -> list[str]:
-    messages: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger("gct").addHandler(handler)
-    state = gct.GCTState(start_step=0, monitor=gct.Monitor(path, interval=1, histograms="2.*"))
-    ddp = DistributedDataParallel(make_model())
-    ddp.register_comm_hook(state, gct.hook)
-    for _ in range(3):
-        ddp(torch.ones(4, 32)).square().sum().backward()
-    state.monitor.close()  # type: ignore[union-attr]
+    with captured_log() as messages:
+        state = gct.GCTState(start_step=0, monitor=gct.Monitor(path, interval=1, histograms="2.*"))
+        ddp = DistributedDataParallel(make_model())
+        ddp.register_comm_hook(state, gct.hook)
+        for _ in range(3):
+            ddp(torch.ones(4, 32)).square().sum().backward()
+        state.monitor.close()  # type: ignore[union-attr]
     return messages
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 import math
 import os
 import resource
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from log_capture import captured_log
 from ranks import run_ranks
 from small_run import ELEMENTS, STEPS, WORLD, train
 from torch import nn
@@ -279,18 +278,17 @@ def full_disk(rank: int, world: int, folder: str) -> tuple[str, list[float], lis
     """One file is full from the start, one as soon as it has FULL bytes."""
     _, plain = train(rank)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    stream = io.StringIO()
-    logging.getLogger("gct").addHandler(logging.StreamHandler(stream))
-    _, full = train(rank, monitor="/dev/full")
-    monitor = gct.Monitor(f"{folder}/run.jsonl", interval=2)
-    for step in range(FULL // 50):  # a line has more than 50 bytes
-        monitor.log(step, before=step)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (FULL, resource.RLIM_INFINITY))
-    _, filled = train(rank, monitor=monitor)
-    monitor.close()
+    with captured_log() as messages:
+        _, full = train(rank, monitor="/dev/full")
+        monitor = gct.Monitor(f"{folder}/run.jsonl", interval=2)
+        for step in range(FULL // 50):  # a line has more than 50 bytes
+            monitor.log(step, before=step)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (FULL, resource.RLIM_INFINITY))
+        _, filled = train(rank, monitor=monitor)
+        monitor.close()
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert full == plain
-    return stream.getvalue(), plain, filled
+    return "".join(f"{message}\n" for message in messages), plain, filled
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
