@@ -4,10 +4,11 @@
     python benchmarks/rates.py --seeds 1 2 3 --only adamw-2-relative adamw-1.2-relative
 
 For each optimizer float32; every rate with every allocation; every rate with error feedback, with
-stochastic rounding, with both, with elements' scales and with levels of unit gain, at the default
-allocation; and with low-rank parts at an exponent of 0.5, plain, with unit gain, and with scales
-besides. Two processes over Gloo, one run after the other; a run whose log was finished with the
-same command is not repeated. Writes rates.md, .json and .png to build/rates (--out) after each run.
+stochastic rounding, with both, with elements' scales and with levels at the means of their cells,
+at the default allocation; and with low-rank parts at an exponent of 0.5, plain, with such levels,
+and with scales. Two processes over Gloo, one run after the other; a run whose log was finished with
+the same command is not repeated. Writes rates.md, .json and .png to build/rates (--out) after each
+run.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ ROOT = Path(__file__).resolve().parents[1]
 BITS = (0.8, 1.1, 1.5, 2.0, 3.0)
 # The default's exponent (gct.Codec) is 1; 0.5 lies between the two names.
 ALLOCATIONS = {"relative": "1", "half": "0.5", "mse": "0"}
-UNIT_GAIN = "--gct-option=reconstruction=unit_gain"
+CENTROIDS = "--gct-option=reconstruction=centroid"
 LOW_RANK = ("--allocation=0.5", "--gct-option=low_rank=16")
 VARIANTS = {
     "feedback": ("--error-feedback=on",),
     "stochastic": ("--rounding=stochastic",),
     "feedback-stochastic": ("--error-feedback=on", "--rounding=stochastic"),
     "scales": ("--gct-option=element_scales=true",),
-    "unit-gain": (UNIT_GAIN,),
+    "centroids": (CENTROIDS,),
     "low-rank": LOW_RANK,
-    "low-rank-unit-gain": (*LOW_RANK, UNIT_GAIN),
-    "low-rank-unit-gain-scales": (*LOW_RANK, UNIT_GAIN, "--gct-option=element_scales=true"),
+    "low-rank-centroids": (*LOW_RANK, CENTROIDS),
+    "low-rank-scales": (*LOW_RANK, "--gct-option=element_scales=true"),
 }
 # SGD: after 300 steps of float32 rates of 0.1 and 0.3 end at 2.27, 1 at 2.55.
 OPTIMIZERS = {"adamw": (), "sgd": ("--optimizer=sgd", "--lr=0.3", "--weight-decay=0")}
@@ -57,7 +58,7 @@ def schemes() -> Iterator[Scheme]:
                     f"{optimizer}-{bits:g}-{name}", label, (*coded, f"--allocation={allocation}")
                 )
             for name, variant in VARIANTS.items():
-                label = f"{bits:g} bits, {name.replace('-', ', ')}"
+                label = f"{bits:g} bits, {name.replace('low-rank', 'low rank').replace('-', ', ')}"
                 yield Scheme(f"{optimizer}-{bits:g}-{name}", label, (*coded, *variant))
 
 

@@ -39,30 +39,34 @@ STEPS = {"digits": 300, "finetune": 100}
 FLOAT32 = "float32"
 FIRST_PART = 0.3  # of the steps: those with the first of two numbers of bits
 LOW_RANK = {"allocation": 0.5, "low_rank": 16}
-UNIT_GAIN = {"reconstruction": "unit_gain"}
+SCALES = {"element_scales": True}
+CENTROIDS = {"reconstruction": "centroid"}  # levels of the least error, in the place of unit gain
 SCHEMES: dict[str, dict[str, Any] | None] = {
     FLOAT32: None,
-    "3 bits": {"bits": 3.0},
     "2 bits (default)": {"bits": 2.0},
     "1.2 bits": {"bits": 1.2},
     "0.8 bits": {"bits": 0.8},
-    "2 bits, mse": {"bits": 2.0, "allocation": "mse"},
-    "2 bits, scales": {"bits": 2.0, "element_scales": True},
-    "1.2 bits, scales": {"bits": 1.2, "element_scales": True},
-    "0.8 bits, scales": {"bits": 0.8, "element_scales": True},
-    "1.2 bits, allocation 0.5": {"bits": 1.2, "allocation": 0.5},
+    "2 bits, scales": {"bits": 2.0, **SCALES},
+    "1.2 bits, scales": {"bits": 1.2, **SCALES},
     # Factors of matrices' strongest directions, and steps by the square root of blocks' scales.
     "1.2 bits, low rank": {"bits": 1.2, **LOW_RANK},
     "0.8 bits, low rank": {"bits": 0.8, **LOW_RANK},
     "0.4 bits, low rank": {"bits": 0.4, **LOW_RANK},
-    "1.2 bits, unit gain": {"bits": 1.2, **UNIT_GAIN},
-    "0.8 bits, unit gain": {"bits": 0.8, **UNIT_GAIN},
-    "1.2 bits, low rank, unit gain": {"bits": 1.2, **LOW_RANK, **UNIT_GAIN},
-    "0.8 bits, low rank, unit gain": {"bits": 0.8, **LOW_RANK, **UNIT_GAIN},
-    "0.4 bits, low rank, unit gain": {"bits": 0.4, **LOW_RANK, **UNIT_GAIN},
+    "3 bits, centroids": {"bits": 3.0, **CENTROIDS},
+    "2 bits, centroids": {"bits": 2.0, **CENTROIDS},
+    "1.2 bits, centroids": {"bits": 1.2, **CENTROIDS},
+    "0.8 bits, centroids": {"bits": 0.8, **CENTROIDS},
+    "2 bits, mse, centroids": {"bits": 2.0, "allocation": "mse", **CENTROIDS},
+    "2 bits, scales, centroids": {"bits": 2.0, **SCALES, **CENTROIDS},
+    "1.2 bits, scales, centroids": {"bits": 1.2, **SCALES, **CENTROIDS},
+    "0.8 bits, scales, centroids": {"bits": 0.8, **SCALES, **CENTROIDS},
+    "1.2 bits, allocation 0.5, centroids": {"bits": 1.2, "allocation": 0.5, **CENTROIDS},
+    "1.2 bits, low rank, centroids": {"bits": 1.2, **LOW_RANK, **CENTROIDS},
+    "0.8 bits, low rank, centroids": {"bits": 0.8, **LOW_RANK, **CENTROIDS},
+    "0.4 bits, low rank, centroids": {"bits": 0.4, **LOW_RANK, **CENTROIDS},
     # 1.2 bits on average
-    "2, then 0.86 bits": {"bits": (2.0, 0.86)},
-    "2, then 0.86 bits, scales": {"bits": (2.0, 0.86), "element_scales": True},
+    "2, then 0.86 bits, centroids": {"bits": (2.0, 0.86), **CENTROIDS},
+    "2, then 0.86 bits, scales, centroids": {"bits": (2.0, 0.86), **SCALES, **CENTROIDS},
 }
 
 
@@ -148,8 +152,9 @@ def markdown(content: dict[str, Any]) -> str:
             "",
             "Cross-entropy and accuracy on data held out, after the last step; two processes, DDP "
             "with gct.hook. Bits: of all elements that the hook compressed, headers included. "
-            "Scales: element_scales=True. Low rank: low_rank=16, allocation=0.5. Two numbers of "
-            f"bits: the first for {FIRST_PART:.0%} of the steps.",
+            "Scales: element_scales=True. Low rank: low_rank=16, allocation=0.5. Centroids: "
+            'reconstruction="centroid". Two numbers of bits: the first for '
+            f"{FIRST_PART:.0%} of the steps.",
             "",
             f"Machine: {content['machine']}; torch {torch.__version__}, one thread a process; gct "
             f"{gct.__version__}.",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
+
+from gct.codec import Reconstruction
 
 _KINDS = ("gg", "eg", "fixed", "raw", "auto")
 
@@ -21,6 +23,22 @@ def check_kind(codec: object) -> None:
         "low_rank, effort and reconstruction are own arguments of GCTState, such as "
         'GCTState(codec="gg", bits=2.0)'
     )
+
+
+def resolve_reconstruction(settings: Mapping[str, Any]) -> Reconstruction:
+    """What ``reconstruction="auto"`` means beside these settings, or the one that was asked for."""
+    asked: Reconstruction | Literal["auto"] = settings["reconstruction"]
+    if asked != "auto":
+        return asked
+    # What was left out comes with the next step, so that the mean over steps has unit gain anyway.
+    feedback = settings["error_feedback"] is True
+    possible = (
+        settings["codec"] in ("gg", "eg", "auto")
+        and settings["snr_db"] is None
+        and settings["rounding"] == "deterministic"
+        and settings["effort"] == "normal"
+    )
+    return "unit_gain" if possible and not feedback else "centroid"
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from gct._rate_term import RateSettings, RateTerm
 from gct._reducer import Reducer
 from gct._regroup import Buckets, Regroup
 from gct._residuals import Residuals
-from gct._settings import check_kind, check_settings
+from gct._settings import check_kind, check_settings, resolve_reconstruction
 from gct._state_dict import Place, flatten, is_flat, unflatten
 from gct._stats import ParameterStats, RunStats, Stats, make_stats
 from gct.codec import Codec, Effort, Kind, Reconstruction, Rounding
@@ -80,8 +80,12 @@ class GCTState:
         effort: ``"high"``: less error at the same bits, for many times the time in the encoder; see
             :class:`gct.Codec`. No benefit for training has been measured. With ``codec="auto"`` its
             time counts in what is measured.
-        reconstruction: ``"centroid"`` or ``"unit_gain"``, levels that keep gradients' size; see
-            :class:`gct.Codec`. Not together with error_feedback.
+        reconstruction: ``"unit_gain"``: levels that keep the size of gradients, which a learning rate
+            was chosen for; ``"centroid"``: levels of the least error, smaller than what was encoded,
+            by a fifth at 1.2 bits; see :class:`gct.Codec`. ``"auto"`` is ``"unit_gain"`` where the
+            codec has it and nothing is fed back. SGD lost less with it at every rate tried; AdamW,
+            which divides by the gradients' own size, is indifferent, but for low_rank and for
+            allocation below 1, where it gained (docs/decisions.md).
         start_step: backward passes before this one are reduced without compression. The first
             gradients are unlike all others, and DDP regroups its buckets after the first pass.
         min_numel: buckets with fewer elements are reduced without compression.
@@ -143,7 +147,7 @@ class GCTState:
         low_rank: int = 0,
         element_scales: bool = False,
         effort: Effort = "normal",
-        reconstruction: Reconstruction = "centroid",
+        reconstruction: Reconstruction | Literal["auto"] = "auto",
         start_step: int = 2,
         min_numel: int = 1024,
         rate_weight: float = 0.0,
@@ -188,7 +192,7 @@ class GCTState:
                     low_rank=low_rank,
                     rounding=rounding,
                     effort=effort,
-                    reconstruction=reconstruction,
+                    reconstruction=resolve_reconstruction(self._settings),
                 ),
             )
             for begin, bits_from_then_on in schedule(self._settings["bits"])

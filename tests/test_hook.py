@@ -107,7 +107,8 @@ def trains_like_plain(rank: int, world: int) -> None:
         {"snr_db": 20.0},
         {"bits": 4.0, "rounding": "stochastic"},
         {"bits": 4.0, "effort": "high"},
-        {"bits": 4.0, "reconstruction": "unit_gain", "allocation": 0.5, "low_rank": 4},
+        {"bits": 4.0, "allocation": 0.5, "low_rank": 4},
+        {"bits": 4.0, "reconstruction": "centroid"},
         {"bits": 4.0, "algorithm": "two_shot"},
         {"bits": 3.0, "error_feedback": True},
     ):
