@@ -87,6 +87,7 @@ def sweep(
                 bits=codec.bits,
                 snr_db=codec.snr_db,
                 codec=codec.kind,
+                reconstruction=codec.reconstruction,
                 start_step=0,
                 min_numel=0,
                 algorithm=algorithm,
@@ -222,7 +223,7 @@ def subgroup(rank: int, world: int) -> None:
     inputs = [laplace(5000, r) for r in members]
     gradient = laplace(5000, rank).view(5000, 1)
     result = hook_on(state, gradient, nn.Parameter(torch.zeros(5000, 1)))
-    expected = model_hierarchy(inputs, TWO_BY_TWO, gct.Codec(bits=3.0), "one_shot")
+    expected = model_hierarchy(inputs, TWO_BY_TWO, state.codec, "one_shot")
     assert torch.equal(result.view(-1), expected)
 
 

@@ -545,6 +545,28 @@ def test_settings_are_checked(settings: dict[str, Any], text: str) -> None:
         gct.GCTState(**settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "reconstruction"),
+    [
+        ({}, "unit_gain"),
+        ({"codec": "eg", "step": 0.5}, "unit_gain"),
+        ({"codec": "auto", "bits": {0: 2.0, 9: 1.0}}, "unit_gain"),
+        ({"reconstruction": "centroid"}, "centroid"),
+        ({"error_feedback": True}, "centroid"),
+        ({"codec": "fixed", "bits": 2}, "centroid"),
+        ({"codec": "raw"}, "centroid"),
+        ({"snr_db": 12.0}, "centroid"),
+        ({"rounding": "stochastic"}, "centroid"),
+        ({"effort": "high"}, "centroid"),
+    ],
+    ids=str,
+)
+def test_levels_have_unit_gain_where_they_can(
+    settings: dict[str, Any], reconstruction: str
+) -> None:
+    assert gct.GCTState(**settings).codec.reconstruction == reconstruction
+
+
 def test_a_codec_is_no_name_of_one() -> None:
     with pytest.raises(TypeError, match=r'codec must be .*"auto", got Codec: bits.*own arguments'):
         gct.GCTState(codec=gct.Codec(bits=2))
