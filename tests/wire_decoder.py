@@ -32,6 +32,7 @@ SCALE_BITS = 12  # frequencies sum to 4096
 STATE_MIN, STATE_END = 1 << 15, 1 << 31
 CLASS_MIN, CLASS_MAX = -200, 248
 OFFSET_MIN, OFFSET_MAX = -12, 8
+ABOVE_MIN, ABOVE_MAX = -6, 9
 MAX_COLUMNS = 1 << 16
 MAX_NUMEL = 1 << 48
 MAX_RANK = 64
@@ -500,15 +501,23 @@ def element_values(rules: list[BlockRule], signed: list[int]) -> Floats:
     return values
 
 
+def step_ratio(step: float) -> int:
+    """-16 log2(step), rounded, by the bits of the float."""
+    [bits] = struct.unpack("<I", struct.pack("<f", step))
+    sixteenths = sum(bits & 0x7FFFFF >= mantissa for mantissa in TABLES["kSixteenthMantissas"])
+    return -(16 * ((bits >> 23) - 127) + sixteenths)
+
+
 @functools.lru_cache(maxsize=4096)
 def block_rule(run: Run, levels: str, block_class: int) -> BlockRule:
     require(CLASS_MIN <= block_class <= CLASS_MAX, "a block's class is -200 to 248")
     ratio = run.ratio + (8 - run.allocation) * block_class
     t = (ratio + 2) // 4
-    above = ratio - 4 * t if t >= TABLES["kTableMin"] else 0
     shift = max(0, -((TABLES["kTableMax"] - t) // 4))
     require(shift <= 18, "shift is at most 18")
     t = max(t - 4 * shift, TABLES["kTableMin"])
+    exact = step_ratio(run.step) + (8 - run.allocation) * block_class
+    above = min(max(exact - 4 * t, ABOVE_MIN), ABOVE_MAX)
     octaves, sixteenths = divmod(run.allocation * block_class, 16)
     with np.errstate(over="ignore", under="ignore"):
         step = np.float32(run.step) * np.float32(TABLES["kExp2Sixteenths"][sixteenths])

@@ -13,6 +13,7 @@ each vector, here from the model.
 from __future__ import annotations
 
 import functools
+import math
 import sys
 import zlib
 from pathlib import Path
@@ -60,9 +61,13 @@ def gain(shape: float, ratio: int) -> int:
 def generate() -> str:
     ratios = range(4 * gg.T_MIN, 4 * gg.T_MAX + 1)
     gains = [gain(shape, ratio) for shape in gg.SHAPES for ratio in ratios]
+    # Of the numbers from which on 16 log2(x) is rounded up, x from 1 to 2.
+    mantissas = [math.ceil((2 ** ((i + 0.5) / 16) - 1) * 2**23) for i in range(16)]
     about = "// Of levels, in 1/4096: by shape, then by log2(mean |x| / step) in 1/16 octave.\n"
     body = f"constexpr int kGainsPerShape = {len(ratios)};\n" + about
     body += gg.c_array("kGains", "uint16_t", gains)
+    body += "// Mantissas of 2^((i + 1/2) / 16), rounded up.\n"
+    body += gg.c_array("kSixteenthMantissas", "uint32_t", mantissas)
     # Of both files: gains are of the other one's levels.
     plain = zlib.crc32(gg.OUTPUT.read_bytes())
     return gg.included(body, "tools/generate_gains.py", "gg_tables.h", "kGainTableId", plain)

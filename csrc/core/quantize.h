@@ -40,11 +40,25 @@ GCT_HD inline bool scale_by_sixteenths(float x, int sixteenths, float* result) {
   return biased != 0 && biased != 0xffu;
 }
 
+// How far, in 1/16 octave, a block's exact ratio may lie above that of its table: the header's
+// ratio may be two tables lower or one higher, and tables are quarter octaves apart.
+constexpr int kMinAbove = -6;
+constexpr int kMaxAbove = 9;
+
+// -16 log2(step), rounded, from the float's bits.
+GCT_HD inline int step_ratio(float step) {
+  const uint32_t bits = float_bits(step);
+  int sixteenths = 0;
+  while (sixteenths < 16 && (bits & 0x7fffffu) >= model_tables::kSixteenthMantissas[sixteenths])
+    ++sixteenths;
+  return -(16 * (static_cast<int>(bits >> 23) - 127) + sixteenths);
+}
+
 // Which table a block uses and how far its integers are shifted before it.
 struct BlockCode {
   float step = 0;
   int t = 0;      // log2(mean |x| / step) of the table, in quarter octaves
-  int above = 0;  // the block's own log2(mean |x| / step) less the table's, in 1/16: -2 to 1
+  int above = 0;  // for decoding: the block's own log2(mean |x| / step) less the table's, in 1/16
   int table = 0;  // of the run's shape and t
   int shift = 0;
 };
@@ -64,7 +78,9 @@ GCT_HD inline float deadzone_at(int shape, double ratio) {
 // The part of a run's header that decides how its blocks are coded.
 struct RunCode {
   float step = 0;          // step of a block of class 0
-  int16_t log2_ratio = 0;  // log2(mean |x| of class 0 / step), in 1/16
+  int16_t log2_ratio = 0;  // log2(mean |x| of class 0 / step), in 1/16, or some quarter octaves
+                           // off, for tables that suit the values better
+  int16_t step_ratio = 0;  // for decoding: the same by the step, nothing off
   uint8_t shape = 0;
   uint8_t allocation8 = 0;
 };
@@ -76,18 +92,15 @@ GCT_HD inline int class_ratio(const RunCode& run, int scale_class) {
 
 // False if the class can't be coded with this run's step (corrupt on the decoder's side).
 GCT_HD inline bool block_code(const RunCode& run, int scale_class, BlockCode* code) {
-  const int ratio = class_ratio(run, scale_class);
-  int t = (ratio + 2) >> 2;
+  int t = (class_ratio(run, scale_class) + 2) >> 2;
   code->shift = 0;
-  code->above = ratio - 4 * t;
   if (t > tables::kTableMax) {
     code->shift = (t - tables::kTableMax + 3) >> 2;
     t -= 4 * code->shift;
   }
-  if (t < tables::kTableMin) {
-    t = tables::kTableMin;
-    code->above = 0;
-  }
+  if (t < tables::kTableMin) t = tables::kTableMin;
+  const int above = run.step_ratio + (8 - run.allocation8) * scale_class - 4 * t;
+  code->above = above < kMinAbove ? kMinAbove : above > kMaxAbove ? kMaxAbove : above;
   code->t = t;
   code->table = table_index(run.shape, t);
   return code->shift <= kMaxShift &&
@@ -175,16 +188,15 @@ enum class Levels : uint8_t {
   kUnitGain = 2,   // centroids times a gain: decoded values are as large as the input
 };
 
-// The same for a block, as a number: gains differ by where in its quarter octave the block's exact
-// ratio lies.
+// The same for a block, as a number: gains differ by the block's exact ratio.
 constexpr int kCentroidLevels = 0;
 constexpr int kIntegerLevels = 1;
 constexpr int kFirstGainLevels = 2;
-constexpr int kLevelSets = kFirstGainLevels + 4;
+constexpr int kLevelSets = kFirstGainLevels + kMaxAbove - kMinAbove + 1;
 
 GCT_HD inline int level_set(Levels levels, const BlockCode& code) {
   if (levels == Levels::kIntegers || code.shift > 0) return kIntegerLevels;
-  return levels == Levels::kCentroids ? kCentroidLevels : kFirstGainLevels + 2 + code.above;
+  return levels == Levels::kCentroids ? kCentroidLevels : kFirstGainLevels + code.above - kMinAbove;
 }
 
 // Decoded magnitude of symbol magnitude k.
@@ -194,8 +206,8 @@ GCT_HD inline float level(int table, int k, int set) {
   const int m = table_magnitudes(table);
   const int offset = table_offsets(table)[k <= m ? k : m + 1];
   const float centroid = static_cast<float>(k) - static_cast<float>(offset) * (1.0f / 4096.0f);
-  return set == kCentroidLevels ? centroid
-                                : centroid * table_gain(table, set - kFirstGainLevels - 2);
+  if (set == kCentroidLevels) return centroid;
+  return centroid * table_gain(table, set - kFirstGainLevels + kMinAbove);
 }
 
 // Order of the exp-Golomb code of a magnitude beyond the table: the tail is as long as the scale

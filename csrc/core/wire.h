@@ -163,6 +163,7 @@ GCT_HD inline Status read_run_header(const uint8_t* p, WireKind kind, RunHeader*
   const uint64_t numel = load_le<uint64_t>(p);
   h->code.step = bits_float(load_le<uint32_t>(p + 8));
   h->code.log2_ratio = static_cast<int16_t>(load_le<uint16_t>(p + 12));
+  h->code.step_ratio = static_cast<int16_t>(step_ratio(h->code.step));
   h->base_class = static_cast<int16_t>(load_le<uint16_t>(p + 14));
   h->mode = static_cast<RunMode>(p[16]);
   h->code.shape = p[17];

@@ -56,8 +56,8 @@ void test_offsets() {
       CHECK(value == static_cast<float>(k) - static_cast<float>(offset) / 4096, table, k, value);
       CHECK(value > before, table, k, value);
       CHECK(level(table, k, kIntegerLevels) == static_cast<float>(k), table, k);
-      for (int above = -2; above <= 1; ++above) {
-        const int set = kFirstGainLevels + 2 + above;
+      for (int above = kMinAbove; above <= kMaxAbove; ++above) {
+        const int set = kFirstGainLevels + above - kMinAbove;
         CHECK(level(table, k, set) == value * table_gain(table, above), table, k, above);
       }
       before = value;
@@ -85,8 +85,17 @@ void test_gains() {
     if (table % kTablesPerShape > 0)
       CHECK(table_gain(table, 0) <= table_gain(table - 1, 0), table, table_gain(table, 0));
   }
-  CHECK(table_gain(0, -2) == table_gain(0, 0), "no ratio is below the first table's");
-  CHECK(table_gain(kTablesPerShape - 1, 1) == table_gain(kTablesPerShape - 1, 0), "or above");
+  CHECK(table_gain(0, -6) == table_gain(0, 0), "no ratio is below the first table's");
+  CHECK(table_gain(kTablesPerShape - 1, 9) == table_gain(kTablesPerShape - 1, 0), "or above");
+}
+
+void test_step_ratios() {
+  for (int ratio = -16 * 120; ratio <= 16 * 120; ++ratio) {
+    for (double off : {-0.49, 0.0, 0.49}) {
+      const float step = static_cast<float>(std::exp2(-(ratio + off) / 16));
+      CHECK(step_ratio(step) == ratio, ratio, off, step);
+    }
+  }
 }
 
 void test_quantizer_numbers() {
@@ -212,6 +221,7 @@ int main() {
   gct::test_class_models();
   gct::test_offsets();
   gct::test_gains();
+  gct::test_step_ratios();
   gct::test_quantizer_numbers();
   gct::test_shapes();
   gct::test_fixed_levels();
