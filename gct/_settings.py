@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from gct.codec import Reconstruction
 
@@ -28,6 +28,8 @@ def check_kind(codec: object) -> None:
 def resolve_reconstruction(settings: Mapping[str, Any]) -> Reconstruction:
     """What ``reconstruction="auto"`` means beside these settings, or the one that was asked for."""
     asked: Reconstruction | Literal["auto"] = settings["reconstruction"]
+    if asked not in ("auto", *get_args(Reconstruction)):
+        raise ValueError(f'reconstruction must be "auto", "centroid" or "unit_gain", got {asked!r}')
     if asked != "auto":
         return asked
     # What was left out comes with the next step, so that the mean over steps has unit gain anyway.

@@ -64,13 +64,15 @@ class GCTState:
             bytes per element and an addition. ``"auto"`` is False: measured, it hurts AdamW.
         allocation: how steps of the quantizer follow scales; see :class:`gct.Codec`.
         low_rank: largest rank of matrices' low-rank parts, 0 for none; see :class:`gct.Codec`.
-            At 0.8 bits the three models measured, with AdamW and SGD, lost least of all with
-            ``low_rank=16, allocation=0.5`` (docs/decisions.md). Encoding takes LOOPTIME.
+            For a bit and less, with ``allocation=0.5``: at 0.8 bits a net with SGD and fine-tuning
+            with AdamW lost least of all with ``low_rank=16``; from scratch with AdamW it gained,
+            less than element_scales (docs/decisions.md). A bucket takes three to five times as long
+            over loopback.
         element_scales: divide each gradient by how large its elements were in earlier steps, as far
             as the reduced gradients tell, before it is encoded, and multiply by it afterwards, so
             that the error follows each element's own size. Nothing is sent for it. From 0.8 to 1.2
             bits the three models measured lost less with it; at 2 bits it was of no use with AdamW
-            and hurt with SGD (docs/decisions.md). Costs 4 bytes per element, and time on one thread
+            and hurt with SGD (with ``reconstruction="centroid"``; docs/decisions.md). Costs 4 bytes per element, and time on one thread
             before and after each bucket, which ``codec="auto"`` does not measure. Statistics are
             those of the scaled gradients.
             Parameters of fewer than ``min_numel`` elements have no scales. Not together with
@@ -78,12 +80,13 @@ class GCTState:
         effort: ``"high"``: less error at the same bits, for many times the time in the encoder; see
             :class:`gct.Codec`. No benefit for training has been measured. With ``codec="auto"`` its
             time counts in what is measured.
-        reconstruction: ``"unit_gain"``: levels that keep the size of gradients, which a learning rate
-            was chosen for; ``"centroid"``: levels of the least error, smaller than what was encoded,
-            by a fifth at 1.2 bits; see :class:`gct.Codec`. ``"auto"`` is ``"unit_gain"`` where the
-            codec has it and nothing is fed back. SGD lost less with it at every rate tried; AdamW,
-            which divides by the gradients' own size, is indifferent, but for low_rank and for
-            allocation below 1, where it gained (docs/decisions.md).
+        reconstruction: ``"unit_gain"``: levels that keep the size of gradients, which a learning
+            rate was chosen for; ``"centroid"``: levels of the least error, smaller than what was
+            encoded, by a fifth to a third at 1.2 bits; see :class:`gct.Codec`. ``"auto"`` is
+            ``"unit_gain"`` where the codec has it and nothing is fed back. SGD lost less with it at
+            every rate tried; AdamW, which divides by the gradients' own size, is indifferent, but
+            for low_rank, from scratch, where it gained (docs/decisions.md). float16 gradients have
+            less room above them: the largest come out up to 4 times as large at low rates.
         start_step: backward passes before this one are reduced without compression. The first
             gradients are unlike all others, and DDP regroups its buckets after the first pass.
         min_numel: buckets with fewer elements are reduced without compression.
@@ -445,9 +448,13 @@ class GCTState:
 
     def _warn_of_settings(self, saved: Mapping[str, Any]) -> None:
         """Where a resumed run is set otherwise: meant or not, its bits are others."""
+        settings = dict(self._settings)
+        if "reconstruction" not in saved:  # written when there was one
+            settings["reconstruction"] = resolve_reconstruction(settings)
+            saved = {**saved, "reconstruction": "centroid"}
         changes = [
             f"{name} is {value!r} and was {saved[name]!r}"
-            for name, value in self._settings.items()
+            for name, value in settings.items()
             if name in saved and saved[name] != value
         ]
         if changes:

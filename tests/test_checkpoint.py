@@ -351,6 +351,14 @@ def test_other_settings_are_said() -> None:
     same = gct.GCTState(bits=2.0, hierarchy=[[0, 1], [2, 3]])
     for flat in (False, True):
         assert logged(lambda flat=flat: same.load_state_dict(saved.state_dict(flat=flat))) == ""
+    old = saved.state_dict()
+    del old["settings"]["reconstruction"]  # as before there were two
+    assert logged(lambda: same.load_state_dict(old)) == (
+        "gct: other settings than the checkpoint's: "
+        "reconstruction is 'unit_gain' and was 'centroid'\n"
+    )
+    plain = gct.GCTState(bits=2.0, hierarchy=[[0, 1], [2, 3]], reconstruction="centroid")
+    assert logged(lambda: plain.load_state_dict(old)) == ""
     other = gct.GCTState(bits=3.0, seed=1, hierarchy=[[0, 1], [2, 3]])
     assert logged(lambda: other.load_state_dict(saved.state_dict())) == (
         "gct: other settings than the checkpoint's: bits is 3.0 and was 2.0, seed is 1 and was 0\n"

@@ -9,6 +9,7 @@ import pytest
 import scipy.integrate
 import scipy.stats
 import torch
+import wire_decoder as wd
 from tool_scripts import load_tool
 from torch import Tensor
 
@@ -48,11 +49,11 @@ def test_gains_by_integration(generator: ModuleType, shape: float, ratio: int) -
     assert generator.gain(shape, ratio) == pytest.approx(expected, abs=1)
 
 
-def samples(shape: float, seed: int, numel: int = 1 << 18) -> Tensor:
+def samples(shape: float, seed: int, numel: int = 1 << 18, octaves: float = 1) -> Tensor:
     """Blocks' scales differ by up to an octave, so that each class holds all that belong to it: a
     decoder knows a block's scale to a quarter octave, and it is the mean gain that is one."""
     rng = np.random.default_rng(seed)
-    scales = np.repeat(2 ** rng.random(numel // 256 + 1), 256)[:numel]
+    scales = np.repeat(2 ** (octaves * rng.random(numel // 256 + 1)), 256)[:numel]
     values = scipy.stats.gennorm(shape).rvs(numel, random_state=rng)
     return torch.from_numpy((scales * values).astype(np.float32))
 
@@ -95,12 +96,38 @@ def test_only_the_header_differs() -> None:
         assert (wire[4], unit[4]) == (1, 3)
 
 
-def test_nothing_to_gain_is_sent_as_it_is() -> None:
-    """Raw data have no levels; a segment that holds nothing else is of version 1."""
-    for x in (torch.zeros(300), torch.tensor([float("nan")] * 300), torch.randn(3)):
+def test_segments_without_levels() -> None:
+    for x, version in (
+        (torch.zeros(300), 3),
+        (torch.full((300,), float("nan")), 3),
+        (torch.randn(3), 1),  # kind raw
+    ):
         wire = gct.encode(x, gct.Codec(bits=12.0, reconstruction="unit_gain"))
-        same = gct.decode(gct.encode(x, gct.Codec(bits=12.0)))
-        assert torch.equal(gct.decode(wire).nan_to_num(), same.nan_to_num())
+        assert wire[4] == version
+        torch.testing.assert_close(gct.decode(wire), x, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("shape", [1.0, 2.0])
+@pytest.mark.parametrize("sixteenths", range(8))
+def test_blocks_of_one_scale(sixteenths: int, shape: float) -> None:
+    """Anywhere between two classes, half an octave apart: a gain is its class' own, up to a quarter
+    octave off, which costs a tenth at 1.2 bits. So it does where another table than the scale's
+    own is cheaper."""
+    x = samples(shape, 5, 1 << 16, octaves=0) * 2 ** (sixteenths / 16)
+    wire = gct.encode(x, gct.Codec(bits=1.2, reconstruction="unit_gain"))
+    assert gain(x, gct.decode(wire)) == pytest.approx(1, abs=0.1)
+
+
+def test_other_tables_than_the_scales_own_are_used() -> None:
+    """By half of the segments of the test above."""
+    offsets = []
+    for sixteenths in range(8):
+        x = samples(2.0, 5, 1 << 16, octaves=0) * 2 ** (sixteenths / 16)
+        wire = gct.encode(x, gct.Codec(bits=1.2, reconstruction="unit_gain"))
+        [run] = wd.read_headers(wire.numpy().tobytes())[1]
+        offsets.append(run.ratio - wd.step_ratio(run.step))
+    assert set(offsets) <= {-8, -4, 0, 4}
+    assert len(set(offsets)) > 1
 
 
 def test_rows_of_unlike_scale_keep_their_proportions() -> None:

@@ -12,17 +12,16 @@
 namespace gct {
 namespace {
 
-// A register's width, and as many sums as stay in registers: wider ones are kept in memory.
+// A register's width. Of wider vectors the compiler makes several and keeps them in memory.
 #if defined(__AVX512F__)
 constexpr int kLanesOfVector = 16;
-constexpr int kSums = 8;
 #elif defined(__AVX2__)
 constexpr int kLanesOfVector = 8;
-constexpr int kSums = 8;
 #else
 constexpr int kLanesOfVector = 4;
-constexpr int kSums = 8;
 #endif
+static_assert(kLowRankWidth % kLanesOfVector == 0, "a row is whole vectors");
+constexpr int kSums = 8;  // side by side: AVX2 has 16 registers, for what they are made of, too
 constexpr int kParts = kLowRankWidth / kLanesOfVector;  // vectors of a row of the narrow matrix
 using Vector = float __attribute__((vector_size(4 * kLanesOfVector)));
 
