@@ -72,9 +72,9 @@ class GCTState:
             as the reduced gradients tell, before it is encoded, and multiply by it afterwards, so
             that the error follows each element's own size. Nothing is sent for it. From 0.8 to 1.2
             bits the three models measured lost less with it; at 2 bits it was of no use with AdamW
-            and hurt with SGD (with ``reconstruction="centroid"``; docs/decisions.md). Costs 4 bytes per element, and time on one thread
-            before and after each bucket, which ``codec="auto"`` does not measure. Statistics are
-            those of the scaled gradients.
+            and hurt with SGD (with ``reconstruction="centroid"``; docs/decisions.md). Costs 4 bytes
+            per element, and time on one thread before and after each bucket, which
+            ``codec="auto"`` does not measure. Statistics are those of the scaled gradients.
             Parameters of fewer than ``min_numel`` elements have no scales. Not together with
             error_feedback.
         effort: ``"high"``: less error at the same bits, for many times the time in the encoder; see
