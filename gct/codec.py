@@ -97,7 +97,8 @@ class Codec:
             relative squared error D, what comes out is 1 - D of the input and noise that does not
             depend on it; at 1 bit 0.72 of Laplace and 0.6 of normal values. ``"unit_gain"``: all of
             the input and more noise, D / (1 - D); the scale of DRIVE and EDEN (arXiv 2105.08339),
-            here from the generalized Gaussian and not more than 4. Encoding and its bytes are the same but for the header.
+            here from the generalized Gaussian and not more than 4. Encoding and its bytes are the
+            same but for the header.
             Only with ``"gg"`` and ``"eg"``, a target in bits or a step, deterministic rounding
             (stochastic rounding has unit gain by itself) and normal effort.
 
