@@ -64,10 +64,10 @@ class GCTState:
             bytes per element and an addition. ``"auto"`` is False: measured, it hurts AdamW.
         allocation: how steps of the quantizer follow scales; see :class:`gct.Codec`.
         low_rank: largest rank of matrices' low-rank parts, 0 for none; see :class:`gct.Codec`.
-            For a bit and less, with ``allocation=0.5``: at 0.8 bits a net with SGD and fine-tuning
-            with AdamW lost least of all with ``low_rank=16``; from scratch with AdamW it gained,
-            less than element_scales (docs/decisions.md). A bucket takes three to five times as long
-            over loopback.
+            Fine-tuning with AdamW lost least of all at 0.8 and 1.2 bits with ``low_rank=16,
+            allocation=0.5``. From scratch it gained with AdamW, less than element_scales, and
+            nothing with SGD (docs/decisions.md). A bucket takes three to five times as long over
+            loopback.
         element_scales: divide each gradient by how large its elements were in earlier steps, as far
             as the reduced gradients tell, before it is encoded, and multiply by it afterwards, so
             that the error follows each element's own size. Nothing is sent for it. From 0.8 to 1.2
