@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from gct.codec import Reconstruction
+from gct.codec import Reconstruction, unit_gain_obstacle
 
 _KINDS = ("gg", "eg", "fixed", "raw", "auto")
 
@@ -32,15 +32,11 @@ def resolve_reconstruction(settings: Mapping[str, Any]) -> Reconstruction:
         raise ValueError(f'reconstruction must be "auto", "centroid" or "unit_gain", got {asked!r}')
     if asked != "auto":
         return asked
-    # What was left out comes with the next step, so that the mean over steps has unit gain anyway.
-    feedback = settings["error_feedback"] is True
-    possible = (
-        settings["codec"] in ("gg", "eg", "auto")
-        and settings["snr_db"] is None
-        and settings["rounding"] == "deterministic"
-        and settings["effort"] == "normal"
-    )
-    return "unit_gain" if possible and not feedback else "centroid"
+    if settings["error_feedback"] is True:
+        return "centroid"  # what is left out comes with the next step: over steps the gain is one
+    kind = "gg" if settings["codec"] == "auto" else settings["codec"]
+    others = (settings[name] for name in ("snr_db", "rounding", "effort"))
+    return "centroid" if unit_gain_obstacle(kind, *others) else "unit_gain"
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

@@ -157,10 +157,10 @@ class Codec:
             unit_gain=self.reconstruction == "unit_gain",
         )
 
-    def _meaning(self) -> dict[str, object]:
-        """The settings with defaults and other names resolved."""
+    def _key(self) -> tuple[tuple[str, object], ...]:
+        """What the settings mean: two codecs with the same one write the same bytes."""
         target, value = self._target()
-        return {
+        meaning: dict[str, object] = {
             "kind": self.kind,
             **({target: value} if self.kind != "raw" else {}),
             "allocation": _exponent8(self.allocation) / 8,
@@ -169,10 +169,7 @@ class Codec:
             "effort": self.effort,
             "reconstruction": self.reconstruction,
         }
-
-    def _key(self) -> tuple[tuple[str, object], ...]:
-        """Two codecs with the same one write the same bytes."""
-        return tuple(self._meaning().items())
+        return tuple(meaning.items())
 
     def _settled(self) -> str:
         """In words that are the same wherever codecs are equal."""
@@ -224,19 +221,13 @@ class Codec:
         return rank
 
     def _check_unit_gain(self) -> None:
-        needed = {
-            "kind": self.kind in ("gg", "eg"),
-            "snr_db": self.snr_db is None,
-            "rounding": self.rounding == "deterministic",
-            "effort": self.effort == "normal",
-        }
-        for name, met in needed.items():
-            if not met:
-                raise ValueError(
-                    'reconstruction="unit_gain" needs kind="gg" or "eg", bits or a step, '
-                    'rounding="deterministic" and effort="normal"; '
-                    f"got {name}={getattr(self, name)!r}"
-                )
+        name = unit_gain_obstacle(self.kind, self.snr_db, self.rounding, self.effort)
+        if name is not None:
+            raise ValueError(
+                'reconstruction="unit_gain" needs kind="gg" or "eg", bits or a step, '
+                'rounding="deterministic" and effort="normal"; '
+                f"got {name}={getattr(self, name)!r}"
+            )
 
     def _check_value(self, name: str, value: float) -> None:
         if self.kind == "fixed":
@@ -260,6 +251,17 @@ class Codec:
         for name, value in state.items():
             object.__setattr__(self, name, value)
         self.__post_init__()
+
+
+def unit_gain_obstacle(kind: str, snr_db: float | None, rounding: str, effort: str) -> str | None:
+    """Name of the first of these settings that levels of unit gain don't go with."""
+    needed = {
+        "kind": kind in ("gg", "eg"),
+        "snr_db": snr_db is None,
+        "rounding": rounding == "deterministic",
+        "effort": effort == "normal",
+    }
+    return next((name for name, met in needed.items() if not met), None)
 
 
 def encode(x: Tensor, codec: Codec | None = None, *, seed: int = 0) -> Tensor:

@@ -84,9 +84,9 @@ def test_forms() -> None:
     states.append(copy.deepcopy(states[0]))
     for state in states:
         assert state.state_dict()["settings"]["bits"] == [[0, 3.0], [100, 1.0]]
-        assert state.codec.bits == 3.0
+        assert state.codec == gct.Codec(bits=3.0, reconstruction="unit_gain")
         state.step = 100
-        assert state.codec.bits == 1.0
+        assert state.codec == gct.Codec(bits=1.0, reconstruction="unit_gain")
 
 
 @pytest.mark.parametrize(
