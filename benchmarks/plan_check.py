@@ -6,10 +6,11 @@
 For each layout (4: hosts with a rank each; 2x2: hosts x ranks on each) and rate it makes the hosts,
 measures each scheme at each size with allreduce_bw.py, and predicts the same from the codec's speed
 on this machine. Writes plan.json and plan.md. Needs a machine on which nothing else runs. All ranks
-share its cores: the codec's speed is measured in as many processes at once as there are ranks, and
-what a message and a byte take is measured with float32 all-reduces between them over links without
-a limit. Each time is the median of several seconds' worth: such a machine may be three times slower
-for one of them. Exit status 1 if a prediction is further off than --tolerance.
+share its cores, and the model is told so: what the codec takes of a core is measured in as many
+processes at once as there are ranks, and what a message and a byte take with float32 all-reduces
+between them over links without a limit. Each time is the median of several seconds' worth: such a
+machine may be three times slower for one of them. Exit status 1 if a prediction is further off than
+--tolerance.
 """
 
 from __future__ import annotations
@@ -78,15 +79,19 @@ class Layout:
     def schemes(self) -> dict[str, str]:
         return _SCHEMES if self.per_host == 1 else _SCHEMES_OF_GROUPS
 
+    @property
+    def cores(self) -> float:
+        """Of each rank: all of them share this machine's."""
+        return min(1.0, len(os.sched_getaffinity(0)) / self.ranks)
+
 
 @dataclass(frozen=True)
 class Machine:
-    """What each of so many ranks has of this machine."""
+    """What each of so many ranks needs of this machine's cores, and how long a message takes."""
 
     speed: plan.Speed
-    # A message's seconds in a ring, where all wait for the rank that gets a core last; in an
-    # exchange nobody does: there it is speed.message_seconds.
-    ring_message: float
+    message: float  # seconds in an exchange
+    ring_message: float  # in a ring, where all wait for the rank that gets a core last
 
 
 @dataclass(frozen=True)
@@ -179,16 +184,18 @@ def calibrate(place: Layout, seconds: float) -> Machine:
 
     small, large = measure(place, labs.UNLIMITED, seconds, _RING_SIZES, ["fp32"])["rows"]
     messages = 2 * (ranks - 1)
+    message = small["seconds_min"] / messages
     moved = 2 * (ranks - 1) / ranks * (large["size"] - small["size"])
     speed = plan.Speed(
         encode=curve("encode"),
         decode=curve("decode"),
         cast_rate=statistics.median(speed.cast_rate for speed in speeds),
         powersgd=curve("powersgd"),
-        message_seconds=small["seconds_min"] / messages,
-        byte_seconds=(large["seconds"] - small["seconds"]) / moved,
+        # While a ring without a limit moves bytes, all its ranks' cores are busy.
+        message_seconds=message * place.cores,
+        byte_seconds=(large["seconds"] - small["seconds"]) / moved * place.cores,
     )
-    return Machine(speed, ring_message=small["seconds"] / messages)
+    return Machine(speed, message, ring_message=small["seconds"] / messages)
 
 
 _barrier: Any = None
@@ -200,15 +207,17 @@ def _keep(barrier: Any) -> None:
 
 
 def _calibrate(_: int) -> list[plan.Speed]:
-    """What one of the processes found in each round; all begin a round together."""
+    """What one of the processes found in each round; all begin a round together.
+
+    In time on a core: a call shorter than the scheduler's slices rarely sees on the clock that
+    others want the core too.
+    """
     values = make_source("gg", 0, 1).values  # those of allreduce_bw
     plan.calibrate(bits=_BITS, powersgd_rank=_RANK, values=values)  # memory is fetched once
     found = []
     for _ in range(_ROUNDS):
         _barrier.wait()
-        found.append(
-            plan.calibrate(bits=_BITS, powersgd_rank=_RANK, values=values, clock=time.perf_counter)
-        )
+        found.append(plan.calibrate(bits=_BITS, powersgd_rank=_RANK, values=values))
         time.sleep(_PAUSE_SECONDS)
     return found
 
@@ -224,14 +233,19 @@ def check(
         scheme = place.schemes[row["scheme"]]
         # These links have no latency of their own.
         in_ring = not scheme.startswith("gct")
-        latency = machine.ring_message if in_ring else machine.speed.message_seconds
+        latency = machine.ring_message if in_ring else machine.message
         link = plan.Link(bits_per_second, latency, message=latency, efficiency=_EFFICIENCY)
         # On a host bytes are moved by its processor, which speed.byte_seconds counts.
         inside = plan.Link(math.inf, machine.ring_message, message=latency)
         prediction = plan.predict(
             scheme,
-            # The speeds are of as many processes as ranks: each has what it has of a core.
-            plan.Cluster(place.ranks, link, local_ranks=place.per_host, local_link=inside),
+            plan.Cluster(
+                place.ranks,
+                link,
+                local_ranks=place.per_host,
+                local_link=inside,
+                cores=place.cores,
+            ),
             plan.Step(numel, bucket_numel=numel),
             machine.speed,
             bits=_BITS,
@@ -282,10 +296,11 @@ def described(place: Layout, machine: Machine) -> str:
     decode = ", ".join(f"{1e6 * t:,.0f} us for {n:,.0f}" for n, t in speed.decode)
     products = ", ".join(f"{1e3 * t:,.1f} ms for {n:,.0f}" for n, t in speed.powersgd)
     return (
-        f"{place}: each of {place.ranks} ranks at once: encode {encode} elements; decode {decode}; "
-        f"bfloat16 and back {speed.cast_rate / 1e6:,.0f} M elements/s; PowerSGD's products "
-        f"{products}; a message {1e6 * speed.message_seconds:,.0f} us, in a ring "
-        f"{1e6 * machine.ring_message:,.0f} us, its bytes {1e9 * speed.byte_seconds:.2f} ns each."
+        f"{place}: on a core, of which each of {place.ranks} ranks has {place.cores:g}: encode "
+        f"{encode} elements; decode {decode}; bfloat16 and back {speed.cast_rate / 1e6:,.0f} M "
+        f"elements/s; PowerSGD's products {products}; a message's latency "
+        f"{1e6 * machine.message:,.0f} us, in a ring {1e6 * machine.ring_message:,.0f} us, "
+        f"bytes {1e9 * speed.byte_seconds:.2f} ns each."
     )
 
 

@@ -89,17 +89,16 @@ def calibrate(
     bits: float = 2.0,
     powersgd_rank: int = 4,
     values: Tensor | None = None,
-    clock: Callable[[], float] = time.thread_time,
 ) -> Speed:
     """Measure this machine, on one core, in under a second if nothing else runs on it.
+
+    In this thread's time on a core: what else runs on the machine hardly counts.
 
     Args:
         bits: of the codec ``"gg"``.
         powersgd_rank: of PowerSGD's products.
         values: float32, 1-D, at least 512 Ki elements of real gradients; None: generalized
             Gaussian ones of shape 0.8 whose scale differs from block to block.
-        clock: in seconds. The default is this thread's time on a core: what else runs on the
-            machine does not count; ``time.perf_counter`` has it count.
 
     Raises:
         ValueError: fewer values.
@@ -115,16 +114,16 @@ def calibrate(
         for numel in _SIZES:
             stretches = [_stretch(pool, numel, i) for i in range(_STRETCHES)]
             wires = [encode(x, codec) for x in stretches]
-            encoding.append((float(numel), _mean_of(lambda x: encode(x, codec), stretches, clock)))
-            decoding.append((float(numel), _mean_of(decode, wires, clock)))
+            encoding.append((float(numel), _mean_of(lambda x: encode(x, codec), stretches)))
+            decoding.append((float(numel), _mean_of(decode, wires)))
         bucket = pool.repeat(-(-_BUCKET_NUMEL // pool.numel()))[:_BUCKET_NUMEL]
         return Speed(
             encode=_growing(encoding),
             decode=_growing(decoding),
-            cast_rate=_BUCKET_NUMEL / _mean_of(_cast, [bucket] * _BUCKETS, clock),
+            cast_rate=_BUCKET_NUMEL / _mean_of(_cast, [bucket] * _BUCKETS),
             powersgd=_growing(
                 [
-                    (float(numel), _powersgd_seconds(bucket[:numel], powersgd_rank, clock))
+                    (float(numel), _powersgd_seconds(bucket[:numel], powersgd_rank))
                     for numel in (*_SMALL_BUCKETS, _BUCKET_NUMEL)
                 ]
             ),
@@ -154,21 +153,19 @@ def _stretch(pool: Tensor, numel: int, index: int) -> Tensor:
     return pool[begin : begin + numel]
 
 
-def _mean_of(
-    call: Callable[[Tensor], object], inputs: list[Tensor], clock: Callable[[], float]
-) -> float:
+def _mean_of(call: Callable[[Tensor], object], inputs: list[Tensor]) -> float:
     """Mean without the slowest, which something else may have disturbed.
 
     A mean, because some values are encoded twice (csrc/cpu/encode.cpp). Each input is used once:
     what is in the cache already would be too quick.
     """
-    return statistics.fmean(sorted(_seconds(call, x, clock) for x in inputs)[:-1])
+    return statistics.fmean(sorted(_seconds(call, x) for x in inputs)[:-1])
 
 
-def _seconds(call: Callable[[Tensor], object], x: Tensor, clock: Callable[[], float]) -> float:
-    began = clock()
+def _seconds(call: Callable[[Tensor], object], x: Tensor) -> float:
+    began = time.thread_time()
     call(x)
-    return clock() - began
+    return time.thread_time() - began
 
 
 def _growing(points: list[tuple[float, float]]) -> Curve:
@@ -186,7 +183,7 @@ def _cast(x: Tensor) -> None:
     x.copy_(x.to(torch.bfloat16).div_(2))
 
 
-def _powersgd_seconds(bucket: Tensor, rank: int, clock: Callable[[], float]) -> float:
+def _powersgd_seconds(bucket: Tensor, rank: int) -> float:
     """What torch's powerSGD_hook does to a bucket around its all-reduces."""
     matrices = bucket.view(-1, min(_SIDE, bucket.numel() // _SIDE), _SIDE)
     q, _ = torch.linalg.qr(torch.randn(len(matrices), _SIDE, rank, dtype=torch.float32))
@@ -207,4 +204,4 @@ def _powersgd_seconds(bucket: Tensor, rank: int, clock: Callable[[], float]) -> 
                 matrix.copy_(approximation)
         error = copy - bucket
 
-    return _mean_of(reduce, [bucket] * _BUCKETS, clock)
+    return _mean_of(reduce, [bucket] * _BUCKETS)
