@@ -42,7 +42,6 @@ import csv
 import functools
 import json
 import math
-import platform
 import shutil
 import statistics
 import subprocess
@@ -58,6 +57,7 @@ import codec_gpu
 import codec_scaling
 import numpy as np
 import torch
+from machine import processor
 from multihost.arguments import Parser, check_writable, number, whole_number
 from multihost.errors import WRONG_ARGUMENT, UserError, exits_with_sentence
 from torch import Tensor
@@ -321,15 +321,10 @@ def constriction_peer(x: Tensor, data: np.ndarray[Any, Any], options: argparse.N
 
 
 def machine() -> dict[str, str]:
-    processor = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [s for s in info.read_text().splitlines() if s.startswith("model name")]
-        processor = names[0].split(": ", 1)[1] if names else processor
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     return {
-        "processor": processor,
+        "processor": processor(),
         "torch": torch.__version__,
         "gct": gct.__version__,
         "commit": commit or "unknown",

@@ -1,17 +1,21 @@
 """Which rate other models than the example's GPT need: held-out loss by rate, several seeds.
 
-    python benchmarks/task_rates.py                     # both, three seeds: about half an hour
+    python benchmarks/task_rates.py                     # both, three seeds: some hours
     python benchmarks/task_rates.py digits --seeds 1
+    python benchmarks/task_rates.py finetune --only float32 "2 bits (default)"
 
 digits: a convolutional net of 0.37 M parameters on scikit-learn's digits, SGD with momentum, 300
 steps. finetune: all-MiniLM-L6-v2 (10.8 M parameters without its word embeddings) learns to tell
 plays apart, AdamW, 100 steps. Two processes over Gloo with batches of their own, DDP with gct.hook.
-Needs the extra experiments. Writes task_rates_TASK.md and .json.
+Needs the extra experiments. Writes task_rates_TASK.md and .json after every run; a run that is in
+that file is not repeated, so an interrupted call is started again, and --only adds rows. Float32 is
+what all others are compared with. "notes" of the file are printed at the page's end.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import platform
@@ -19,7 +23,6 @@ import shlex
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ import task_gradients  # makes the examples importable
 import torch
 import torch.distributed as dist
 from experiments.training_loop import train
+from machine import processor
 from multihost.arguments import Parser, whole_number
 from runlog import RunLog
 from torch.nn.parallel import DistributedDataParallel
@@ -41,8 +45,11 @@ FIRST_PART = 0.3  # of the steps: those with the first of two numbers of bits
 LOW_RANK = {"allocation": 0.5, "low_rank": 16}
 SCALES = {"element_scales": True}
 CENTROIDS = {"reconstruction": "centroid"}  # levels of the least error, in the place of unit gain
+Results = dict[str, dict[str, Any]]  # by seed
+Runs = dict[str, Results]  # by scheme
 SCHEMES: dict[str, dict[str, Any] | None] = {
     FLOAT32: None,
+    "3 bits": {"bits": 3.0},
     "2 bits (default)": {"bits": 2.0},
     "1.2 bits": {"bits": 1.2},
     "0.8 bits": {"bits": 0.8},
@@ -52,6 +59,7 @@ SCHEMES: dict[str, dict[str, Any] | None] = {
     "1.2 bits, low rank": {"bits": 1.2, **LOW_RANK},
     "0.8 bits, low rank": {"bits": 0.8, **LOW_RANK},
     "0.4 bits, low rank": {"bits": 0.4, **LOW_RANK},
+    "2, then 0.86 bits, low rank": {"bits": (2.0, 0.86), **LOW_RANK},  # 1.2 on average
     "3 bits, centroids": {"bits": 3.0, **CENTROIDS},
     "2 bits, centroids": {"bits": 2.0, **CENTROIDS},
     "1.2 bits, centroids": {"bits": 1.2, **CENTROIDS},
@@ -64,7 +72,6 @@ SCHEMES: dict[str, dict[str, Any] | None] = {
     "1.2 bits, low rank, centroids": {"bits": 1.2, **LOW_RANK, **CENTROIDS},
     "0.8 bits, low rank, centroids": {"bits": 0.8, **LOW_RANK, **CENTROIDS},
     "0.4 bits, low rank, centroids": {"bits": 0.4, **LOW_RANK, **CENTROIDS},
-    # 1.2 bits on average
     "2, then 0.86 bits, centroids": {"bits": (2.0, 0.86), **CENTROIDS},
     "2, then 0.86 bits, scales, centroids": {"bits": (2.0, 0.86), **SCALES, **CENTROIDS},
 }
@@ -82,6 +89,14 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("tasks", nargs="*", type=task_name, default=list(STEPS), metavar="TASK")
     parser.add_argument("--seeds", type=whole_number(0), nargs="+", default=[1, 2, 3])
     parser.add_argument("--steps", type=whole_number(1), help=f"instead of {STEPS}")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=list(SCHEMES),
+        choices=list(SCHEMES),
+        metavar="ROW",
+        help="of the table; all of them: " + "; ".join(SCHEMES),
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "task_rates")
     return parser.parse_args(words)
 
@@ -126,21 +141,42 @@ def options_for(options: dict[str, Any], steps: int) -> dict[str, Any]:
     return {**options, "bits": {0: first, round(FIRST_PART * steps): then}}
 
 
-def table(runs: dict[str, dict[int, dict[str, float]]], seeds: list[int]) -> list[str]:
-    """Of one task; runs by scheme and seed."""
+def table(runs: Runs) -> list[str]:
+    """Of one task; every row is compared with float32's runs of the same seeds."""
+    seeds = sorted({seed for results in runs.values() for seed in results}, key=int)
     header = ["gradients", *(f"seed {seed}" for seed in seeds), "mean", "spread"]
     rows = [[*header, "against float32", "accuracy", "bits/element"]]
     rows.append(["---", *["---:"] * (len(rows[0]) - 1)])
-    base = statistics.fmean(run["held_out_loss"] for run in runs[FLOAT32].values())
-    for scheme, results in runs.items():
-        losses = [results[seed]["held_out_loss"] for seed in seeds]
-        accuracy = statistics.fmean(results[seed]["accuracy"] for seed in seeds)
-        bits = results[seeds[0]].get("bits_per_element", 32.0)
-        row = [scheme, *(f"{loss:.4f}" for loss in losses), f"{statistics.fmean(losses):.4f}"]
-        row += [f"{max(losses) - min(losses):.4f}"]
-        row += [f"{100 * (statistics.fmean(losses) / base - 1):+.1f} %"]
-        rows.append([*row, f"{100 * accuracy:.1f} %", f"{bits:.2f}"])
+    for scheme in SCHEMES:
+        if results := runs.get(scheme):
+            rows.append([scheme, *cells(results, runs[FLOAT32], seeds)])
     return ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def cells(results: Results, base: Results, seeds: list[str]) -> list[str]:
+    """One row's, from the first seed's on."""
+    losses = {seed: result["held_out_loss"] for seed, result in results.items()}
+    mean = statistics.fmean(losses.values())
+    against = mean / statistics.fmean(base[seed]["held_out_loss"] for seed in losses) - 1
+    accuracy = statistics.fmean(result["accuracy"] for result in results.values())
+    bits = next(iter(results.values())).get("bits_per_element", 32.0)
+    return [
+        *(f"{losses[seed]:.4f}" if seed in losses else "" for seed in seeds),
+        f"{mean:.4f}",
+        f"{max(losses.values()) - min(losses.values()):.4f}",
+        f"{100 * against:+.1f} %",
+        f"{100 * accuracy:.1f} %",
+        f"{bits:.2f}",
+    ]
+
+
+def machines(runs: Runs) -> list[str]:
+    """Which rows were measured where, and when."""
+    rows: dict[str, list[str]] = {}
+    for scheme in SCHEMES:
+        for place in sorted({run["where"] for run in runs.get(scheme, {}).values()}):
+            rows.setdefault(place, []).append(scheme)
+    return [f"{'; '.join(schemes)}: {place}." for place, schemes in rows.items()]
 
 
 def markdown(content: dict[str, Any]) -> str:
@@ -148,7 +184,7 @@ def markdown(content: dict[str, Any]) -> str:
         [
             f"# Held-out loss by rate: {content['task']}, {content['steps']} steps",
             "",
-            *table(content["runs"], content["seeds"]),
+            *table(content["runs"]),
             "",
             "Cross-entropy and accuracy on data held out, after the last step; two processes, DDP "
             "with gct.hook. Bits: of all elements that the hook compressed, headers included. "
@@ -156,41 +192,56 @@ def markdown(content: dict[str, Any]) -> str:
             'reconstruction="centroid". Two numbers of bits: the first for '
             f"{FIRST_PART:.0%} of the steps.",
             "",
-            f"Machine: {content['machine']}; torch {torch.__version__}, one thread a process; gct "
-            f"{gct.__version__}.",
+            "Rows, and where and when they were measured:",
+            "",
+            *(f"- {line}" for line in machines(content["runs"])),
             "",
             f"    {content['command']}",
             "",
+            *(f"{note}\n" for note in content["notes"]),
         ]
     )
 
 
-def run_all(task: str, seeds: list[int], steps: int) -> Iterator[dict[str, Any]]:
-    """What is finished, after each seed."""
-    runs: dict[str, dict[int, dict[str, float]]] = {scheme: {} for scheme in SCHEMES}
-    for i, seed in enumerate(seeds):
-        for scheme, results in runs.items():
-            results[seed] = run(task, scheme, seed, steps)
-            print(f"{task}, {scheme}, seed {seed}: {results[seed]}", file=sys.stderr, flush=True)
-        yield {
-            "task": task,
-            "command": shlex.join(["python", "benchmarks/task_rates.py", *sys.argv[1:]]),
-            "machine": f"{platform.platform()}, {os.cpu_count()} cores",
-            "seeds": seeds[: i + 1],
-            "steps": steps,
-            "runs": runs,
-        }
+def where() -> str:
+    """This machine and the day."""
+    return (
+        f"{platform.platform()}, {processor()}, {os.cpu_count()} cores, torch {torch.__version__}, "
+        f"one thread a process, gct {gct.__version__}, {datetime.date.today()}"
+    )
+
+
+def run_all(task: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Make the runs that are missing; write after each."""
+    path = args.out / f"task_rates_{task}"
+    steps = args.steps or STEPS[task]
+    content: dict[str, Any] = {"task": task, "steps": steps, "runs": {}, "notes": []}
+    if path.with_suffix(".json").exists():
+        content = json.loads(path.with_suffix(".json").read_text())
+        if content["steps"] != steps:
+            raise SystemExit(
+                f"{path}.json holds runs of {content['steps']} steps, not of {steps}: remove it, "
+                "or choose another --out"
+            )
+    content["command"] = shlex.join(["python", "benchmarks/task_rates.py", *sys.argv[1:]])
+    runs: Runs = content["runs"]
+    for seed in map(str, args.seeds):  # as JSON has it
+        for scheme in dict.fromkeys((FLOAT32, *args.only)):
+            if seed in runs.setdefault(scheme, {}):
+                continue
+            result = {**run(task, scheme, int(seed), steps), "where": where()}
+            print(f"{task}, {scheme}, seed {seed}: {result}", file=sys.stderr, flush=True)
+            runs[scheme][seed] = result
+            path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    path.with_suffix(".md").write_text(markdown(content))
+    return content
 
 
 def main() -> None:
     args = parse_arguments()
     args.out.mkdir(parents=True, exist_ok=True)
     for task in args.tasks:
-        path = args.out / f"task_rates_{task}"
-        for content in run_all(task, args.seeds, args.steps or STEPS[task]):
-            path.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
-            path.with_suffix(".md").write_text(markdown(content))
-        print(markdown(content))
+        print(markdown(run_all(task, args)))
 
 
 if __name__ == "__main__":

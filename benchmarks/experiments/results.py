@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import processor
 
 from .jobs import Job, Lines, commit
 
@@ -153,18 +154,9 @@ def environment(finished: Mapping[Job, Lines]) -> dict[str, Any]:
         "command": shlex.join(["python", "benchmarks/methods.py", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "commits": sorted({lines[0]["commit"] for lines in finished.values()} or {commit()}),
-        "machine": _processor(),
+        "machine": processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "seconds_of_all_runs": round(sum(seconds)),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.platform()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.platform()
