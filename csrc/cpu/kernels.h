@@ -21,6 +21,7 @@ struct MagnitudeTable {
   uint32_t bias[kSize];
   uint32_t reciprocal[kSize];
   uint32_t shift[kSize];
+  uint32_t packed[kSize];  // freq, bias and shift as in EncodeEntry
 };
 static_assert(tables::kMaxMagnitude + 2 <= MagnitudeTable::kSize, "magnitudes have their places");
 

@@ -5,14 +5,17 @@
 
 #include <cstdint>
 
+#include "core/rans.h"
 #include "cpu/shuffles.h"
 
 namespace gct {
 namespace {
 
 struct Simd {
-  static constexpr int kWidth = 8;
-  static constexpr bool kPairs = false;  // two pieces' states don't fit the 16 registers
+  static constexpr int kWidth = 8, kVectors = 4;
+  static constexpr bool kPairs = true;  // two pieces at once hide the latency of table look-ups
+  static constexpr bool kPackedEntries = true;  // two look-ups and some shifts instead of four
+  static constexpr int kLeastTable = 8;
   using Float = __m256;
   using Int = __m256i;
   using Mask = __m256i;  // all bits of a chosen lane
@@ -33,13 +36,11 @@ struct Simd {
     const __m128i words = low_words(x);
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
   }
-  static constexpr int kStoredAtOnce = 4;  // vectors, for a third of the instructions each
+  static constexpr int kStoredAtOnce = kVectors;  // for a third of the instructions each
   static void store_bytes(uint8_t* p, const Int (&x)[kStoredAtOnce]) {
-    // Packing works within halves: eight groups of four bytes are in the order 0 2 4 6 1 3 5 7.
     const Int bytes =
         _mm256_packus_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3]));
-    const Int order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    store(reinterpret_cast<uint32_t*>(p), _mm256_permutevar8x32_epi32(bytes, order));
+    store(reinterpret_cast<uint32_t*>(p), in_lane_order(bytes));
   }
 
   static Float abs(Float x) {
@@ -85,17 +86,31 @@ struct Simd {
     const Int bias = set(0x80000000u);
     return _mm256_cmpgt_epi32(_mm256_xor_si256(b, bias), _mm256_xor_si256(a, bias));
   }
-  static Mask reached(Int a, Int b) { return equal(_mm256_max_epu32(a, b), a); }
+  static Mask less(Int a, Int b) { return _mm256_cmpgt_epi32(b, a); }  // as signed ones
   static uint32_t bits(Mask m) {
     return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(m)));
+  }
+  // Of a row's lanes.
+  static uint32_t row_bits(const Mask (&m)[kVectors]) { return row_signs(m); }
+  static uint32_t row_signs(const Int (&x)[kVectors]) {
+    // Packing saturates: signs stay.
+    const Int bytes =
+        _mm256_packs_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3]));
+    return static_cast<uint32_t>(_mm256_movemask_epi8(in_lane_order(bytes)));
   }
   static Int select(Mask m, Int a, Int b) { return _mm256_blendv_epi8(b, a, m); }
   static Int add_where(Mask m, Int a, Int b) { return add(a, both(m, b)); }
 
+  // By single loads: on AMD's Zen 3 the gather instruction takes 1.6 times as long
+  // (docs/decisions.md), and Intel's has become slow where it used to leak (CVE-2022-40982).
   static Int gather(const uint32_t* base, Int index) {
-    return _mm256_i32gather_epi32(reinterpret_cast<const int*>(base), index, 4);
+    const __m128i low = gather_four(base, _mm256_castsi256_si128(index));
+    const __m128i high = gather_four(base, _mm256_extracti128_si256(index, 1));
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
   }
-  static Float gather(const float* base, Int index) { return _mm256_i32gather_ps(base, index, 4); }
+  static Float gather(const float* base, Int index) {
+    return _mm256_castsi256_ps(gather(reinterpret_cast<const uint32_t*>(base), index));
+  }
 
   static Mask reached(Float a, Float b) {
     return _mm256_castps_si256(_mm256_cmp_ps(a, b, _CMP_GE_OQ));
@@ -107,8 +122,7 @@ struct Simd {
    public:
     explicit Table(const uint32_t* p) : base_(p) {}
     Int operator[](Int i) const {
-      if (kSize > 16) return gather(base_, i);
-      return _mm256_castps_si256(look_up<16>(reinterpret_cast<const float*>(base_), i));
+      return _mm256_castps_si256(look_up<kSize>(reinterpret_cast<const float*>(base_), i));
     }
 
    private:
@@ -117,26 +131,53 @@ struct Simd {
   // A number by the low bits of an index, among kSize.
   template <int kSize>
   static Float look_up(const float* numbers, Int index) {
-    if (kSize > 16) return gather(numbers, both(index, set(kSize - 1u)));
-    const Float low = _mm256_permutevar8x32_ps(load(numbers), index);
-    if (kSize == 8) return low;
-    const Float high = _mm256_permutevar8x32_ps(load(numbers + kWidth), index);
-    // By bit 3 of the index, which moves to the sign.
-    return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(shift_left<28>(index)));
+    if constexpr (kSize > 32) return gather(numbers, both(index, set(kSize - 1u)));
+    if constexpr (kSize == 8) return _mm256_permutevar8x32_ps(load(numbers), index);
+    constexpr int kHalf = kSize / 2;
+    const Float low = look_up<kHalf>(numbers, index);
+    const Float high = look_up<kHalf>(numbers + kHalf, index);
+    // By the index's highest bit, which moves to the sign.
+    const Int sign = shift_left<kSize == 32 ? 27 : 28>(index);
+    return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(sign));
   }
 
-  // Chosen lanes without their low 16 bits.
-  static Int drop_word(Mask chosen, Int state) {
-    return select(chosen, shift_right<16>(state), state);
-  }
-  // Puts the low 16 bits of the chosen lanes, in lane order, below `end`; returns where they begin.
-  // Up to kWidth words below `end` may be overwritten.
-  static uint16_t* push(Int state, Mask chosen, uint16_t* end) {
-    const uint32_t lanes = bits(chosen);
+  // The numbers of a LevelTable by a symbol's decoding entry, half as many by magnitude. kSize:
+  // those in use, rounded up; the escape's low bits point at zero.
+  template <int kSize>
+  class Levels {
+   public:
+    void load(const float* level) {
+      for (int i = 0; i < kSize / 2; i += kWidth) {
+        // Symbols 2 k, which stand for -k; 0, for zero.
+        const Float even =
+            _mm256_shuffle_ps(Simd::load(level + 2 * i), Simd::load(level + 2 * i + kWidth), 0x88);
+        const __m256d in_order = _mm256_permute4x64_pd(_mm256_castps_pd(even), 0xd8);
+        store(negative_ + i, _mm256_castpd_ps(in_order));
+      }
+    }
+    Float operator[](Int entry) const {
+      const Int k = shift_right<kEntrySymbolShift + 1>(add(entry, set(1u << kEntrySymbolShift)));
+      const Float value = look_up<kSize / 2>(negative_, k);
+      // Odd symbols, but for the escape, change its sign.
+      const Int odd = _mm256_andnot_si256(entry, shift_left<31 - kEntrySymbolShift>(entry));
+      return _mm256_xor_ps(value, _mm256_castsi256_ps(both(odd, set(0x80000000u))));
+    }
+
+   private:
+    alignas(32) float negative_[kSize / 2];
+  };
+
+  // Of lanes that reach `limit` (both under 2^31): takes the low 16 bits away and puts them, in
+  // lane order, below `end`; returns where they begin. Up to kWidth words below `end` may be
+  // overwritten.
+  static uint16_t* push(Int* state, Int limit, uint16_t* end) {
+    const Mask kept = less(*state, limit);
+    const uint32_t lanes = bits(kept) ^ 0xffu;
     const __m128i order =
         _mm_load_si128(reinterpret_cast<const __m128i*>(kShuffles.gather_high[lanes]));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(end - kWidth),
-                     _mm_shuffle_epi8(low_words(state), order));
+                     _mm_shuffle_epi8(low_words(*state), order));
+    *state = select(kept, *state, shift_right<16>(*state));
     return end - __builtin_popcount(lanes);
   }
   // State and a word for the chosen lanes, in lane order. kWidth words are readable at *words.
@@ -150,6 +191,19 @@ struct Simd {
   }
 
  private:
+  static __m128i gather_four(const uint32_t* base, __m128i index) {
+    const uint64_t a = static_cast<uint64_t>(_mm_cvtsi128_si64(index));
+    const uint64_t b = static_cast<uint64_t>(_mm_extract_epi64(index, 1));
+    const auto at = [base](uint64_t i) { return static_cast<int>(base[i]); };
+    __m128i result = _mm_cvtsi32_si128(at(a & 0xffffffffu));
+    result = _mm_insert_epi32(result, at(a >> 32), 1);
+    result = _mm_insert_epi32(result, at(b & 0xffffffffu), 2);
+    return _mm_insert_epi32(result, at(b >> 32), 3);
+  }
+  // Packing works within halves: a row's groups of four bytes come in the order 0 2 4 6 1 3 5 7.
+  static Int in_lane_order(Int bytes) {
+    return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  }
   // The low 16 bits of each lane.
   static __m128i low_words(Int x) {
     const Int low = both(x, set(0xffffu));

@@ -11,12 +11,16 @@
 
 #include <cstdint>
 
+#include "core/rans.h"
+
 namespace gct {
 namespace {
 
 struct Simd {
-  static constexpr int kWidth = 16;
+  static constexpr int kWidth = 16, kVectors = 2;
   static constexpr bool kPairs = true;  // two pieces at once hide the latency of table look-ups
+  static constexpr bool kPackedEntries = false;  // a look-up is an instruction
+  static constexpr int kLeastTable = 16;
   using Float = __m512;
   using Int = __m512i;
   using Mask = __mmask16;
@@ -75,9 +79,16 @@ struct Simd {
   static Mask negative(Int x) { return _mm512_movepi32_mask(x); }
   static Mask equal(Int a, Int b) { return _mm512_cmpeq_epi32_mask(a, b); }
   static Mask below(Int a, Int b) { return _mm512_cmplt_epu32_mask(a, b); }  // unsigned
-  static Mask reached(Int a, Int b) { return _mm512_cmpge_epu32_mask(a, b); }
+  static Mask less(Int a, Int b) { return _mm512_cmplt_epi32_mask(a, b); }   // signed
   static Mask both(Mask a, Mask b) { return static_cast<Mask>(a & b); }
   static uint32_t bits(Mask m) { return m; }
+  // Of a row's lanes.
+  static uint32_t row_bits(const Mask (&m)[kVectors]) {
+    return m[0] | static_cast<uint32_t>(m[1]) << kWidth;
+  }
+  static uint32_t row_signs(const Int (&x)[kVectors]) {
+    return row_bits({negative(x[0]), negative(x[1])});
+  }
   static Int select(Mask m, Int a, Int b) { return _mm512_mask_mov_epi32(b, m, a); }
   static Int add_where(Mask m, Int a, Int b) { return _mm512_mask_add_epi32(a, m, a, b); }
 
@@ -120,17 +131,30 @@ struct Simd {
     return _mm512_mask_mov_ps(low, _mm512_test_epi32_mask(index, set(32u)), high);
   }
 
-  // Chosen lanes without their low 16 bits.
-  static Int drop_word(Mask chosen, Int state) {
-    return _mm512_mask_srli_epi32(state, chosen, state, 16);
-  }
-  // Puts the low 16 bits of the chosen lanes, in lane order, below `end`; returns where they begin.
-  // Up to kWidth words below `end` may be overwritten.
-  static uint16_t* push(Int state, Mask chosen, uint16_t* end) {
-    const int count = __builtin_popcount(chosen);
-    const __m256i low = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(chosen, state));
+  // The numbers of a LevelTable by a symbol's decoding entry. kSize: those in use, rounded up; the
+  // escape's low bits point at a zero among them.
+  template <int kSize>
+  class Levels {
+   public:
+    void load(const float* level) { level_ = level; }
+    Float operator[](Int entry) const {
+      return look_up<kSize>(level_, shift_right<kEntrySymbolShift>(entry));
+    }
+
+   private:
+    const float* level_;
+  };
+
+  // Of lanes that reach `limit` (both under 2^31): takes the low 16 bits away and puts them, in
+  // lane order, below `end`; returns where they begin. Up to kWidth words below `end` may be
+  // overwritten.
+  static uint16_t* push(Int* state, Int limit, uint16_t* end) {
+    const Mask full = _mm512_cmpge_epi32_mask(*state, limit);
+    const int count = __builtin_popcount(full);
+    const __m256i low = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(full, *state));
     end -= count;
     _mm256_mask_storeu_epi16(end, static_cast<__mmask16>((1u << count) - 1), low);
+    *state = _mm512_mask_srli_epi32(*state, full, *state, 16);
     return end;
   }
   // State and a word for the chosen lanes, in lane order. kWidth words are readable at *words.

@@ -5,15 +5,18 @@
 
 #include <cstdint>
 
+#include "core/rans.h"
 #include "cpu/shuffles.h"
 
 namespace gct {
 namespace {
 
 struct Simd {
-  static constexpr int kWidth = 4;
+  static constexpr int kWidth = 4, kVectors = 8;
   static constexpr bool kPairs =
       false;  // a piece's eight states and their temporaries fill the registers
+  static constexpr bool kPackedEntries = false;
+  static constexpr int kLeastTable = 16;
   using Float = float32x4_t;
   // Not uint32x4_t itself: masks are of that type too.
   using Int = uint32x4_t;
@@ -80,11 +83,24 @@ struct Simd {
   static Mask equal(Int a, Int b) { return {vceqq_u32(a, b)}; }
   // Of numbers as unsigned ones.
   static Mask below(Int a, Int b) { return {vcltq_u32(a, b)}; }
-  static Mask reached(Int a, Int b) { return {vcgeq_u32(a, b)}; }
+  static Mask less(Int a, Int b) {  // as signed ones
+    return {vcltq_s32(vreinterpretq_s32_u32(a), vreinterpretq_s32_u32(b))};
+  }
   static Mask both(Mask a, Mask b) { return {vandq_u32(a.lanes, b.lanes)}; }
   static uint32_t bits(Mask m) {
     const uint32_t weights[] = {1, 2, 4, 8};
     return vaddvq_u32(vandq_u32(m.lanes, vld1q_u32(weights)));
+  }
+  // Of a row's lanes.
+  static uint32_t row_bits(const Mask (&m)[kVectors]) {
+    uint32_t result = 0;
+    for (int v = 0; v < kVectors; ++v) result |= bits(m[v]) << (v * kWidth);
+    return result;
+  }
+  static uint32_t row_signs(const Int (&x)[kVectors]) {
+    Mask m[kVectors];
+    for (int v = 0; v < kVectors; ++v) m[v] = negative(x[v]);
+    return row_bits(m);
   }
   static Int select(Mask m, Int a, Int b) { return vbslq_u32(m.lanes, a, b); }
   static Int add_where(Mask m, Int a, Int b) { return vaddq_u32(a, vandq_u32(m.lanes, b)); }
@@ -120,18 +136,31 @@ struct Simd {
     return gather(numbers, both(index, set(kSize - 1u)));
   }
 
-  // Chosen lanes without their low 16 bits.
-  static Int drop_word(Mask chosen, Int state) {
-    return select(chosen, shift_right<16>(state), state);
-  }
-  // Puts the low 16 bits of the chosen lanes, in lane order, below `end`; returns where they begin.
-  // Up to kWidth words below `end` may be overwritten.
-  static uint16_t* push(Int state, Mask chosen, uint16_t* end) {
-    const uint32_t lanes = bits(chosen);
+  // The numbers of a LevelTable by a symbol's decoding entry. kSize: those in use, rounded up; the
+  // escape's low bits point at a zero among them.
+  template <int kSize>
+  class Levels {
+   public:
+    void load(const float* level) { level_ = level; }
+    Float operator[](Int entry) const {
+      return look_up<kSize>(level_, shift_right<kEntrySymbolShift>(entry));
+    }
+
+   private:
+    const float* level_;
+  };
+
+  // Of lanes that reach `limit` (both under 2^31): takes the low 16 bits away and puts them, in
+  // lane order, below `end`; returns where they begin. Up to kWidth words below `end` may be
+  // overwritten.
+  static uint16_t* push(Int* state, Int limit, uint16_t* end) {
+    const Mask full = {vcgeq_u32(*state, limit)};
+    const uint32_t lanes = bits(full);
     // Rows for eight lanes: the upper four are in the upper half.
     const uint8x8_t order = vsub_u8(vld1_u8(kShuffles.gather_high[lanes << 4] + 8), vdup_n_u8(8));
-    const uint8x8_t words = vreinterpret_u8_u16(vmovn_u32(state));
+    const uint8x8_t words = vreinterpret_u8_u16(vmovn_u32(*state));
     vst1_u8(reinterpret_cast<uint8_t*>(end - kWidth), vtbl1_u8(words, order));
+    *state = select(full, shift_right<16>(*state), *state);
     return end - __builtin_popcount(lanes);
   }
   // State and a word for the chosen lanes, in lane order. kWidth words are readable at *words.

@@ -73,6 +73,7 @@ void fill_magnitudes(int table, MagnitudeTable* result) {
     result->bias[k] = (e.packed >> 12) & 0x1fffu;
     result->reciprocal[k] = e.reciprocal;
     result->shift[k] = e.packed >> 25;
+    result->packed[k] = e.packed;
   }
 }
 

@@ -21,7 +21,7 @@ using Int = Simd::Int;
 using Mask = Simd::Mask;
 
 constexpr int kWidth = Simd::kWidth;
-constexpr int kVectors = kLanes / kWidth;
+constexpr int kVectors = Simd::kVectors;
 static_assert(kVectors * kWidth == kLanes, "whole vectors hold the lanes");
 
 // Lanes to one sum, pairwise and halving as the reference does.
@@ -99,12 +99,16 @@ struct Symbol {
 
 // One symbol on each lane of a vector; see rans_put().
 Int put(Int state, const Symbol& s, uint16_t** words) {
-  const Mask full = Simd::reached(state, Simd::shift_left<19>(s.freq));
-  *words = Simd::push(state, full, *words);
-  state = Simd::drop_word(full, state);
+  *words = Simd::push(&state, Simd::shift_left<19>(s.freq), *words);
   const Int quotient = Simd::shift_right(Simd::multiply_high(state, s.reciprocal), s.shift);
   const Int factor = Simd::subtract(Simd::set(kProbTotal), s.freq);
   return Simd::add(Simd::add(state, s.bias), Simd::multiply(quotient, factor));
+}
+
+Symbol unpack_entry(Int packed, Int reciprocal) {
+  return {Simd::both(packed, Simd::set(0xfffu)),
+          Simd::both(Simd::shift_right<12>(packed), Simd::set(0x1fffu)), reciprocal,
+          Simd::shift_right<25>(packed)};
 }
 
 void load_lanes(const uint32_t* states, Int* lanes) {
@@ -127,10 +131,7 @@ Symbol gather_symbol(const uint8_t* symbols, const EncodeTable* table, const uin
   const uint32_t* entries = reinterpret_cast<const uint32_t*>(table);
   Int index = Simd::shift_left<1>(Simd::load_bytes(symbols));
   if (choice != nullptr) index = Simd::add(index, table_base<sizeof(EncodeTable)>(choice));
-  const Int packed = Simd::gather(entries + 1, index);
-  return {Simd::both(packed, Simd::set(0xfffu)),
-          Simd::both(Simd::shift_right<12>(packed), Simd::set(0x1fffu)),
-          Simd::gather(entries, index), Simd::shift_right<25>(packed)};
+  return unpack_entry(Simd::gather(entries + 1, index), Simd::gather(entries, index));
 }
 
 uint16_t* encode(uint32_t* states, const uint8_t* symbols, int n, const EncodeTable* table,
@@ -153,12 +154,28 @@ uint16_t* encode(uint32_t* states, const uint8_t* symbols, int n, const EncodeTa
   return end;
 }
 
-// kSize: numbers of a MagnitudeTable that are in use, rounded up.
+// The entries of a MagnitudeTable. kSize: numbers of it that are in use, rounded up.
+template <int kSize>
+class Magnitudes {
+ public:
+  explicit Magnitudes(const MagnitudeTable& t)
+      : freq_(Simd::kPackedEntries ? t.packed : t.freq),
+        bias_(t.bias),
+        reciprocal_(t.reciprocal),
+        shift_(t.shift) {}
+  Symbol operator[](Int k) const {
+    if constexpr (Simd::kPackedEntries) return unpack_entry(freq_[k], reciprocal_[k]);
+    return {freq_[k], bias_[k], reciprocal_[k], shift_[k]};
+  }
+
+ private:
+  const Simd::Table<kSize> freq_, bias_, reciprocal_, shift_;
+};
+
 template <int kSize>
 uint16_t* encode_rows(uint32_t* states, const float* x, int n, const Quantizer& q,
                       const MagnitudeTable& table, uint16_t* end, uint32_t* escapes) {
-  const Simd::Table<kSize> freq(table.freq), bias(table.bias), reciprocal(table.reciprocal),
-      shift(table.shift);
+  const Magnitudes<kSize> symbols(table);
   const Float inverse = Simd::set(q.inverse_step), deadzone_bias = Simd::set(q.bias);
   const Int one = Simd::set(1u), magnitudes = Simd::set(static_cast<uint32_t>(q.magnitudes));
   const Int past = Simd::add(magnitudes, one);
@@ -166,19 +183,19 @@ uint16_t* encode_rows(uint32_t* states, const float* x, int n, const Quantizer& 
   Int lanes[kVectors];
   load_lanes(states, lanes);
   for (int i = n - kLanes; i >= 0; i -= kLanes) {
-    uint32_t over = 0;
+    Mask over[kVectors];
     for (int v = kVectors - 1; v >= 0; --v) {
       const Float value = Simd::load(x + i + v * kWidth);
       const Int k = quantize_vector(value, inverse, deadzone_bias, past_float);
-      over |= Simd::bits(Simd::equal(k, past)) << (v * kWidth);
+      over[v] = Simd::equal(k, past);
       // Zero and the escape have one symbol each; the others a second one for negative values.
       const Mask signed_one = Simd::below(Simd::subtract(k, one), magnitudes);
-      const Int f = freq[k];
       const Mask minus = Simd::both(Simd::negative(value), signed_one);
-      lanes[v] =
-          put(lanes[v], {f, Simd::add_where(minus, bias[k], f), reciprocal[k], shift[k]}, &end);
+      Symbol symbol = symbols[k];
+      symbol.bias = Simd::add_where(minus, symbol.bias, symbol.freq);
+      lanes[v] = put(lanes[v], symbol, &end);
     }
-    escapes[i / kLanes] = over;
+    escapes[i / kLanes] = Simd::row_bits(over);
   }
   store_lanes(lanes, states);
   return end;
@@ -191,7 +208,10 @@ uint16_t* encode_values(uint32_t* states, const float* x, int n, const Quantizer
     end = scalar_kernels()->encode_values(states, x + full, n - full, q, table, end,
                                           escapes + full / kLanes);
   const int used = q.magnitudes + 2;
-  const auto rows = used <= 16 ? encode_rows<16> : used <= 32 ? encode_rows<32> : encode_rows<64>;
+  const auto rows = used <= Simd::kLeastTable ? encode_rows<Simd::kLeastTable>
+                    : used <= 16              ? encode_rows<16>
+                    : used <= 32              ? encode_rows<32>
+                                              : encode_rows<64>;
   return rows(states, x, full, q, table, end, escapes);
 }
 
@@ -203,7 +223,7 @@ Int get(Int* lanes, const DecodeTable* table, const uint8_t* choice, const uint8
   const Int freq = Simd::both(Simd::shift_right<12>(entry), Simd::set(0xfffu));
   const Int offset = Simd::both(entry, Simd::set(0xfffu));
   const Int state = Simd::add(Simd::multiply(freq, Simd::shift_right<kProbBits>(*lanes)), offset);
-  *lanes = Simd::pull(state, Simd::below(state, Simd::set(kRansLow)), words);
+  *lanes = Simd::pull(state, Simd::less(state, Simd::set(kRansLow)), words);
   return entry;
 }
 
@@ -242,33 +262,33 @@ void dequantize(const uint8_t* symbols, int n, const LevelTable* levels, const u
                                step, accumulate, out + i);
 }
 
-// kSize: numbers of a LevelTable that are in use, rounded up; the escape's low bits point at a zero
-// among them.
+// kSize: numbers of a LevelTable that are in use, rounded up.
 template <int kBlocks, int kSize, bool accumulate>
 void decode_rows(BlockDecode* blocks, int n) {
   // Copies: what is stored in the loop could change *blocks, as far as the compiler knows.
   BlockDecode local[kBlocks];
   Int lanes[kBlocks][kVectors];
   Float step[kBlocks];
+  Simd::Levels<kSize> levels[kBlocks];
   for (int b = 0; b < kBlocks; ++b) {
     local[b] = blocks[b];
+    levels[b].load(local[b].levels->level);
     load_lanes(local[b].states, lanes[b]);
     step[b] = Simd::set(local[b].step);
   }
   for (int i = 0; i < n; i += kLanes) {
-    uint32_t escaped[kBlocks] = {};
+    Int entries[kBlocks][kVectors];
     for (int v = 0; v < kVectors; ++v) {
       for (int b = 0; b < kBlocks; ++b) {
         const Int entry = get(&lanes[b][v], local[b].table, nullptr, &local[b].words);
-        escaped[b] |= Simd::bits(Simd::negative(entry)) << (v * kWidth);
-        const Int symbol = Simd::shift_right<kEntrySymbolShift>(entry);
+        entries[b][v] = entry;
         float* out = local[b].out + i + v * kWidth;
-        Float value = Simd::multiply(step[b], Simd::look_up<kSize>(local[b].levels->level, symbol));
+        Float value = Simd::multiply(step[b], levels[b][entry]);
         if (accumulate) value = Simd::add(Simd::load(out), value);
         Simd::store(out, value);
       }
     }
-    for (int b = 0; b < kBlocks; ++b) local[b].escapes[i / kLanes] = escaped[b];
+    for (int b = 0; b < kBlocks; ++b) local[b].escapes[i / kLanes] = Simd::row_signs(entries[b]);
   }
   for (int b = 0; b < kBlocks; ++b) {
     store_lanes(lanes[b], blocks[b].states);
@@ -281,7 +301,8 @@ void decode_rows_of(BlockDecode* blocks, int n) {
   int magnitudes = 0;
   for (int b = 0; b < kBlocks; ++b)
     magnitudes = blocks[b].magnitudes > magnitudes ? blocks[b].magnitudes : magnitudes;
-  const auto rows = magnitudes <= 15   ? decode_rows<kBlocks, 32, accumulate>
+  const auto rows = magnitudes <= 7    ? decode_rows<kBlocks, 16, accumulate>
+                    : magnitudes <= 15 ? decode_rows<kBlocks, 32, accumulate>
                     : magnitudes <= 31 ? decode_rows<kBlocks, 64, accumulate>
                                        : decode_rows<kBlocks, 128, accumulate>;
   rows(blocks, n);
