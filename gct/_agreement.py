@@ -23,6 +23,12 @@ _HASH_BYTES = 8
 _MAX_TEXT_BYTES = 16 << 20
 
 
+def debug_setting() -> str:
+    """GCT_DEBUG: ``"hash"`` has ranks compare their results; :func:`agree_on_settings` knows what
+    else it may be."""
+    return os.environ.get("GCT_DEBUG", "")
+
+
 def gather_text(group: dist.ProcessGroup, text: str) -> list[str]:
     """Every rank's text; a collective call. Not all_gather_object: that needs numpy and pickle.
 
@@ -53,7 +59,7 @@ def agree_on_settings(group: dist.ProcessGroup, settings: Mapping[str, object]) 
 
     Also where GCT_DEBUG has a value that means nothing: here, so that no rank raises alone.
     """
-    debug = os.environ.get("GCT_DEBUG", "")
+    debug = debug_setting()
     mine = {
         "gct's version": __version__,
         "gct's format": _C.wire_format(),

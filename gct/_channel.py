@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.futures import Future
 
 from gct import _C
+from gct._agreement import debug_setting
 from gct._hosts import local_size
 from gct._roll_call import call_the_roll
 
@@ -76,8 +77,7 @@ class Channel:
         ]
         self.roll_call = roll_call or (self._groups[0] if self._groups else None)
         names = [str(private.group_name) for private in self._groups] or [""]
-        hashes = os.environ.get("GCT_DEBUG") == "hash"  # another value: see agree_on_settings
-        self._engine = _C.Engine(names[0], names[-1], num_threads(), hashes)
+        self._engine = _C.Engine(names[0], names[-1], num_threads(), debug_setting() == "hash")
         self._calls = 0
         self._failure = ""
         self._closed = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.futures import Future
 
 from gct import _C
+from gct._agreement import debug_setting
 from gct._channel import Run
 from gct._device_channel import DeviceChannel
 from gct._device_plan import Plan
@@ -44,7 +44,7 @@ class DeviceReducer:
         self._group = group
         self._settings = f"{dict(settings)}"
         self._channel = DeviceChannel(group, device)
-        if os.environ.get("GCT_DEBUG") == "hash":
+        if debug_setting() == "hash":
             _logger.warning("gct: GCT_DEBUG=hash does not compare gradients on %s", device)
         self.rank, self.size = self._channel.rank, self._channel.size
         self.hosts = 1

@@ -29,7 +29,7 @@ class Residuals:
         known = self._flat.get(index)
         if known is not None and known[0] == ids:
             return known[1]
-        flat = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float32)
+        flat = torch.empty(sum(p.numel() for p in parameters), dtype=torch.float32)
         begin = 0
         for parameter in parameters:
             view = flat[begin : begin + parameter.numel()]
