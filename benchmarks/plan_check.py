@@ -108,6 +108,7 @@ class Check:
     measured_seconds: float
     measured_seconds_min: float
     measured_seconds_max: float
+    calls: int  # that were measured
     limit: str
 
     @property
@@ -158,7 +159,8 @@ def measure(
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows.json"
             command = [sys.executable, str(_TOOL), "-b", smallest, "-e", largest, "-f", factor]
-            command += ["--seconds", str(seconds), "--json", str(path)]
+            # Only the time ends it: 20 calls, the default, are 0.1 s of a small bucket.
+            command += ["--iters", "1000000", "--seconds", str(seconds), "--json", str(path)]
             command += ["--schemes", *schemes]
             status = run_everywhere(lab, command, per_host=place.per_host, quiet=True)
             if status:
@@ -264,6 +266,7 @@ def check(
                 measured_seconds=row["seconds"],
                 measured_seconds_min=row["seconds_min"],
                 measured_seconds_max=row["seconds_max"],
+                calls=row["iters"],
                 limit=prediction.limit,
             )
         )

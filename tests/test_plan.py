@@ -249,6 +249,8 @@ def test_bytes_are_the_engines(world: int, bits: float) -> None:
     ("file", "name", "value"),
     [
         ("layout.cpp", "kSliceNumel", plan._SLICE_NUMEL),
+        ("layout.cpp", "kMaxSliceNumel", plan._MAX_SLICE_NUMEL),
+        ("layout.cpp", "kFewSlices", plan._FEW_SLICES),
         ("layout.cpp", "kMinChunkNumel", plan._LEAST_CHUNK_NUMEL),
         ("job.cpp", "kLatencyBytes", plan._LATENCY_BYTES),
         ("engine.cpp", "kFirstExchanges", plan._FIRST_EXCHANGES),

@@ -131,14 +131,18 @@ struct Simd {
   // A number by the low bits of an index, among kSize.
   template <int kSize>
   static Float look_up(const float* numbers, Int index) {
-    if constexpr (kSize > 32) return gather(numbers, both(index, set(kSize - 1u)));
-    if constexpr (kSize == 8) return _mm256_permutevar8x32_ps(load(numbers), index);
-    constexpr int kHalf = kSize / 2;
-    const Float low = look_up<kHalf>(numbers, index);
-    const Float high = look_up<kHalf>(numbers + kHalf, index);
-    // By the index's highest bit, which moves to the sign.
-    const Int sign = shift_left<kSize == 32 ? 27 : 28>(index);
-    return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(sign));
+    if constexpr (kSize > 32) {
+      return gather(numbers, both(index, set(kSize - 1u)));
+    } else if constexpr (kSize == kWidth) {
+      return _mm256_permutevar8x32_ps(load(numbers), index);
+    } else {
+      constexpr int kHalf = kSize / 2;
+      const Float low = look_up<kHalf>(numbers, index);
+      const Float high = look_up<kHalf>(numbers + kHalf, index);
+      // By the index's highest bit, which moves to the sign.
+      const Int sign = shift_left<kSize == 32 ? 27 : 28>(index);
+      return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(sign));
+    }
   }
 
   // The numbers of a LevelTable by a symbol's decoding entry, half as many by magnitude. kSize:

@@ -34,6 +34,7 @@ using test::Input;
 using test::make_matrix;
 using test::make_values;
 using test::params;
+using test::unit_gain;
 using test::value_kinds;
 
 // Of one call each, after others of the same kind.
@@ -99,6 +100,7 @@ std::vector<CodecParams> settings() {
       all.push_back(params(kind, Target::kBits, 2, allocation8));
       all.push_back(params(kind, Target::kSnrDb, 12, allocation8));
       all.push_back(params(kind, Target::kStep, 0.01, allocation8));
+      all.push_back(unit_gain(params(kind, Target::kBits, 2, allocation8)));
       all.push_back(params(kind, Target::kBits, 3, allocation8, Rounding::kStochastic));
     }
   }

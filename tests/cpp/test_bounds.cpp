@@ -19,6 +19,7 @@ using test::Input;
 using test::params;
 using test::Random;
 using test::raw_bytes;
+using test::unit_gain;
 using test::Values;
 
 // ---- values that are hard to code
@@ -54,8 +55,10 @@ std::vector<CodecParams> settings() {
   for (int bits = 1; bits <= 8; ++bits) all.push_back(params(Kind::kFixed, Target::kBits, bits));
   for (Kind kind : {Kind::kGG, Kind::kEG}) {
     for (int allocation8 : {0, 8}) {
-      for (double bits : {0.01, 2.0, 31.0, 64.0})
+      for (double bits : {0.01, 2.0, 31.0, 64.0}) {
         all.push_back(params(kind, Target::kBits, bits, allocation8));
+        all.push_back(unit_gain(all.back()));
+      }
       for (double snr_db : {12.0, 150.0})
         all.push_back(params(kind, Target::kSnrDb, snr_db, allocation8));
       for (double step : {1e-30, 1e-6, 1.0})
