@@ -275,6 +275,21 @@ def test_figures(world: int, tmp_path: Path) -> None:
     assert not any(rank.out for rank in ended[1:])
 
 
+def test_seconds_stand_under_their_stage(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    schemes = ["--schemes", "gct-1.2:effort=high", "fp32"]
+    arguments = ["-b", "1M", "-e", "1M", "-n", "3", "-w", "1", *schemes, "--json", str(path)]
+    ended = start(torch_variables(2), arguments, timeout=240)
+    assert [rank.code for rank in ended] == [0, 0], ended
+    coded, plain = rows_of(path)
+    # By the figures of docs/decisions.md the trellis takes five to ten times as long to encode as
+    # two ranks' values take to decode.
+    assert coded["encode_seconds"] > 2 * coded["decode_seconds"]
+    assert coded["encode_seconds"] > 0.3 * coded["seconds"]
+    # An all-reduce in float32 is nothing but wire.
+    assert plain["wire_seconds"] > 4 * (plain["encode_seconds"] + plain["decode_seconds"])
+
+
 def test_ranks_that_differ_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """#wrong is not always 0: rank 1's result is damaged by one bit."""
     from ranks import run_ranks
@@ -546,7 +561,8 @@ def test_four_hosts_on_slow_links(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert f"{NAME}-bw" not in labs.names()
     rows = {row["scheme"]: row for row in rows_of(path)}
-    assert launcher_of(path) == "netlab, 4 hosts, 100mbit each way"
+    expected = "python benchmarks/netlab.py run --hosts 4 --rate 100mbit --per-host 1 --"
+    assert launcher_of(path) == expected
     assert all(row["world"] == 4 and row["wrong"] == 0 for row in rows.values())
     for row in rows.values():
         # The links are the limit: nothing is faster than its bytes, but for the token bucket's

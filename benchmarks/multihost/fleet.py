@@ -95,7 +95,9 @@ def environment(lab: Lab, node: int, local: int, per_host: int) -> dict[str, str
         "GROUP_RANK": str(node),
         "MASTER_ADDR": lab.hosts[0],
         "GLOO_SOCKET_IFNAME": labs.INTERFACE,  # whatever was right on this machine
-        LAUNCHER_VARIABLE: f"netlab, {len(lab.hosts)} hosts, {labs.rate_of(lab)} each way",
+        # What would make the same hosts and start the same processes.
+        LAUNCHER_VARIABLE: f"python benchmarks/netlab.py run --hosts {len(lab.hosts)} "
+        f"--rate {labs.rate_of(lab)} --per-host {per_host} --",
     }
 
 
