@@ -87,6 +87,16 @@ struct EncodeStats {
   double model_bits = 0;
 };
 
+// Asks encode() for what its segment decodes to, in a fraction of decode()'s time.
+struct OwnValues {
+  // In: as many values as the input has; the input's own place where its runs lie one after the
+  // other.
+  float* out = nullptr;
+  // Whether they are there. Else nothing was written: decode the segment. So it is with other kinds
+  // than kGG, other dtypes than float32, NaN, and whatever isn't plain (csrc/cpu/restore.h).
+  bool restored = false;
+};
+
 // Statistics of one run as the encoder saw it; `shape` is 0 where there was nothing to fit.
 struct RunStats {
   float scale = 0;  // mean |x|
@@ -137,7 +147,8 @@ size_t slot_bytes(const CodecParams& params, const EncodeInput& input);
 // even zeros; with other targets kTooSmall if it doesn't fit.
 // *written is the segment's size.
 Status encode(const CodecParams& params, const EncodeInput& input, uint8_t* out, size_t capacity,
-              size_t* written, Workspace& workspace, EncodeStats* stats = nullptr);
+              size_t* written, Workspace& workspace, EncodeStats* stats = nullptr,
+              OwnValues* own = nullptr);
 
 struct SegmentInfo {
   Kind kind = Kind::kRaw;

@@ -7,6 +7,7 @@
 #include "cpu/low_rank_encoder.h"
 #include "cpu/piece_classes.h"
 #include "cpu/rate.h"
+#include "cpu/restore.h"
 #include "cpu/scratch.h"
 #include "cpu/segment_writer.h"
 
@@ -34,7 +35,7 @@ constexpr Search kTrellisSearch = {12, 2, 1.5, 0.35};
 class SegmentEncoder {
  public:
   SegmentEncoder(const CodecParams& params, const EncodeInput& input, uint8_t* out, size_t capacity,
-                 Workspace& ws, EncodeStats* stats)
+                 Workspace& ws, EncodeStats* stats, OwnValues* own)
       : params_(params),
         input_(input),
         capacity_(capacity),
@@ -42,6 +43,7 @@ class SegmentEncoder {
         sizes_(params, input),
         plan_(ws.scratch().plan),
         stats_(stats),
+        own_(own),
         writer_(params_, input, sizes_, &ws, stats, out, capacity) {}
 
   Status run(size_t* written) {
@@ -51,6 +53,9 @@ class SegmentEncoder {
     writer_.make_sections(use_low_rank_ ? &low_rank_.section() : nullptr);
     const Status status = encode_plan(written);
     if (stats_ != nullptr) add_stats();
+    // The input may be overwritten now.
+    if (own_ != nullptr)
+      own_->restored = status == Status::kOk && !use_low_rank_ && restore_values(plan_, own_->out);
     return status;
   }
 
@@ -253,6 +258,7 @@ class SegmentEncoder {
   SegmentSizes sizes_;
   EncodePlan& plan_;
   EncodeStats* stats_;
+  OwnValues* own_;
   SegmentWriter writer_;
   LowRankEncoder low_rank_;
   bool use_low_rank_ = false;
@@ -287,9 +293,9 @@ bool valid(const CodecParams& p, const EncodeInput& input) {
 }  // namespace
 
 Status encode(const CodecParams& params, const EncodeInput& input, uint8_t* out, size_t capacity,
-              size_t* written, Workspace& workspace, EncodeStats* stats) {
+              size_t* written, Workspace& workspace, EncodeStats* stats, OwnValues* own) {
   if (!valid(params, input) || out == nullptr || written == nullptr) return Status::kBadArgument;
-  return SegmentEncoder(params, input, out, capacity, workspace, stats).run(written);
+  return SegmentEncoder(params, input, out, capacity, workspace, stats, own).run(written);
 }
 
 }  // namespace gct

@@ -90,6 +90,12 @@ struct Kernels {
   // The same for two blocks of kBlock elements, which may belong to different pieces.
   void (*decode_pair)(BlockDecode* blocks, bool accumulate);
 
+  // What a block's values decode to: out[i] = step * level of x[i]'s symbol, or x[i] where that is
+  // the escape (bits as in encode_values). Blocks with one table, without stochastic rounding; out
+  // may be x.
+  void (*restore)(const float* x, int n, const Quantizer& q, const LevelTable& levels, float step,
+                  float* out, uint32_t* escapes);
+
   // A block's integers k = high * 2^shift + low - 2^(shift - 1), 0 < shift <= kMaxShift. high is a
   // whole number as a float: under 2^24 in a block that has a code.
   void (*split_low)(const float* x, int n, const Quantizer& q, int shift, float* high,

@@ -93,6 +93,19 @@ void decode_pair(BlockDecode* blocks, bool accumulate) {
   decode_values(&blocks[1], accumulate);
 }
 
+void restore(const float* x, int n, const Quantizer& q, const LevelTable& levels, float step,
+             float* out, uint32_t* escapes) {
+  for (int i = 0; i < n; ++i) {
+    const float value = x[i];
+    const bool negative = float_bits(value) >> 31;
+    const int symbol = magnitude_symbol(quantize_magnitude(value, q, i), negative, q.magnitudes);
+    const bool escape = symbol == kEscapeSymbol;
+    out[i] = escape ? value : step * levels.level[symbol];
+    uint32_t& row = escapes[i / kLanes];
+    row = (i % kLanes == 0 ? 0 : row) | uint32_t{escape} << (i % kLanes);
+  }
+}
+
 void split_low(const float* x, int n, const Quantizer& q, int shift, float* high, uint32_t* low) {
   const int32_t half = 1 << (shift - 1);
   for (int i = 0; i < n; ++i) {
@@ -135,10 +148,10 @@ void fixed_values(const uint8_t* codes, int n, float scale, const Codebook& book
 }  // namespace
 
 const Kernels* scalar_kernels() {
-  static const Kernels k = {"scalar", moments,     quantize,      encode,      encode_values,
-                            decode,   dequantize,  decode_values, decode_pair, split_low,
-                            join_low, fixed_codes, fixed_values,  pack,        unpack,
-                            project,  add_outer,   row_product};
+  static const Kernels k = {"scalar",  moments,    quantize,      encode,       encode_values,
+                            decode,    dequantize, decode_values, decode_pair,  restore,
+                            split_low, join_low,   fixed_codes,   fixed_values, pack,
+                            unpack,    project,    add_outer,     row_product};
   return &k;
 }
 

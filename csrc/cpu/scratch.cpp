@@ -20,7 +20,7 @@ size_t DecodeScratch::capacity_bytes() const {
 size_t Scratch::capacity_bytes() const {
   size_t total = sizeof *this +
                  bytes_of(plan.runs, sections, class_histograms, column_abs, column_square,
-                          column_inverse, column_offsets, trellis, decode) +
+                          column_inverse, column_offsets, trellis, run_begins, decode) +
                  bytes_of(rate.groups, rate.sample_groups, rate.refined_groups, rate.sample,
                           rate.refined_sample, rate.offsets, rate.best_offsets, rate.kept_offsets,
                           rate.offset_shares, rate.codes, rate.bits, rate.class_counts,

@@ -31,6 +31,7 @@ struct Scratch {
   std::vector<float> column_abs, column_square, column_inverse;
   std::vector<int8_t> column_offsets;
   std::vector<TrellisScratch> trellis;  // by thread
+  std::vector<int64_t> run_begins;
 
   // Decoding; those not in use. Factors of low-rank parts are a segment inside a segment.
   std::vector<std::unique_ptr<DecodeScratch>> decode;

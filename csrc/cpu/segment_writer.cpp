@@ -120,6 +120,7 @@ Status SegmentWriter::write_all_raw(size_t* written) {
   const size_t size = static_cast<size_t>(sizes_.all_raw());
   if (size > capacity_) return Status::kTooSmall;
   plan_.raw_numel = sizes_.numel;
+  plan_.coded_blocks = 0;
   for (RunPlan& p : plan_.runs) {
     const int64_t numel = p.header.numel;
     p.header = RunHeader();

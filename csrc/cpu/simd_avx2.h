@@ -99,6 +99,12 @@ struct Simd {
     return static_cast<uint32_t>(_mm256_movemask_epi8(in_lane_order(bytes)));
   }
   static Int select(Mask m, Int a, Int b) { return _mm256_blendv_epi8(b, a, m); }
+  static Float select(Mask m, Float a, Float b) {
+    return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(m));
+  }
+  static Float negate_where_positive(Float x, Float y) {
+    return _mm256_xor_ps(y, _mm256_andnot_ps(x, set(-0.0f)));
+  }
   static Int add_where(Mask m, Int a, Int b) { return add(a, both(m, b)); }
 
   // By single loads: on AMD's Zen 3 the gather instruction takes 1.6 times as long
@@ -159,6 +165,7 @@ struct Simd {
         store(negative_ + i, _mm256_castpd_ps(in_order));
       }
     }
+    Float negative(Int k) const { return look_up<kSize / 2>(negative_, k); }  // of -k
     Float operator[](Int entry) const {
       const Int k = shift_right<kEntrySymbolShift + 1>(add(entry, set(1u << kEntrySymbolShift)));
       const Float value = look_up<kSize / 2>(negative_, k);

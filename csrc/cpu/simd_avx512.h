@@ -90,6 +90,10 @@ struct Simd {
     return row_bits({negative(x[0]), negative(x[1])});
   }
   static Int select(Mask m, Int a, Int b) { return _mm512_mask_mov_epi32(b, m, a); }
+  static Float select(Mask m, Float a, Float b) { return _mm512_mask_mov_ps(b, m, a); }
+  static Float negate_where_positive(Float x, Float y) {
+    return _mm512_xor_ps(y, _mm512_andnot_ps(x, set(-0.0f)));
+  }
   static Int add_where(Mask m, Int a, Int b) { return _mm512_mask_add_epi32(a, m, a, b); }
 
   static Int gather(const uint32_t* base, Int index) {
@@ -137,6 +141,7 @@ struct Simd {
   class Levels {
    public:
     void load(const float* level) { level_ = level; }
+    Float negative(Int k) const { return look_up<kSize>(level_, shift_left<1>(k)); }  // of -k
     Float operator[](Int entry) const {
       return look_up<kSize>(level_, shift_right<kEntrySymbolShift>(entry));
     }

@@ -103,6 +103,11 @@ struct Simd {
     return row_bits(m);
   }
   static Int select(Mask m, Int a, Int b) { return vbslq_u32(m.lanes, a, b); }
+  static Float select(Mask m, Float a, Float b) { return vbslq_f32(m.lanes, a, b); }
+  static Float negate_where_positive(Float x, Float y) {
+    const uint32x4_t sign = vbicq_u32(vdupq_n_u32(0x80000000u), vreinterpretq_u32_f32(x));
+    return vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(y), sign));
+  }
   static Int add_where(Mask m, Int a, Int b) { return vaddq_u32(a, vandq_u32(m.lanes, b)); }
 
   static Int gather(const uint32_t* base, Int index) {
@@ -142,6 +147,7 @@ struct Simd {
   class Levels {
    public:
     void load(const float* level) { level_ = level; }
+    Float negative(Int k) const { return look_up<kSize>(level_, shift_left<1>(k)); }  // of -k
     Float operator[](Int entry) const {
       return look_up<kSize>(level_, shift_right<kEntrySymbolShift>(entry));
     }

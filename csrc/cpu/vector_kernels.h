@@ -329,6 +329,42 @@ void decode_pair(BlockDecode* blocks, bool accumulate) {
   }
 }
 
+template <int kSize>
+void restore_rows(const float* x, int n, const Quantizer& q, const LevelTable& table, float step,
+                  float* out, uint32_t* escapes) {
+  Simd::Levels<kSize> levels;
+  levels.load(table.level);
+  const Float inverse = Simd::set(q.inverse_step), bias = Simd::set(q.bias);
+  const Int past = Simd::set(static_cast<uint32_t>(q.magnitudes) + 1);
+  const Float past_float = Simd::to_float(past), factor = Simd::set(step), zero = Simd::set(0.0f);
+  for (int i = 0; i < n; i += kLanes) {
+    Mask over[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      const Float value = Simd::load(x + i + v * kWidth);
+      const Int k = quantize_vector(value, inverse, bias, past_float);
+      over[v] = Simd::equal(k, past);
+      const Float level = Simd::negate_where_positive(value, levels.negative(k));
+      // Adding zero makes -0, which no symbol stands for, +0.
+      const Float restored = Simd::add(Simd::multiply(factor, level), zero);
+      Simd::store(out + i + v * kWidth, Simd::select(over[v], value, restored));
+    }
+    escapes[i / kLanes] = Simd::row_bits(over);
+  }
+}
+
+void restore(const float* x, int n, const Quantizer& q, const LevelTable& levels, float step,
+             float* out, uint32_t* escapes) {
+  const int full = n / kLanes * kLanes;
+  const auto rows = q.magnitudes <= 7    ? restore_rows<16>
+                    : q.magnitudes <= 15 ? restore_rows<32>
+                    : q.magnitudes <= 31 ? restore_rows<64>
+                                         : restore_rows<128>;
+  rows(x, full, q, levels, step, out, escapes);
+  if (full < n)
+    scalar_kernels()->restore(x + full, n - full, q, levels, step, out + full,
+                              escapes + full / kLanes);
+}
+
 void split_low(const float* x, int n, const Quantizer& q, int shift, float* high, uint32_t* low) {
   const int full = q.stochastic ? 0 : n / kWidth * kWidth;
   const Float inverse = Simd::set(q.inverse_step), limit = Simd::set(kMagnitudeLimit);
@@ -434,9 +470,9 @@ void fixed_values(const uint8_t* codes, int n, float scale, const Codebook& book
 }
 
 constexpr Kernels vector_kernels(const char* name) {
-  return {name,         moments,       quantize,    encode,    encode_values, decode,
-          dequantize,   decode_values, decode_pair, split_low, join_low,      fixed_codes,
-          fixed_values, pack,          unpack,      project,   add_outer,     row_product};
+  return {name,          moments,     quantize, encode,    encode_values, decode,      dequantize,
+          decode_values, decode_pair, restore,  split_low, join_low,      fixed_codes, fixed_values,
+          pack,          unpack,      project,  add_outer, row_product};
 }
 
 }  // namespace

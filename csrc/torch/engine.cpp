@@ -180,7 +180,7 @@ void Engine::send_slices(const std::shared_ptr<Job>& job) {
     Flight flight = make_flight(job, slice);
     flight.first = first_ring_.acquire();
     if (!flight.first) return;
-    shots_.encode(flight, /*expect=*/compared);
+    shots_.encode(flight, compared);
     if (!compared) compare();  // the others' answers came while the first slice was encoded
     if (!job->refusal.empty()) return first_ring_.release(flight.first);
     shots_.send(flight);

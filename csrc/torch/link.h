@@ -31,7 +31,8 @@ struct Exchange {
   std::vector<int64_t> send_bytes, recv_bytes;  // one a rank, 0 for this one
   int64_t own_bytes =
       0;  // where all ranks get the same segment: its size, it stands first in `send`
-  bool expected = false;  // the receiving half is on its way
+  bool expected = false;   // the receiving half is on its way
+  bool own_added = false;  // what this rank's segment decodes to is in the result already
 
   // Between the wire thread and the one that waits.
   int posting = 0;           // halves that the wire thread has not handed over yet

@@ -4,7 +4,15 @@
 
 namespace gct {
 
-void Shots::encode_whole(Flight& flight) {
+// Whether this rank's decoded values may take the place of what was encoded, for the other one's to
+// be added: of two values the sum is the same in either order (but of two NaNs, which
+// restore_values() leaves to decode()). A probe reads the values again.
+bool Shots::adds_in_place(const Job& job) const {
+  return size() == 2 && job.spec.collective == Collective::kAllReduce && job.in_place &&
+         !job.has_residual() && !job.spec.probe;
+}
+
+void Shots::encode_whole(Flight& flight, bool compared) {
   Job& job = *flight.job;
   Exchange& exchange = *flight.first;
   const Range range = flight.range;
@@ -15,7 +23,11 @@ void Shots::encode_whole(Flight& flight) {
   const int64_t slot = front_.slot_bytes(job, range, dtype);
   uint8_t* out = exchange.send.reserve(slot);
   const auto stream = static_cast<uint64_t>(rank());
-  exchange.own_bytes = front_.encode(job, range, data, dtype, stream, out, &job.sent);
+  OwnValues own;
+  if (compared && adds_in_place(job)) own.out = static_cast<float*>(job.result_at(range.begin));
+  exchange.own_bytes = front_.encode(job, range, data, dtype, stream, out, &job.sent,
+                                     own.out != nullptr ? &own : nullptr);
+  exchange.own_added = own.restored;
   if (job.has_residual()) keep_error(job, range, out, exchange.own_bytes, 1.0f, front_);
   send_to_all(exchange);
 }
@@ -33,8 +45,10 @@ void Shots::add_whole(Flight& flight) {
     const bool self = sender == rank();
     const int64_t bytes =
         self ? exchange.own_bytes : exchange.recv_bytes[static_cast<size_t>(sender)];
+    if (self && exchange.own_added) continue;
     back_.decode(job, self ? exchange.send.data() : in, bytes, sum, numel,
-                 /*accumulate=*/sender > 0, sender, self ? nullptr : &job.damage);
+                 /*accumulate=*/sender > 0 || exchange.own_added, sender,
+                 self ? nullptr : &job.damage);
     if (!self) in += bytes;
   }
   if (job.spec.mean) divide(sum, static_cast<float>(size()), numel);

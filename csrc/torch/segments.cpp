@@ -68,7 +68,7 @@ int64_t SegmentCoder::slot_bytes(const Job& job, Range range, DType dtype) {
 }
 
 int64_t SegmentCoder::encode(const Job& job, Range range, const void* data, DType dtype,
-                             uint64_t stream, uint8_t* out, RunAverages* averages) {
+                             uint64_t stream, uint8_t* out, RunAverages* averages, OwnValues* own) {
   if (range.numel() == 0) return 0;
   auto stopwatch = std::make_optional<Stopwatch>(&counters_->encode_ns);
   CodecParams params = job.spec.codec;
@@ -77,7 +77,7 @@ int64_t SegmentCoder::encode(const Job& job, Range range, const void* data, DTyp
   const size_t slot = gct::slot_bytes(params, input);
   size_t written = 0;
   EncodeStats stats;
-  const Status status = gct::encode(params, input, out, slot, &written, workspace_, &stats);
+  const Status status = gct::encode(params, input, out, slot, &written, workspace_, &stats, own);
   if (status != Status::kOk) {
     throw std::runtime_error(std::string("encoding failed: ") + status_message(status));
   }

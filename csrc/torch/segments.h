@@ -24,9 +24,10 @@ class SegmentCoder {
 
   // Encodes elements `range` of the job, read from `data` (the address of range.begin), to out[0,
   // slot_bytes()). `stream` tells apart what is encoded with the same seed at the same positions.
-  // Statistics of the runs are added to *averages. Returns the bytes to send.
+  // Statistics of the runs are added to *averages. Returns the bytes to send. `own`, where it is
+  // not null, gets what the segment decodes to, see codec.h.
   int64_t encode(const Job& job, Range range, const void* data, DType dtype, uint64_t stream,
-                 uint8_t* out, RunAverages* averages);
+                 uint8_t* out, RunAverages* averages, OwnValues* own = nullptr);
 
   // Decodes numel elements of a segment that came from rank `sender`. Where the job has checksums
   // and this one is wrong, leaves `out` alone, or clears it, and notes that in *damage: no reason

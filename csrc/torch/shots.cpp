@@ -21,18 +21,18 @@ int64_t Shots::capacity_bytes() const {
          hashes_.capacity_bytes();
 }
 
-void Shots::encode(Flight& flight, bool expect) {
+void Shots::encode(Flight& flight, bool compared) {
   const Job& job = *flight.job;
   flight.first->send_from.clear();
   flight.first->recv_to.clear();
   set_first_sizes(flight);
   if (job.exact) hand_over_exact(flight);
-  if (expect && job.slots_known) first_->expect(*flight.first);
+  if (compared && job.slots_known) first_->expect(*flight.first);
   if (job.exact) return;
   if (job.two_shot()) {
     encode_chunks(flight);
   } else {
-    encode_whole(flight);
+    encode_whole(flight, compared);
   }
 }
 

@@ -38,9 +38,10 @@ class Shots {
   // either has come.
   Shots(Link* first, Link* second, ThreadPool* pool, Counters* counters);
 
-  // Front thread: encodes the slice. `expect`: posts what shot 1 receives before that, where its
-  // size is known; send() must follow.
-  void encode(Flight& flight, bool expect);
+  // Front thread: encodes the slice. `compared`: all ranks are known to do the same job, and send()
+  // must follow; what shot 1 receives is posted before, where its size is known, and the job's
+  // tensor may be written to.
+  void encode(Flight& flight, bool compared);
   // Front thread: starts shot 1 with what was encoded.
   void send(Flight& flight);
   // Back thread: waits for shot 1, reduces; in an all-reduce of two shots starts shot 2 with
@@ -67,7 +68,8 @@ class Shots {
   void set_second_sizes(Flight& flight);
   void send_result(Flight& flight, Range own, const float* mean);
 
-  void encode_whole(Flight& flight);
+  bool adds_in_place(const Job& job) const;
+  void encode_whole(Flight& flight, bool compared);
   void add_whole(Flight& flight);
   void place_all(Flight& flight);
 

@@ -39,10 +39,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const uint8_t flip = in.byte();
   const Case c(size < 5 ? nullptr : data + 5, in.left());
   const Everything reference = run(c, names.back(), at, flip);
+  const std::vector<uint32_t>& own = reference.encoded.own;
+  REQUIRE(own.empty() || own == reference.plain.bits, own.size());
   for (size_t i = 0; i + 1 < names.size(); ++i) {
     const Everything found = run(c, names[i], at, flip);
     REQUIRE(found.encoded.status == reference.encoded.status, i);
     REQUIRE(found.encoded.wire == reference.encoded.wire, i, reference.encoded.wire.size());
+    REQUIRE(found.encoded.own == reference.encoded.own, i);
     REQUIRE(found.plain == reference.plain, i);
     REQUIRE(found.sums == reference.sums, i);
     REQUIRE(found.damaged == reference.damaged, i);

@@ -236,6 +236,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   const Encoded encoded = check_sizes(c, any_capacity, &workspace);
   check_decoding(c, encoded.wire, &workspace);
+  REQUIRE(encoded.own.empty() ||
+              encoded.own == decode_exactly(encoded.wire, c.input->numel(), &workspace).bits,
+          encoded.own.size());
   if (for_bodies(c)) check_bodies(c, &workspace);
   keep_segment(encoded.wire);
   return 0;
