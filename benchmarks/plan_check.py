@@ -266,7 +266,7 @@ def check(
                 measured_seconds=row["seconds"],
                 measured_seconds_min=row["seconds_min"],
                 measured_seconds_max=row["seconds_max"],
-                calls=row["iters"],
+                calls=row["calls"],
                 limit=prediction.limit,
             )
         )
