@@ -151,8 +151,8 @@ struct Simd {
     }
   }
 
-  // The numbers of a LevelTable by a symbol's decoding entry, half as many by magnitude. kSize:
-  // those in use, rounded up; the escape's low bits point at zero.
+  // As LevelsBySymbol, but half as many numbers, by magnitude. kSize: of the LevelTable, in use,
+  // rounded up; the escape's low bits point at zero.
   template <int kSize>
   class Levels {
    public:

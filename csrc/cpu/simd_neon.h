@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "core/rans.h"
+#include "cpu/levels_by_symbol.h"
 #include "cpu/shuffles.h"
 
 namespace gct {
@@ -141,20 +141,8 @@ struct Simd {
     return gather(numbers, both(index, set(kSize - 1u)));
   }
 
-  // The numbers of a LevelTable by a symbol's decoding entry. kSize: those in use, rounded up; the
-  // escape's low bits point at a zero among them.
   template <int kSize>
-  class Levels {
-   public:
-    void load(const float* level) { level_ = level; }
-    Float negative(Int k) const { return look_up<kSize>(level_, shift_left<1>(k)); }  // of -k
-    Float operator[](Int entry) const {
-      return look_up<kSize>(level_, shift_right<kEntrySymbolShift>(entry));
-    }
-
-   private:
-    const float* level_;
-  };
+  using Levels = LevelsBySymbol<Simd, kSize>;
 
   // Of lanes that reach `limit` (both under 2^31): takes the low 16 bits away and puts them, in
   // lane order, below `end`; returns where they begin. Up to kWidth words below `end` may be
