@@ -153,6 +153,42 @@ def alone(rank: int, world: int) -> None:
         assert torch.equal(gct.all_gather(output.zero_(), values), values)
 
 
+def test_two_ranks_of_which_one_restores_its_own_values() -> None:
+    """To the last bit, whatever one rank can't restore, and whichever rank it is."""
+    run_ranks(2, reduce_beside_what_is_not_restored)
+
+
+def reduce_beside_what_is_not_restored(rank: int, world: int) -> None:
+    assert dist.group.WORLD is not None
+    channel = _channel.Channel(dist.group.WORLD)
+    two_bits = gct.Codec(bits=2.0)._params
+    minus_zeros = torch.full((16,), -0.0)
+    minus_zeros[3] = 1.0  # no zero run: in so few bytes it goes raw
+    nan = laplace(3000, 5)
+    nan[2500] = torch.nan
+    cases = [
+        (torch.zeros(16), minus_zeros, False),  # a run of zeros isn't added
+        (laplace(3000, 1), nan, False),  # a NaN isn't restored
+        (laplace(70_000, 2), laplace(70_000, 3), True),  # nor what a probe reads again
+    ]
+    for number, (one, other, probe) in enumerate(cases):
+        for plain in range(world):  # the rank with the first values
+            x = one.clone() if rank == plain else other.clone()
+            runs = [_channel.Run(2000, False), _channel.Run(1000, True)]
+            done = channel.submit(
+                "all_reduce",
+                x,
+                two_bits,
+                name=f"case {number}",
+                runs=runs if x.numel() == 3000 else None,
+                mean=True,
+                probe=probe and rank == plain,
+            )
+            _channel.result_or_raise(done, x)
+            assert_same_on_all_ranks(x, world)
+    channel.close()
+
+
 def test_one_rank_keeps_its_values() -> None:
     run_ranks(1, alone)
 

@@ -43,7 +43,7 @@ bool has_simple_blocks(const EncodePlan& plan) {
 }
 
 // What the blocks of one class in a run have in common.
-struct ClassRestorer {
+struct RestoredClass {
   int64_t run = -1;
   Quantizer quantizer;
   float step = 0;
@@ -65,7 +65,7 @@ class PieceRestorer {
       std::fill(out, out + n, 0.0f);
       return;
     }
-    const ClassRestorer& c = of_class(run, scale_class);
+    const RestoredClass& c = of_class(run, scale_class);
     const float* x = values_of(plan_, run) + local * kBlock;
     uint32_t escapes[kBlock / kLanes];
     kernels().restore(x, n, c.quantizer, *c.levels, c.step, out, escapes);
@@ -76,19 +76,19 @@ class PieceRestorer {
   }
 
  private:
-  static void restore_escape(const ClassRestorer& c, float* value) {
+  static void restore_escape(const RestoredClass& c, float* value) {
     const int32_t k = quantize_magnitude(*value, c.quantizer, 0);
     const float magnitude = c.step * level(c.table, k, c.set);
     *value = (float_bits(*value) >> 31) != 0 ? -magnitude : magnitude;
   }
 
-  const ClassRestorer& of_class(size_t run, int scale_class) {
-    ClassRestorer& c = classes_[scale_class - kMinClass];
+  const RestoredClass& of_class(size_t run, int scale_class) {
+    RestoredClass& c = classes_[scale_class - kMinClass];
     if (c.run == static_cast<int64_t>(run)) return c;
     RunCode run_code = plan_.runs[run].header.code;
     run_code.step_ratio = static_cast<int16_t>(step_ratio(run_code.step));  // as the decoder does
     BlockCode code;
-    prepare_block(run_code, scale_class, plan_.log2_step, &code, &c.quantizer);
+    prepare_block(run_code, scale_class, plan_.log2_step, &code, &c.quantizer);  // it has a code
     c.run = static_cast<int64_t>(run);
     c.step = code.step;
     c.table = code.table;
@@ -99,7 +99,7 @@ class PieceRestorer {
 
   const EncodePlan& plan_;
   Levels levels_;
-  ClassRestorer classes_[kMaxClass - kMinClass + 1];
+  RestoredClass classes_[kMaxClass - kMinClass + 1];
 };
 
 }  // namespace

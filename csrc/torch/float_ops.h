@@ -24,6 +24,9 @@ void add_to_float(DType dtype, const void* src, float* dst, int64_t numel);
 
 void divide(float* values, float divisor, int64_t numel);
 
+// values[i] *= factor, and -0 becomes +0.
+void scale_to_positive_zeros(float* values, float factor, int64_t numel);
+
 void negate(float* values, int64_t numel);
 
 // values[i] = finite ? values[i] * factor : 0. A residual must not keep the NaN of a step that is

@@ -4,12 +4,13 @@
 
 namespace gct {
 
-// Whether this rank's decoded values may take the place of what was encoded, for the other one's to
-// be added: of two values the sum is the same in either order (but of two NaNs, which
-// restore_values() leaves to decode()). A probe reads the values again.
-bool Shots::adds_in_place(const Job& job) const {
+// Whether a rank's decoded values may take the place of what was encoded, for the other one's to be
+// added; the same on both. Of two values the sum is the same in either order, but for two NaNs,
+// which restore_values() leaves to decode(), and for -0 where the other one's zeros are a run or
+// block that decode() doesn't add: see add_whole().
+bool Shots::may_add_in_place(const Job& job) const {
   return size() == 2 && job.spec.collective == Collective::kAllReduce && job.in_place &&
-         !job.has_residual() && !job.spec.probe;
+         !job.has_residual();
 }
 
 void Shots::encode_whole(Flight& flight, bool compared) {
@@ -24,7 +25,9 @@ void Shots::encode_whole(Flight& flight, bool compared) {
   uint8_t* out = exchange.send.reserve(slot);
   const auto stream = static_cast<uint64_t>(rank());
   OwnValues own;
-  if (compared && adds_in_place(job)) own.out = static_cast<float*>(job.result_at(range.begin));
+  // A probe reads the values again.
+  if (compared && may_add_in_place(job) && !job.spec.probe)
+    own.out = static_cast<float*>(job.result_at(range.begin));
   exchange.own_bytes = front_.encode(job, range, data, dtype, stream, out, &job.sent,
                                      own.out != nullptr ? &own : nullptr);
   exchange.own_added = own.restored;
@@ -51,7 +54,11 @@ void Shots::add_whole(Flight& flight) {
                  self ? nullptr : &job.damage);
     if (!self) in += bytes;
   }
-  if (job.spec.mean) divide(sum, static_cast<float>(size()), numel);
+  if (may_add_in_place(job)) {  // whether or not this rank has restored its own
+    scale_to_positive_zeros(sum, job.spec.mean ? 0.5f : 1.0f, numel);
+  } else if (job.spec.mean) {
+    divide(sum, static_cast<float>(size()), numel);
+  }
   if (!job.in_place) from_float(job.dtype, sum, result, numel);
 }
 

@@ -5,11 +5,12 @@
 // what it decodes to its own exact values, divides once, encodes the result and sends it round
 // (shot 2); everybody, the owner too, decodes the owner's bytes. In one shot: every rank sends one
 // segment of the whole slice to all, everybody decodes and adds all of them, its own too, in rank
-// order. Reduce-scatter is shot 1 of the first, all-gather the second without adding; either may
-// be exact (job.exact).
+// order; of two ranks each may have its own values from its encoder and add the other's.
+// Reduce-scatter is shot 1 of the first, all-gather the second without adding; either may be exact
+// (job.exact).
 //
 // Every rank ends with the same bits: what it holds comes from the same bytes by the same
-// operations in the same order.
+// operations in the same order, or in the other one where that makes no difference.
 #pragma once
 
 #include <memory>
@@ -68,7 +69,7 @@ class Shots {
   void set_second_sizes(Flight& flight);
   void send_result(Flight& flight, Range own, const float* mean);
 
-  bool adds_in_place(const Job& job) const;
+  bool may_add_in_place(const Job& job) const;
   void encode_whole(Flight& flight, bool compared);
   void add_whole(Flight& flight);
   void place_all(Flight& flight);
