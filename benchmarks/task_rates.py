@@ -2,14 +2,15 @@
 
     python benchmarks/task_rates.py                     # both, three seeds: some hours
     python benchmarks/task_rates.py digits --seeds 1
-    python benchmarks/task_rates.py finetune --only float32 "2 bits (default)"
+    python benchmarks/task_rates.py finetune --only "2 bits (default)"
 
 digits: a convolutional net of 0.37 M parameters on scikit-learn's digits, SGD with momentum, 300
 steps. finetune: all-MiniLM-L6-v2 (10.8 M parameters without its word embeddings) learns to tell
 plays apart, AdamW, 100 steps. Two processes over Gloo with batches of their own, DDP with gct.hook.
-Needs the extra experiments. Writes task_rates_TASK.md and .json after every run; a run that is in
-that file is not repeated, so an interrupted call is started again, and --only adds rows. Float32 is
-what all others are compared with. "notes" of the file are printed at the page's end.
+Needs the extra experiments. Writes task_rates_TASK.json after every run and .md at the end; a run
+that is in the former is not repeated, so an interrupted call is started again, and --only adds
+rows. Float32, which all others are compared with, is always among them. "notes" of that file are
+printed at the page's end.
 """
 
 from __future__ import annotations
