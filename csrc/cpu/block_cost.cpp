@@ -7,45 +7,33 @@
 
 namespace gct {
 
-void BlockCost::count(const float* x, int n, const Quantizer& q) {
+void BlockCost::quantize(const float* x, int n, const Quantizer& q) {
   Quantizer widest = q;
   widest.magnitudes = tables::kMaxMagnitude;
-  uint8_t symbols[kBlock];
-  const bool large = kernels().quantize(x, n, widest, symbols);
-  // Four counters a symbol: runs of one symbol don't wait for each other. 64 of one fit a byte.
-  uint8_t counts[4][kMaxSymbols] = {};
-  int i = 0;
-  for (; i + 4 <= n; i += 4) {
-    for (int j = 0; j < 4; ++j) ++counts[j][symbols[i + j]];
+  n_ = n;
+  if (!kernels().quantize(x, n, widest, symbols_)) return;
+  for (int i = 0; i < n; ++i) {
+    if (symbols_[i] == kEscapeSymbol) large_[i] = quantize_magnitude(x[i], q, i);
   }
-  for (; i < n; ++i) ++counts[0][symbols[i]];
-  for (int s = 0; s < kMaxSymbols; ++s)
-    counts_[s] = static_cast<uint16_t>(counts[0][s] + counts[1][s] + counts[2][s] + counts[3][s]);
-  used_ = 2 * tables::kMaxMagnitude + 1;
-  while (used_ > 0 && counts_[used_ - 1] == 0) --used_;
-  num_large_ = 0;
-  for (i = 0; i < n && large; ++i) {
-    if (symbols[i] == kEscapeSymbol) large_[num_large_++] = quantize_magnitude(x[i], q, i);
-  }
+}
+
+int32_t BlockCost::magnitude(int i) const {
+  return symbols_[i] == kEscapeSymbol ? large_[i] : symbol_magnitude(symbols_[i]);
 }
 
 double BlockCost::bits(int table, uint32_t low_bits) const {
   const int magnitudes = table_magnitudes(table), order = escape_order(table);
-  const uint16_t* cost = encode_table(table).cost;
-  uint32_t sum = 0, escapes = static_cast<uint32_t>(num_large_), extra = low_bits;
-  const int inside = std::min(2 * magnitudes + 1, used_);
-  for (int s = 0; s < inside; ++s) sum += uint32_t{counts_[s]} * cost[s];
-  const auto escape_bits = [&](int32_t magnitude) {
-    return static_cast<uint32_t>(
-        1 + golomb_bits(static_cast<uint32_t>(magnitude - magnitudes - 1), order));
-  };
-  for (int s = inside; s < used_; ++s) {
-    if (counts_[s] == 0) continue;
-    escapes += counts_[s];
-    extra += counts_[s] * escape_bits(symbol_magnitude(s));
+  uint32_t escapes[kBlock / kLanes];
+  const uint32_t sum = kernels().cost(symbols_, n_, magnitude_table(table), magnitudes, escapes);
+  uint32_t extra = low_bits;
+  for (int row = 0; row * kLanes < n_; ++row) {
+    for (uint32_t left = escapes[row]; left != 0; left &= left - 1) {
+      const int i = row * kLanes + __builtin_ctz(left);
+      const auto excess = static_cast<uint32_t>(magnitude(i) - magnitudes - 1);
+      extra += static_cast<uint32_t>(1 + golomb_bits(excess, order));
+    }
   }
-  for (int i = 0; i < num_large_; ++i) extra += escape_bits(large_[i]);
-  return static_cast<double>(sum + escapes * cost[kEscapeSymbol]) / 4096 + 8.0 * (extra / 8);
+  return static_cast<double>(sum) / 4096 + 8.0 * (extra / 8);
 }
 
 double gg_bits(const float* x, int n, const BlockSetup& setup, std::vector<uint8_t>* extra_bytes) {

@@ -12,17 +12,18 @@ namespace gct {
 class BlockCost {
  public:
   // Of a block without a column profile.
-  void count(const float* x, int n, const Quantizer& q);
+  void quantize(const float* x, int n, const Quantizer& q);
 
   // Bits in a table with low_bits of the whole block aside; all extra bits are counted by whole
   // bytes.
   double bits(int table, uint32_t low_bits) const;
 
  private:
-  uint16_t counts_[kMaxSymbols];  // by symbol, of magnitudes up to kMaxMagnitude
-  int used_ = 0;                  // past the last symbol that occurs, escapes aside
-  int num_large_ = 0;
-  int32_t large_[kBlock];  // the other magnitudes
+  int32_t magnitude(int i) const;
+
+  int n_ = 0;
+  uint8_t symbols_[kBlock];  // of the widest alphabet
+  int32_t large_[kBlock];    // magnitudes past it, where they are
 };
 
 // The same with symbols one by one: for blocks whose elements have tables of their own.

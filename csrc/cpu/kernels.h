@@ -22,6 +22,7 @@ struct MagnitudeTable {
   uint32_t reciprocal[kSize];
   uint32_t shift[kSize];
   uint32_t packed[kSize];  // freq, bias and shift as in EncodeEntry
+  uint32_t cost[kSize];    // bits, in 1/4096
 };
 static_assert(tables::kMaxMagnitude + 2 <= MagnitudeTable::kSize, "magnitudes have their places");
 
@@ -62,6 +63,11 @@ struct Kernels {
 
   // Symbols of a block; true if one of them is an escape.
   bool (*quantize)(const float* x, int n, const Quantizer& q, uint8_t* symbols);
+
+  // What these symbols, of the widest alphabet, cost under a table of `magnitudes`; in 1/4096 bit,
+  // without extra bits. escapes: as below, of what is none of this alphabet's symbols.
+  uint32_t (*cost)(const uint8_t* symbols, int n, const MagnitudeTable& table, int magnitudes,
+                   uint32_t* escapes);
 
   // Several kernels take the block's one table and `choice` = nullptr, or all tables of a shape and
   // in `choice` the index of each element's.

@@ -203,7 +203,7 @@ void RateControl::add_block_bits(const BlockPlace& s, double log2_step, const Ru
     } else if (one_table) {
       if (counted != shift) {
         with_high_parts(x, s.n, setup.quantizer, shift, [&](const float* high, const Quantizer& q) {
-          counter->cost.count(high, s.n, q);
+          counter->cost.quantize(high, s.n, q);
         });
       }
       counted = shift;

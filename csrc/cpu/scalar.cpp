@@ -34,6 +34,18 @@ bool quantize(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
   return escaped;
 }
 
+uint32_t cost(const uint8_t* symbols, int n, const MagnitudeTable& table, int magnitudes,
+              uint32_t* escapes) {
+  uint32_t sum = 0;
+  for (int i = 0; i < n; ++i) {
+    const bool escape = symbols[i] > 2 * magnitudes;
+    sum += table.cost[escape ? magnitudes + 1 : symbol_magnitude(symbols[i])];
+    uint32_t& row = escapes[i / kLanes];
+    row = (i % kLanes == 0 ? 0 : row) | uint32_t{escape} << (i % kLanes);
+  }
+  return sum;
+}
+
 uint16_t* encode(uint32_t* states, const uint8_t* symbols, int n, const EncodeTable* table,
                  const uint8_t* choice, uint16_t* end) {
   for (int i = n - 1; i >= 0; --i)
@@ -148,10 +160,10 @@ void fixed_values(const uint8_t* codes, int n, float scale, const Codebook& book
 }  // namespace
 
 const Kernels* scalar_kernels() {
-  static const Kernels k = {"scalar",  moments,    quantize,      encode,       encode_values,
-                            decode,    dequantize, decode_values, decode_pair,  restore,
-                            split_low, join_low,   fixed_codes,   fixed_values, pack,
-                            unpack,    project,    add_outer,     row_product};
+  static const Kernels k = {"scalar",      moments,   quantize,   cost,          encode,
+                            encode_values, decode,    dequantize, decode_values, decode_pair,
+                            restore,       split_low, join_low,   fixed_codes,   fixed_values,
+                            pack,          unpack,    project,    add_outer,     row_product};
   return &k;
 }
 

@@ -1,4 +1,5 @@
 // Run-time forms of the generated tables.
+#include <atomic>
 #include <cmath>
 #include <memory>
 #include <mutex>
@@ -11,15 +12,18 @@
 namespace gct {
 namespace {
 
-// One lazily built table per index; call_once makes the first use safe from several threads.
+// One lazily built table per index; call_once makes the first use safe from several threads. It
+// takes longer than a look-up should, once it is done, too: blocks ask for `ready_` first.
 template <typename T, int N>
 class LazyTables {
  public:
   template <typename Build>
   const T& get(int index, Build build) {
+    if (const T* ready = ready_[index].load(std::memory_order_acquire)) return *ready;
     std::call_once(once_[index], [&] {
       table_[index].reset(new T());
       build(table_[index].get());
+      ready_[index].store(table_[index].get(), std::memory_order_release);
     });
     return *table_[index];
   }
@@ -27,6 +31,7 @@ class LazyTables {
  private:
   std::once_flag once_[N];
   std::unique_ptr<T> table_[N];
+  std::atomic<const T*> ready_[N] = {};
 };
 
 // A symbol with its frequency; a table's symbols stand in the order of the cumulative frequencies.
@@ -74,6 +79,7 @@ void fill_magnitudes(int table, MagnitudeTable* result) {
     result->reciprocal[k] = e.reciprocal;
     result->shift[k] = e.packed >> 25;
     result->packed[k] = e.packed;
+    result->cost[k] = by_symbol.cost[symbol];
   }
 }
 

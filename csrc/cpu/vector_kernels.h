@@ -24,14 +24,18 @@ constexpr int kWidth = Simd::kWidth;
 constexpr int kVectors = Simd::kVectors;
 static_assert(kVectors * kWidth == kLanes, "whole vectors hold the lanes");
 
-// Lanes to one sum, pairwise and halving as the reference does.
+// Lanes to one sum, pairwise and halving as the reference does. No copy of all lanes: compilers
+// make it by halves, and reading a whole vector then waits for both.
+template <int kCount>
 float sum_lanes(const Float* lanes) {
-  Float sums[kVectors];
-  for (int v = 0; v < kVectors; ++v) sums[v] = lanes[v];
-  for (int width = kVectors / 2; width > 0; width /= 2) {
-    for (int v = 0; v < width; ++v) sums[v] = Simd::add(sums[v], sums[v + width]);
+  if constexpr (kCount == 1) {
+    return Simd::sum(lanes[0]);
+  } else {
+    constexpr int kHalf = kCount / 2;
+    Float sums[kHalf];
+    for (int v = 0; v < kHalf; ++v) sums[v] = Simd::add(lanes[v], lanes[v + kHalf]);
+    return sum_lanes<kHalf>(sums);
   }
-  return Simd::sum(sums[0]);
 }
 
 BlockMoments moments(const float* x, int n) {
@@ -45,7 +49,7 @@ BlockMoments moments(const float* x, int n) {
       square[v] = Simd::add(square[v], Simd::multiply(magnitude, magnitude));
     }
   }
-  return {sum_lanes(abs), sum_lanes(square)};
+  return {sum_lanes<kVectors>(abs), sum_lanes<kVectors>(square)};
 }
 
 // Magnitudes of kWidth values, up to `past`, which stands for all that the alphabet doesn't hold.
@@ -90,6 +94,43 @@ bool quantize(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
   if (full == n) return escaped != 0;
   return scalar_kernels()->quantize(x + full, n - full, after(full, q), symbols + full) ||
          escaped != 0;
+}
+
+// kSize: numbers of the table that are in use, rounded up.
+template <int kSize>
+uint32_t cost_of_rows(const uint8_t* symbols, int n, const MagnitudeTable& table, int magnitudes,
+                      uint32_t* escapes) {
+  const Simd::Table<kSize> costs(table.cost);
+  const Int one = Simd::set(1u), past = Simd::set(static_cast<uint32_t>(magnitudes) + 1);
+  Int sums = Simd::set(0u);
+  for (int i = 0; i < n; i += kLanes) {
+    Mask over[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      const Int symbol = Simd::load_bytes(symbols + i + v * kWidth);
+      const Int magnitude = Simd::shift_right<1>(Simd::add(symbol, one));
+      const Int k = Simd::select(Simd::less(magnitude, past), magnitude, past);
+      over[v] = Simd::equal(k, past);
+      sums = Simd::add(sums, costs[k]);
+    }
+    escapes[i / kLanes] = Simd::row_bits(over);
+  }
+  uint32_t lanes[kWidth], sum = 0;
+  Simd::store(lanes, sums);
+  for (const uint32_t lane : lanes) sum += lane;
+  return sum;
+}
+
+uint32_t cost(const uint8_t* symbols, int n, const MagnitudeTable& table, int magnitudes,
+              uint32_t* escapes) {
+  const int full = n / kLanes * kLanes, used = magnitudes + 2;
+  const auto rows = used <= Simd::kLeastTable ? cost_of_rows<Simd::kLeastTable>
+                    : used <= 16              ? cost_of_rows<16>
+                    : used <= 32              ? cost_of_rows<32>
+                                              : cost_of_rows<64>;
+  const uint32_t sum = rows(symbols, full, table, magnitudes, escapes);
+  if (full == n) return sum;
+  return sum + scalar_kernels()->cost(symbols + full, n - full, table, magnitudes,
+                                      escapes + full / kLanes);
 }
 
 // What a lane has to know of its symbol; see EncodeEntry.
@@ -470,9 +511,9 @@ void fixed_values(const uint8_t* codes, int n, float scale, const Codebook& book
 }
 
 constexpr Kernels vector_kernels(const char* name) {
-  return {name,          moments,     quantize, encode,    encode_values, decode,      dequantize,
-          decode_values, decode_pair, restore,  split_low, join_low,      fixed_codes, fixed_values,
-          pack,          unpack,      project,  add_outer, row_product};
+  return {name,         moments,       quantize,    cost,    encode,    encode_values, decode,
+          dequantize,   decode_values, decode_pair, restore, split_low, join_low,      fixed_codes,
+          fixed_values, pack,          unpack,      project, add_outer, row_product};
 }
 
 }  // namespace
