@@ -92,8 +92,10 @@ struct OwnValues {
   // In: as many values as the input has; the input's own place where its runs lie one after the
   // other.
   float* out = nullptr;
-  // Whether they are there. Else nothing was written: decode the segment. So it is with other kinds
-  // than kGG, other dtypes than float32, NaN, and whatever isn't plain (csrc/cpu/restore.h).
+  float factor = 1;  // as decode() takes it
+  // Whether they are there, with +0 in the place of -0. Else nothing was written: decode the
+  // segment. So it is with other kinds than kGG, other dtypes than float32, NaN, and whatever isn't
+  // plain (csrc/cpu/restore.h).
   bool restored = false;
 };
 
@@ -160,10 +162,11 @@ struct SegmentInfo {
 // Reads and checks all headers of wire[0, size); size may exceed the segment (slot padding).
 Status inspect(const uint8_t* wire, size_t size, SegmentInfo* info);
 
-// Decodes exactly numel elements. accumulate: out[i] += value, else out[i] = value. On an error out
-// is unspecified.
+// Decodes exactly numel elements. accumulate: out[i] += factor * value, else out[i] = factor *
+// value; the factor is a power of two, which changes no bits of normal floats but their exponent.
+// On an error out is unspecified.
 Status decode(const uint8_t* wire, size_t size, float* out, int64_t numel, bool accumulate,
-              Workspace& workspace);
+              Workspace& workspace, float factor = 1);
 
 // One sentence for a user: what was expected, what to do.
 const char* status_message(Status status);

@@ -20,7 +20,8 @@ void fill(float value, int64_t numel, bool accumulate, float* out) {
   for (int64_t i = 0; i < numel; ++i) out[i] = accumulate ? out[i] + value : value;
 }
 
-void decode_raw_run(const uint8_t* data, RawType type, int64_t numel, bool accumulate, float* out) {
+void decode_raw_run(const uint8_t* data, RawType type, int64_t numel, bool accumulate, float factor,
+                    float* out) {
   for (int64_t i = 0; i < numel; ++i) {
     float value;
     if (type == RawType::kFloat32) {
@@ -29,13 +30,13 @@ void decode_raw_run(const uint8_t* data, RawType type, int64_t numel, bool accum
       const uint16_t h = load_le<uint16_t>(data + 2 * i);
       value = type == RawType::kBFloat16 ? bfloat16_to_float(h) : float16_to_float(h);
     }
-    out[i] = accumulate ? out[i] + value : value;
+    out[i] = accumulate ? out[i] + factor * value : factor * value;
   }
 }
 
 // Runs without pieces are decoded at once; the places of the others are collected.
 void decode_simple_runs(const uint8_t* wire, const SegmentLayout& layout, const int8_t* profiles,
-                        bool accumulate, float* out, std::vector<RunPlace>* coded) {
+                        bool accumulate, float factor, float* out, std::vector<RunPlace>* coded) {
   coded->clear();
   const SegmentHeader& h = layout.header;
   const uint8_t* raw = wire + layout.raw_offset;
@@ -46,11 +47,11 @@ void decode_simple_runs(const uint8_t* wire, const SegmentLayout& layout, const 
     if (run.mode == RunMode::kNonFinite)
       fill(std::numeric_limits<float>::quiet_NaN(), run.numel, accumulate, out);
     if (run.mode == RunMode::kRaw) {
-      decode_raw_run(raw, h.raw_type, run.numel, accumulate, out);
+      decode_raw_run(raw, h.raw_type, run.numel, accumulate, factor, out);
       raw += run.numel * raw_type_bytes(h.raw_type);
     }
     if (run.mode == RunMode::kCoded && h.kind == WireKind::kFixed) {
-      decode_fixed_run(run, h.fixed_bits, fixed, accumulate, out);
+      decode_fixed_run(run, h.fixed_bits, fixed, accumulate, factor, out);
       fixed += fixed_run_bytes(run.numel, h.fixed_bits);
     } else if (run.mode == RunMode::kCoded && run.numel > 0) {
       coded->push_back({&run, first_block, out, run.columns > 0 ? profiles : nullptr});
@@ -93,11 +94,11 @@ void make_room(const SegmentLayout& layout, int64_t threads, std::vector<PieceSc
 }
 
 Status decode_pieces(const SegmentLayout& layout, const DecodeLease& scratch, bool accumulate,
-                     ThreadPool* pool) {
+                     float factor, ThreadPool* pool) {
   const std::vector<RunPlace>& runs = scratch->coded;
   const std::vector<PieceInput>& pieces = scratch->pieces;
   std::atomic<int32_t> failure{static_cast<int32_t>(Status::kOk)};
-  const SymbolForm form = {layout.header.levels(), layout.header.trellis()};
+  const SymbolForm form = {layout.header.levels(), layout.header.trellis(), factor};
   const int64_t count = static_cast<int64_t>(pieces.size());
   const int64_t workers = worker_count(pool);
   // By twos, unless a thread would have nothing to do then.
@@ -109,7 +110,7 @@ Status decode_pieces(const SegmentLayout& layout, const DecodeLease& scratch, bo
     const PieceInput* piece = &pieces[static_cast<size_t>(i * stride)];
     Status status;
     if (layout.header.kind == WireKind::kEG) {
-      status = decode_piece_eg(runs, *piece, form.levels, accumulate, blocks);
+      status = decode_piece_eg(runs, *piece, form, accumulate, blocks);
     } else if (stride == 2 && 2 * i + 1 < count) {
       status = decode_two_pieces_gg(runs, piece, form, accumulate, blocks);
     } else {
@@ -121,15 +122,18 @@ Status decode_pieces(const SegmentLayout& layout, const DecodeLease& scratch, bo
   return static_cast<Status>(failure.load());
 }
 
-// Block values and products are summed up before they are added to what is there.
-Status decode_and_add(const uint8_t* wire, size_t size, float* out, int64_t numel,
-                      Workspace& workspace) {
+// Block values and products are summed up before they are multiplied and added to what is there.
+Status decode_apart(const uint8_t* wire, size_t size, float* out, int64_t numel, bool accumulate,
+                    float factor, Workspace& workspace) {
   std::vector<float>& values = workspace.residuals;
   values.resize(static_cast<size_t>(numel));
   const Status status = decode(wire, size, values.data(), numel, /*accumulate=*/false, workspace);
   if (status != Status::kOk) return status;
   for_each_stretch(numel, workspace.pool, [&](int64_t begin, int64_t n) {
-    for (int64_t j = begin; j < begin + n; ++j) out[j] += values[static_cast<size_t>(j)];
+    for (int64_t j = begin; j < begin + n; ++j) {
+      const float value = factor * values[static_cast<size_t>(j)];
+      out[j] = accumulate ? out[j] + value : value;
+    }
   });
   return status;
 }
@@ -149,7 +153,7 @@ Status inspect(const uint8_t* wire, size_t size, SegmentInfo* info) {
 }
 
 Status decode(const uint8_t* wire, size_t size, float* out, int64_t numel, bool accumulate,
-              Workspace& workspace) {
+              Workspace& workspace, float factor) {
   if (wire == nullptr && size > 0) return Status::kBadArgument;
   if (out == nullptr && numel > 0) return Status::kBadArgument;
   const DecodeLease scratch(&workspace);
@@ -157,8 +161,8 @@ Status decode(const uint8_t* wire, size_t size, float* out, int64_t numel, bool 
   Status status = read_layout(wire, size, &layout);
   if (status != Status::kOk) return status;
   if (layout.header.numel != numel) return Status::kSizeMismatch;
-  if (accumulate && layout.header.low_rank())
-    return decode_and_add(wire, size, out, numel, workspace);
+  if (layout.header.low_rank() && (accumulate || factor != 1))
+    return decode_apart(wire, size, out, numel, accumulate, factor, workspace);
   scratch->pieces.clear();
   scratch->profiles.clear();
   if (has_pieces(layout.header.kind)) {
@@ -172,8 +176,9 @@ Status decode(const uint8_t* wire, size_t size, float* out, int64_t numel, bool 
     status = scratch->factors.decode(layout.low_rank, workspace);
     if (status != Status::kOk) return status;
   }
-  decode_simple_runs(wire, layout, scratch->profiles.data(), accumulate, out, &scratch->coded);
-  status = decode_pieces(layout, scratch, accumulate, workspace.pool);
+  decode_simple_runs(wire, layout, scratch->profiles.data(), accumulate, factor, out,
+                     &scratch->coded);
+  status = decode_pieces(layout, scratch, accumulate, factor, workspace.pool);
   if (status == Status::kOk) add_products(scratch->factors, layout.runs, out, workspace.pool);
   return status;
 }

@@ -49,17 +49,22 @@ void list_blocks(const std::vector<RunPlace>& runs, const PieceInput& piece,
 // Undoes the encoder's prediction; false on a class out of range.
 class ClassRestorer {
  public:
+  explicit ClassRestorer(float factor) : factor_(factor) {}
+
   bool next(DecodedBlock* block, bool zero, int delta) {
     if (block->run != run_) predicted_ = block->run->base_class;
     run_ = block->run;
     block->zero = zero;
     if (zero) return true;
     predicted_ += delta;
-    return predicted_ >= kMinClass && predicted_ <= kMaxClass &&
-           block_code(run_->code, predicted_, &block->code);
+    if (predicted_ < kMinClass || predicted_ > kMaxClass) return false;
+    const bool coded = block_code(run_->code, predicted_, &block->code);
+    block->code.step *= factor_;
+    return coded;
   }
 
  private:
+  const float factor_;
   const RunHeader* run_ = nullptr;
   int predicted_ = 0;
 };
@@ -128,7 +133,11 @@ Status restore_shifted(const DecodedBlock& block, const ElementTables& tables,
 class PieceDecoder {
  public:
   PieceDecoder(SymbolForm form, bool accumulate, std::vector<DecodedBlock>* blocks)
-      : levels_(form.levels), trellis_(form.trellis), accumulate_(accumulate), blocks_(*blocks) {}
+      : levels_(form.levels),
+        trellis_(form.trellis),
+        factor_(form.factor),
+        accumulate_(accumulate),
+        blocks_(*blocks) {}
 
   // Lanes and classes. The other members may be called after kOk alone.
   Status begin(const std::vector<RunPlace>& runs, const PieceInput& piece) {
@@ -206,7 +215,7 @@ class PieceDecoder {
   bool one_table() const { return blocks_[next_].offsets == nullptr && !trellis_; }
 
   Status decode_classes() {
-    ClassRestorer restorer;
+    ClassRestorer restorer(factor_);
     const RunHeader* run = nullptr;
     const DecodeTable* table = nullptr;
     for (size_t b = 0; b < blocks_.size(); ++b) {
@@ -301,7 +310,9 @@ class PieceDecoder {
   static constexpr size_t kReadable = 2 * (kBlock + kLanes);  // bytes that a block's step may read
 
   const Levels levels_;
-  const bool trellis_, accumulate_;
+  const bool trellis_;
+  const float factor_;
+  const bool accumulate_;
   std::vector<DecodedBlock>& blocks_;
   size_t next_ = 0;
   uint32_t lanes_[kLanes];
@@ -355,14 +366,14 @@ Status decode_two_pieces_gg(const std::vector<RunPlace>& runs, const PieceInput*
   return status == Status::kOk ? decode_rest(&b) : status;
 }
 
-Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piece, Levels levels,
+Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piece, SymbolForm form,
                        bool accumulate, PieceScratch* scratch) {
   std::vector<DecodedBlock>& blocks = scratch->blocks[0];
   blocks.clear();
   list_blocks(runs, piece, &blocks);
   if (piece.num_words != 0) return Status::kCorrupt;
   BitReader bits(piece.data, piece.extra_bytes);
-  ClassRestorer restorer;
+  ClassRestorer restorer(form.factor);
   for (DecodedBlock& block : blocks) {
     uint32_t code;
     if (!get_golomb(&bits, 1, &code) || code > 4096) return Status::kCorrupt;
@@ -373,7 +384,7 @@ Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piec
       continue;
     }
     const ElementTables element_tables(block);
-    const int set = level_set(levels, block.code);
+    const int set = level_set(form.levels, block.code);
     for (int i = 0; i < block.n; ++i) {
       const int table = element_tables[i];
       const int order = tables::kGolombOrders[table] + block.code.shift;

@@ -55,7 +55,8 @@ class SegmentEncoder {
     if (stats_ != nullptr) add_stats();
     // The input may be overwritten now.
     if (own_ != nullptr)
-      own_->restored = status == Status::kOk && !use_low_rank_ && restore_values(plan_, own_->out);
+      own_->restored =
+          status == Status::kOk && !use_low_rank_ && restore_values(plan_, own_->factor, own_->out);
     return status;
   }
 

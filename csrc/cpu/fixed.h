@@ -9,7 +9,8 @@ namespace gct {
 void encode_fixed_run(const Run& run, DType dtype, const RunHeader& header, int bits,
                       const float* means, uint8_t* out);
 
+// factor: as decode() takes it.
 void decode_fixed_run(const RunHeader& header, int bits, const uint8_t* data, bool accumulate,
-                      float* out);
+                      float factor, float* out);
 
 }  // namespace gct

@@ -90,6 +90,7 @@ struct PieceScratch {
 struct SymbolForm {
   Levels levels = Levels::kCentroids;
   bool trellis = false;
+  float factor = 1;  // of steps: as decode() takes it
 };
 
 Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piece, SymbolForm form,
@@ -97,7 +98,7 @@ Status decode_piece_gg(const std::vector<RunPlace>& runs, const PieceInput& piec
 // Two pieces at once, block by block: one's look-ups run while the other's wait.
 Status decode_two_pieces_gg(const std::vector<RunPlace>& runs, const PieceInput* pieces,
                             SymbolForm form, bool accumulate, PieceScratch* scratch);
-Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piece, Levels levels,
+Status decode_piece_eg(const std::vector<RunPlace>& runs, const PieceInput& piece, SymbolForm form,
                        bool accumulate, PieceScratch* scratch);
 
 }  // namespace gct

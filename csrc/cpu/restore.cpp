@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "cpu/kernels.h"
 #include "cpu/scratch.h"
@@ -54,7 +53,7 @@ struct RestoredClass {
 // The blocks of a piece; what follows from run and class is worked out once for each.
 class PieceRestorer {
  public:
-  explicit PieceRestorer(const EncodePlan& plan) : plan_(plan) {
+  PieceRestorer(const EncodePlan& plan, float factor) : plan_(plan), factor_(factor) {
     const bool gain = plan.params->reconstruction == Reconstruction::kUnitGain;
     levels_ = gain ? Levels::kUnitGain : Levels::kCentroids;
   }
@@ -90,7 +89,7 @@ class PieceRestorer {
     BlockCode code;
     prepare_block(run_code, scale_class, plan_.log2_step, &code, &c.quantizer);  // it has a code
     c.run = static_cast<int64_t>(run);
-    c.step = code.step;
+    c.step = factor_ * code.step;
     c.table = code.table;
     c.set = level_set(levels_, code);
     c.levels = level_tables(run_code.shape, c.set) + (code.t - tables::kTableMin);
@@ -98,13 +97,14 @@ class PieceRestorer {
   }
 
   const EncodePlan& plan_;
+  const float factor_;
   Levels levels_;
   RestoredClass classes_[kMaxClass - kMinClass + 1];
 };
 
 }  // namespace
 
-bool restore_values(const EncodePlan& plan, float* out) {
+bool restore_values(const EncodePlan& plan, float factor, float* out) {
   const CodecParams& params = *plan.params;
   if (params.kind != Kind::kGG || params.effort != Effort::kNormal) return false;
   if (params.rounding != Rounding::kDeterministic) return false;
@@ -123,12 +123,14 @@ bool restore_values(const EncodePlan& plan, float* out) {
     begins.push_back(begin);
     begin += h.numel;
     if (h.mode == RunMode::kZero) std::fill(values, values + h.numel, 0.0f);
-    if (h.mode == RunMode::kRaw && h.numel > 0)
-      memmove(values, values_of(plan, run), sizeof(float) * static_cast<size_t>(h.numel));
+    if (h.mode == RunMode::kRaw) {
+      const float* x = values_of(plan, run);
+      for (int64_t i = 0; i < h.numel; ++i) values[i] = factor * x[i] + 0.0f;
+    }
   }
   constexpr int64_t kStretch = int64_t{1} << kPieceBlocksLog2;
   parallel_for(plan.ws->pool, div_up(plan.coded_blocks, kStretch), [&](int64_t i, int) {
-    PieceRestorer piece(plan);
+    PieceRestorer piece(plan, factor);
     const int64_t end = std::min((i + 1) * kStretch, plan.coded_blocks);
     for_each_block(plan, i * kStretch, end, [&](size_t r, int64_t local, int n, int64_t b) {
       piece.restore(r, local, n, b, out + begins[r] + local * kBlock);

@@ -76,8 +76,8 @@ void divide(float* values, float divisor, int64_t numel) {
   }
 }
 
-void scale_to_positive_zeros(float* values, float factor, int64_t numel) {
-  for (int64_t i = 0; i < numel; ++i) values[i] = (values[i] + 0.0f) * factor;
+void make_zeros_positive(float* values, int64_t numel) {
+  for (int64_t i = 0; i < numel; ++i) values[i] += 0.0f;
 }
 
 void negate(float* values, int64_t numel) {

@@ -24,8 +24,8 @@ void add_to_float(DType dtype, const void* src, float* dst, int64_t numel);
 
 void divide(float* values, float divisor, int64_t numel);
 
-// values[i] *= factor, and -0 becomes +0.
-void scale_to_positive_zeros(float* values, float factor, int64_t numel);
+// -0 becomes +0.
+void make_zeros_positive(float* values, int64_t numel);
 
 void negate(float* values, int64_t numel);
 

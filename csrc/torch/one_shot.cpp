@@ -13,6 +13,12 @@ bool Shots::may_add_in_place(const Job& job) const {
          !job.has_residual();
 }
 
+// What decoded values are multiplied by so that their sum is the mean: the half of each, which is
+// exact, saves a pass over the sum.
+float Shots::share(const Job& job) const {
+  return may_add_in_place(job) && job.spec.mean ? 0.5f : 1.0f;
+}
+
 void Shots::encode_whole(Flight& flight, bool compared) {
   Job& job = *flight.job;
   Exchange& exchange = *flight.first;
@@ -28,6 +34,7 @@ void Shots::encode_whole(Flight& flight, bool compared) {
   // A probe reads the values again.
   if (compared && may_add_in_place(job) && !job.spec.probe)
     own.out = static_cast<float*>(job.result_at(range.begin));
+  own.factor = share(job);
   exchange.own_bytes = front_.encode(job, range, data, dtype, stream, out, &job.sent,
                                      own.out != nullptr ? &own : nullptr);
   exchange.own_added = own.restored;
@@ -51,11 +58,12 @@ void Shots::add_whole(Flight& flight) {
     if (self && exchange.own_added) continue;
     back_.decode(job, self ? exchange.send.data() : in, bytes, sum, numel,
                  /*accumulate=*/sender > 0 || exchange.own_added, sender,
-                 self ? nullptr : &job.damage);
+                 self ? nullptr : &job.damage, share(job));
     if (!self) in += bytes;
   }
-  if (may_add_in_place(job)) {  // whether or not this rank has restored its own
-    scale_to_positive_zeros(sum, job.spec.mean ? 0.5f : 1.0f, numel);
+  if (may_add_in_place(job)) {
+    // As on the other rank if that one has restored its own.
+    if (!exchange.own_added) make_zeros_positive(sum, numel);
   } else if (job.spec.mean) {
     divide(sum, static_cast<float>(size()), numel);
   }

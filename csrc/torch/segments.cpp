@@ -102,7 +102,8 @@ int64_t SegmentCoder::encode(const Job& job, Range range, const void* data, DTyp
 }
 
 void SegmentCoder::decode(const Job& job, const uint8_t* wire, int64_t bytes, float* out,
-                          int64_t numel, bool accumulate, int sender, std::string* damage) {
+                          int64_t numel, bool accumulate, int sender, std::string* damage,
+                          float factor) {
   if (numel == 0) return;
   const Stopwatch stopwatch(&counters_->decode_ns);
   if (job.spec.checksum) {
@@ -114,7 +115,7 @@ void SegmentCoder::decode(const Job& job, const uint8_t* wire, int64_t bytes, fl
     }
   }
   const Status status =
-      gct::decode(wire, static_cast<size_t>(bytes), out, numel, accumulate, workspace_);
+      gct::decode(wire, static_cast<size_t>(bytes), out, numel, accumulate, workspace_, factor);
   note_capacity();
   if (status != Status::kOk) {
     throw std::runtime_error("the segment of rank " + std::to_string(sender) + " (" +

@@ -29,11 +29,12 @@ class SegmentCoder {
   int64_t encode(const Job& job, Range range, const void* data, DType dtype, uint64_t stream,
                  uint8_t* out, RunAverages* averages, OwnValues* own = nullptr);
 
-  // Decodes numel elements of a segment that came from rank `sender`. Where the job has checksums
+  // Decodes numel elements of a segment that came from rank `sender`; accumulate and factor as in
+  // codec.h. Where the job has checksums
   // and this one is wrong, leaves `out` alone, or clears it, and notes that in *damage: no reason
   // to stop, the other ranks wait for the rest of this one's messages. Null: it isn't looked at.
   void decode(const Job& job, const uint8_t* wire, int64_t bytes, float* out, int64_t numel,
-              bool accumulate, int sender, std::string* damage);
+              bool accumulate, int sender, std::string* damage, float factor = 1);
 
   // Scratch of the codec after the latest call; may be asked from any thread.
   int64_t capacity_bytes() const { return capacity_bytes_.load(); }

@@ -70,6 +70,7 @@ class Shots {
   void send_result(Flight& flight, Range own, const float* mean);
 
   bool may_add_in_place(const Job& job) const;
+  float share(const Job& job) const;
   void encode_whole(Flight& flight, bool compared);
   void add_whole(Flight& flight);
   void place_all(Flight& flight);

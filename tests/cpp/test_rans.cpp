@@ -265,6 +265,25 @@ void check_encode_values(const Kernels& k, int table, const Quantizer& q, const 
     CHECK(escape_bit(escapes, i) == (block.symbols[i] == kEscapeSymbol), table, n, i);
 }
 
+// Code lengths of symbols of the widest alphabet, against the table's own symbols and their costs.
+void check_cost(const Kernels& k, int table, const Quantizer& q, const ValueBlock& block) {
+  const int n = static_cast<int>(block.x.size());
+  Quantizer widest = q;
+  widest.magnitudes = tables::kMaxMagnitude;
+  uint8_t symbols[kBlock];
+  scalar_kernels()->quantize(block.x.data(), n, widest, symbols);
+  uint32_t escapes[kBlock / kLanes + 1], expected = 0;
+  std::fill(std::begin(escapes), std::end(escapes), 0xeeeeeeeeu);
+  const uint32_t cost =
+      k.cost(symbols, n, magnitude_table(table), table_magnitudes(table), escapes);
+  for (size_t i = 0; i < block.x.size(); ++i) {
+    expected += encode_table(table).cost[block.symbols[i]];
+    CHECK(escape_bit(escapes, i) == (block.symbols[i] == kEscapeSymbol), table, n, i);
+  }
+  CHECK(cost == expected, table, n, cost, expected);
+  CHECK(escapes[div_up(n, kLanes)] == 0xeeeeeeeeu, n);
+}
+
 struct Decoded {
   std::vector<uint32_t> lanes;
   std::vector<uint8_t> wire;
@@ -342,6 +361,7 @@ void test_values() {
       const ValueBlock block = n == kBlock ? pair[0] : draw_block(table, q, n, &random);
       for (int i = 0; i < count; ++i) {
         check_encode_values(*all[i], table, q, block);
+        check_cost(*all[i], table, q, block);
         for (bool accumulate : {false, true}) {
           Decoded d, e;
           BlockDecode one = start_decode(table, block, &d);

@@ -34,16 +34,16 @@ inline std::vector<uint32_t> value_bits(const float* values, size_t n) {
   return bits;
 }
 
-// start: what is in the output before, and whether to add to it.
+// start: what is in the output before, and whether to add to it; factor: of the decoded values.
 inline Decoded decode_exactly(const std::vector<uint8_t>& wire, int64_t numel, Workspace* workspace,
-                              const std::vector<float>* start = nullptr) {
+                              const std::vector<float>* start = nullptr, float factor = 1) {
   const std::unique_ptr<uint8_t[]> input = exact_copy(wire);
   const size_t n = static_cast<size_t>(numel);
   std::unique_ptr<float[]> output(new float[n]());
   if (start != nullptr) std::copy(start->begin(), start->end(), output.get());
   Decoded result;
   result.status =
-      decode(input.get(), wire.size(), output.get(), numel, start != nullptr, *workspace);
+      decode(input.get(), wire.size(), output.get(), numel, start != nullptr, *workspace, factor);
   if (result.status == Status::kOk) result.bits = value_bits(output.get(), n);
   return result;
 }

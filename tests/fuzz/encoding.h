@@ -13,7 +13,7 @@ namespace gct::fuzz {
 struct Encoded {
   Status status = Status::kOk;
   std::vector<uint8_t> wire;  // none unless the status is kOk
-  std::vector<uint32_t> own;  // bits of what the encoder says that it decodes to, or none
+  std::vector<uint32_t> own;  // bits of what the encoder says that half of it is, or none
 };
 
 inline Encoded encode_in(const Case& c, size_t capacity, Workspace* workspace) {
@@ -24,6 +24,7 @@ inline Encoded encode_in(const Case& c, size_t capacity, Workspace* workspace) {
   std::unique_ptr<float[]> values(new float[numel]());
   OwnValues own;
   own.out = values.get();
+  own.factor = 0.5f;
   result.status =
       encode(c.params, c.input->view, out.get(), capacity, &written, *workspace, nullptr, &own);
   if (result.status != Status::kOk) return result;
