@@ -38,11 +38,16 @@ float sum_lanes(const Float* lanes) {
   }
 }
 
+constexpr int kFloatsAhead = 1024, kLineFloats = 16;  // 4 KiB, 64 bytes
+
 BlockMoments moments(const float* x, int n) {
   if (n % kLanes != 0) return scalar_kernels()->moments(x, n);
   Float abs[kVectors], square[kVectors];
   for (int v = 0; v < kVectors; ++v) abs[v] = square[v] = Simd::set(0.0f);
   for (int i = 0; i < n; i += kLanes) {
+    // The first to read values that may lie in memory: a page ahead of what the processor fetches.
+    for (int line = 0; line < kLanes; line += kLineFloats)
+      __builtin_prefetch(x + i + kFloatsAhead + line);
     for (int v = 0; v < kVectors; ++v) {
       const Float magnitude = Simd::abs(Simd::load(x + i + v * kWidth));
       abs[v] = Simd::add(abs[v], magnitude);
