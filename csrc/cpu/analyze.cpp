@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/convert.h"
 #include "core/statistics.h"
 #include "cpu/columns.h"
 #include "cpu/thread_pool.h"
@@ -121,12 +120,8 @@ const float* load_floats(const Run& run, DType dtype, int64_t offset, int n, flo
     for (int i = 0; i < n; ++i) scratch[i] = static_cast<float>(x[i]);
     return scratch;
   }
-  const uint16_t* h = static_cast<const uint16_t*>(run.data) + offset;
-  if (dtype == DType::kBFloat16) {
-    for (int i = 0; i < n; ++i) scratch[i] = bfloat16_to_float(h[i]);
-  } else {
-    for (int i = 0; i < n; ++i) scratch[i] = float16_to_float(h[i]);
-  }
+  const uint16_t* halves = static_cast<const uint16_t*>(run.data) + offset;
+  kernels().widen(halves, n, dtype == DType::kBFloat16, scratch);
   return scratch;
 }
 

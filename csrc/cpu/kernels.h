@@ -59,6 +59,10 @@ struct BlockDecode {
 struct Kernels {
   const char* name;
 
+  // Halves as floats, and floats rounded to halves: bfloat16 or float16, see core/convert.h.
+  void (*widen)(const uint16_t* halves, int64_t n, bool bfloat16, float* out);
+  void (*narrow)(const float* x, int64_t n, bool bfloat16, uint16_t* out);
+
   BlockMoments (*moments)(const float* x, int n);
 
   // Symbols of a block; true if one of them is an escape.

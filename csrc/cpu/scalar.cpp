@@ -1,4 +1,5 @@
 // The scalar reference: the definition of what every other implementation must return.
+#include "core/convert.h"
 #include "cpu/codes.h"
 #include "cpu/kernels.h"
 #include "cpu/matrix.h"
@@ -11,6 +12,16 @@ float sum_lanes(float* lanes) {
     for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
   }
   return lanes[0];
+}
+
+void widen(const uint16_t* halves, int64_t n, bool bfloat16, float* out) {
+  for (int64_t i = 0; i < n; ++i)
+    out[i] = bfloat16 ? bfloat16_to_float(halves[i]) : float16_to_float(halves[i]);
+}
+
+void narrow(const float* x, int64_t n, bool bfloat16, uint16_t* out) {
+  for (int64_t i = 0; i < n; ++i)
+    out[i] = bfloat16 ? float_to_bfloat16(x[i]) : float_to_float16(x[i]);
 }
 
 BlockMoments moments(const float* x, int n) {
@@ -160,10 +171,11 @@ void fixed_values(const uint8_t* codes, int n, float scale, const Codebook& book
 }  // namespace
 
 const Kernels* scalar_kernels() {
-  static const Kernels k = {"scalar",      moments,   quantize,   cost,          encode,
-                            encode_values, decode,    dequantize, decode_values, decode_pair,
-                            restore,       split_low, join_low,   fixed_codes,   fixed_values,
-                            pack,          unpack,    project,    add_outer,     row_product};
+  static const Kernels k = {"scalar",      widen,        narrow,        moments,   quantize,
+                            cost,          encode,       encode_values, decode,    dequantize,
+                            decode_values, decode_pair,  restore,       split_low, join_low,
+                            fixed_codes,   fixed_values, pack,          unpack,    project,
+                            add_outer,     row_product};
   return &k;
 }
 

@@ -28,6 +28,12 @@ struct Simd {
   }
   static void store(float* p, Float x) { _mm256_storeu_ps(p, x); }
   static void store(uint32_t* p, Int x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x); }
+  static Int load_words(const uint16_t* p) {
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static void store_words(uint16_t* p, Int x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), low_words(x));
+  }
   // kWidth bytes as integers, and integers under 256 as bytes.
   static Int load_bytes(const uint8_t* p) {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
@@ -51,6 +57,8 @@ struct Simd {
   static Float min(Float a, Float b) { return _mm256_min_ps(a, b); }
   static Int truncate(Float x) { return _mm256_cvttps_epi32(x); }
   static Float to_float(Int x) { return _mm256_cvtepi32_ps(x); }
+  static Float as_float(Int bits) { return _mm256_castsi256_ps(bits); }
+  static Int as_int(Float x) { return _mm256_castps_si256(x); }
   // Halves added until one lane is left: the last steps of the reference's order.
   static float sum(Float x) {
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));

@@ -31,6 +31,12 @@ struct Simd {
   static Int load(const uint32_t* p) { return _mm512_loadu_si512(p); }
   static void store(float* p, Float x) { _mm512_storeu_ps(p, x); }
   static void store(uint32_t* p, Int x) { _mm512_storeu_si512(p, x); }
+  static Int load_words(const uint16_t* p) {
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static void store_words(uint16_t* p, Int x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(x));
+  }
   // kWidth bytes as integers, and integers under 256 as bytes.
   static Int load_bytes(const uint8_t* p) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -47,6 +53,8 @@ struct Simd {
   static Float min(Float a, Float b) { return _mm512_min_ps(a, b); }
   static Int truncate(Float x) { return _mm512_cvttps_epi32(x); }
   static Float to_float(Int x) { return _mm512_cvtepi32_ps(x); }
+  static Float as_float(Int bits) { return _mm512_castsi512_ps(bits); }
+  static Int as_int(Float x) { return _mm512_castps_si512(x); }
   // Halves added until one lane is left: the last steps of the reference's order.
   static float sum(Float x) {
     const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));

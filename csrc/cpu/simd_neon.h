@@ -30,6 +30,8 @@ struct Simd {
   static Int load(const uint32_t* p) { return vld1q_u32(p); }
   static void store(float* p, Float x) { vst1q_f32(p, x); }
   static void store(uint32_t* p, Int x) { vst1q_u32(p, x); }
+  static Int load_words(const uint16_t* p) { return vmovl_u16(vld1_u16(p)); }
+  static void store_words(uint16_t* p, Int x) { vst1_u16(p, vmovn_u32(x)); }
   // kWidth bytes as integers, and integers under 256 as bytes.
   static Int load_bytes(const uint8_t* p) {
     uint32_t bytes;
@@ -50,6 +52,8 @@ struct Simd {
   static Float min(Float a, Float b) { return vminq_f32(a, b); }
   static Int truncate(Float x) { return vreinterpretq_u32_s32(vcvtq_s32_f32(x)); }
   static Float to_float(Int x) { return vcvtq_f32_s32(vreinterpretq_s32_u32(x)); }
+  static Float as_float(Int bits) { return vreinterpretq_f32_u32(bits); }
+  static Int as_int(Float x) { return vreinterpretq_u32_f32(x); }
   // Halves added until one lane is left: the last steps of the reference's order.
   static float sum(Float x) {
     const float32x2_t two = vadd_f32(vget_low_f32(x), vget_high_f32(x));

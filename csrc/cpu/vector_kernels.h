@@ -38,16 +38,101 @@ float sum_lanes(const Float* lanes) {
   }
 }
 
-constexpr int kFloatsAhead = 1024, kLineFloats = 16;  // 4 KiB, 64 bytes
+Float widen_float16(Int half) {
+  const Int magnitude = Simd::both(half, Simd::set(0x7fffu));
+  const Float subnormal = Simd::multiply(Simd::to_float(magnitude), Simd::set(1.0f / 16777216.0f));
+  // The exponent counts from -127 instead of -15; that of infinities and NaNs is 255.
+  const Int shift = Simd::set((127u - 15u) << 23);
+  Int normal = Simd::add(Simd::shift_left<13>(magnitude), shift);
+  normal = Simd::add_where(Simd::less(Simd::set(0x7bffu), magnitude), normal, shift);
+  const Float value =
+      Simd::select(Simd::less(magnitude, Simd::set(0x400u)), subnormal, Simd::as_float(normal));
+  const Int sign = Simd::shift_left<16>(Simd::both(half, Simd::set(0x8000u)));
+  return Simd::as_float(Simd::add(Simd::as_int(value), sign));
+}
+
+// The first to read values that may lie in memory asks for them some pages ahead of what the
+// processor fetches by itself: a row of kLanes.
+constexpr int kElementsAhead = 1024, kLineBytes = 64;
+
+template <typename T>
+void ask_ahead(const T* row) {
+  for (size_t byte = 0; byte < kLanes * sizeof(T); byte += kLineBytes)
+    __builtin_prefetch(reinterpret_cast<const uint8_t*>(row + kElementsAhead) + byte);
+}
+
+template <typename F>
+void widen_vectors(const uint16_t* halves, int64_t n, float* out, F f) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    ask_ahead(halves + i);
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t at = i + v * kWidth;
+      Simd::store(out + at, f(Simd::load_words(halves + at)));
+    }
+  }
+}
+
+void widen(const uint16_t* halves, int64_t n, bool bfloat16, float* out) {
+  const int64_t full = n / kLanes * kLanes;
+  if (bfloat16) {
+    widen_vectors(halves, full, out,
+                  [](Int half) { return Simd::as_float(Simd::shift_left<16>(half)); });
+  } else {
+    widen_vectors(halves, full, out, widen_float16);
+  }
+  if (full < n) scalar_kernels()->widen(halves + full, n - full, bfloat16, out + full);
+}
+
+// x + half a unit of the last place that is kept, less a bit where that bit is even.
+template <int kDropped>
+Int round_up(Int x) {
+  const Int odd = Simd::both(Simd::shift_right<kDropped>(x), Simd::set(1u));
+  return Simd::add(Simd::add(x, Simd::set((1u << (kDropped - 1)) - 1)), odd);
+}
+
+Int narrow_bfloat16(Float x) {
+  const Int bits = Simd::as_int(x), top = Simd::shift_right<16>(bits);
+  const Mask nan = Simd::less(Simd::set(0x7f800000u), Simd::as_int(Simd::abs(x)));
+  // A NaN of the low bits alone keeps one: the highest of its significand.
+  const Int quiet =
+      Simd::subtract(Simd::add(top, Simd::set(0x40u)), Simd::both(top, Simd::set(0x40u)));
+  return Simd::select(nan, quiet, Simd::shift_right<16>(round_up<16>(bits)));
+}
+
+Int narrow_float16(Float x) {
+  const Int magnitude = Simd::as_int(Simd::abs(x));
+  const Int sign = Simd::both(Simd::shift_right<16>(Simd::as_int(x)), Simd::set(0x8000u));
+  const Int origin = Simd::set((127u - 15u) << 23);
+  const Int normal = Simd::shift_right<13>(Simd::subtract(round_up<13>(magnitude), origin));
+  const Int subnormal = Simd::subtract(Simd::as_int(Simd::add(Simd::abs(x), Simd::set(0.5f))),
+                                       Simd::set(0x3f000000u));
+  Int result = Simd::select(Simd::less(magnitude, Simd::set(0x38800000u)), subnormal, normal);
+  result = Simd::select(Simd::less(Simd::set(0x477fefffu), magnitude), Simd::set(0x7c00u), result);
+  result = Simd::select(Simd::less(Simd::set(0x7f800000u), magnitude), Simd::set(0x7e00u), result);
+  return Simd::add(result, sign);
+}
+
+template <typename F>
+void narrow_vectors(const float* x, int64_t n, uint16_t* out, F f) {
+  for (int64_t i = 0; i < n; i += kWidth) Simd::store_words(out + i, f(Simd::load(x + i)));
+}
+
+void narrow(const float* x, int64_t n, bool bfloat16, uint16_t* out) {
+  const int64_t full = n / kWidth * kWidth;
+  if (bfloat16) {
+    narrow_vectors(x, full, out, narrow_bfloat16);
+  } else {
+    narrow_vectors(x, full, out, narrow_float16);
+  }
+  if (full < n) scalar_kernels()->narrow(x + full, n - full, bfloat16, out + full);
+}
 
 BlockMoments moments(const float* x, int n) {
   if (n % kLanes != 0) return scalar_kernels()->moments(x, n);
   Float abs[kVectors], square[kVectors];
   for (int v = 0; v < kVectors; ++v) abs[v] = square[v] = Simd::set(0.0f);
   for (int i = 0; i < n; i += kLanes) {
-    // The first to read values that may lie in memory: a page ahead of what the processor fetches.
-    for (int line = 0; line < kLanes; line += kLineFloats)
-      __builtin_prefetch(x + i + kFloatsAhead + line);
+    ask_ahead(x + i);
     for (int v = 0; v < kVectors; ++v) {
       const Float magnitude = Simd::abs(Simd::load(x + i + v * kWidth));
       abs[v] = Simd::add(abs[v], magnitude);
@@ -516,9 +601,10 @@ void fixed_values(const uint8_t* codes, int n, float scale, const Codebook& book
 }
 
 constexpr Kernels vector_kernels(const char* name) {
-  return {name,         moments,       quantize,    cost,    encode,    encode_values, decode,
-          dequantize,   decode_values, decode_pair, restore, split_low, join_low,      fixed_codes,
-          fixed_values, pack,          unpack,      project, add_outer, row_product};
+  return {name,    widen,         narrow,    moments,     quantize,      cost,
+          encode,  encode_values, decode,    dequantize,  decode_values, decode_pair,
+          restore, split_low,     join_low,  fixed_codes, fixed_values,  pack,
+          unpack,  project,       add_outer, row_product};
 }
 
 }  // namespace

@@ -1,26 +1,32 @@
 #include "torch/float_ops.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
 #include <string>
 
+#include "cpu/kernels.h"
+
 namespace gct {
 
 namespace {
 
-// Calls body with a null pointer of the C++ type that dtype names.
+bool is_half(DType dtype) { return dtype == DType::kBFloat16 || dtype == DType::kFloat16; }
+
+// Calls body with a null pointer of the C++ type that dtype, which is no half, names.
 template <typename Body>
 void with_type(DType dtype, Body body) {
-  switch (dtype) {
-    case DType::kFloat32:
-      return body(static_cast<float*>(nullptr));
-    case DType::kBFloat16:
-      return body(static_cast<at::BFloat16*>(nullptr));
-    case DType::kFloat16:
-      return body(static_cast<at::Half*>(nullptr));
-    case DType::kFloat64:
-      return body(static_cast<double*>(nullptr));
+  if (dtype == DType::kFloat64) return body(static_cast<double*>(nullptr));
+  return body(static_cast<float*>(nullptr));
+}
+
+void add_halves(DType dtype, const uint16_t* halves, float* sum, int64_t numel) {
+  float values[kBlock];
+  for (int64_t begin = 0; begin < numel; begin += kBlock) {
+    const int64_t n = std::min<int64_t>(kBlock, numel - begin);
+    kernels().widen(halves + begin, n, dtype == DType::kBFloat16, values);
+    for (int64_t i = 0; i < n; ++i) sum[begin + i] += values[i];
   }
 }
 
@@ -44,6 +50,8 @@ DType codec_dtype(at::ScalarType type, const char* what) {
 }
 
 void to_float(DType dtype, const void* src, float* dst, int64_t numel) {
+  if (const auto* halves = static_cast<const uint16_t*>(src); is_half(dtype))
+    return kernels().widen(halves, numel, dtype == DType::kBFloat16, dst);
   with_type(dtype, [&](auto* type) {
     const auto* values = static_cast<const std::remove_pointer_t<decltype(type)>*>(src);
     for (int64_t i = 0; i < numel; ++i) dst[i] = static_cast<float>(values[i]);
@@ -51,6 +59,8 @@ void to_float(DType dtype, const void* src, float* dst, int64_t numel) {
 }
 
 void from_float(DType dtype, const float* src, void* dst, int64_t numel) {
+  if (is_half(dtype))
+    return kernels().narrow(src, numel, dtype == DType::kBFloat16, static_cast<uint16_t*>(dst));
   with_type(dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     auto* values = static_cast<T*>(dst);
@@ -59,6 +69,7 @@ void from_float(DType dtype, const float* src, void* dst, int64_t numel) {
 }
 
 void add_to_float(DType dtype, const void* src, float* dst, int64_t numel) {
+  if (is_half(dtype)) return add_halves(dtype, static_cast<const uint16_t*>(src), dst, numel);
   with_type(dtype, [&](auto* type) {
     const auto* values = static_cast<const std::remove_pointer_t<decltype(type)>*>(src);
     for (int64_t i = 0; i < numel; ++i) dst[i] += static_cast<float>(values[i]);

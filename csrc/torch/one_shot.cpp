@@ -13,10 +13,11 @@ bool Shots::may_add_in_place(const Job& job) const {
          !job.has_residual();
 }
 
-// What decoded values are multiplied by so that their sum is the mean: the half of each, which is
-// exact, saves a pass over the sum.
+// What decoded values are multiplied by so that their sum is the mean, which saves a pass over it:
+// of 2, 4, 8, ... ranks an exact share.
 float Shots::share(const Job& job) const {
-  return may_add_in_place(job) && job.spec.mean ? 0.5f : 1.0f;
+  const bool exact = (size() & (size() - 1)) == 0;
+  return job.spec.mean && exact ? 1 / static_cast<float>(size()) : 1.0f;
 }
 
 void Shots::encode_whole(Flight& flight, bool compared) {
@@ -61,12 +62,9 @@ void Shots::add_whole(Flight& flight) {
                  self ? nullptr : &job.damage, share(job));
     if (!self) in += bytes;
   }
-  if (may_add_in_place(job)) {
-    // As on the other rank if that one has restored its own.
-    if (!exchange.own_added) make_zeros_positive(sum, numel);
-  } else if (job.spec.mean) {
-    divide(sum, static_cast<float>(size()), numel);
-  }
+  if (may_add_in_place(job) && !exchange.own_added)
+    make_zeros_positive(sum, numel);  // as on the other rank if that one has restored its own
+  if (job.spec.mean && share(job) == 1) divide(sum, static_cast<float>(size()), numel);
   if (!job.in_place) from_float(job.dtype, sum, result, numel);
 }
 
