@@ -51,20 +51,23 @@ Float widen_float16(Int half) {
   return Simd::as_float(Simd::add(Simd::as_int(value), sign));
 }
 
-// The first to read values that may lie in memory asks for them some pages ahead of what the
-// processor fetches by itself: a row of kLanes.
-constexpr int kElementsAhead = 1024, kLineBytes = 64;
+// Asks for the row of kLanes elements that is so many from this one, well before a processor would
+// by itself: slices are larger than the caches near it. Past an end it asks for nothing that
+// counts.
+constexpr int kElementsAhead = 1024;
 
 template <typename T>
-void ask_ahead(const T* row) {
+void ask_for(const T* row, int elements) {
+  constexpr size_t kLineBytes = 64;
+  const auto at = reinterpret_cast<uintptr_t>(row) + static_cast<uintptr_t>(elements) * sizeof(T);
   for (size_t byte = 0; byte < kLanes * sizeof(T); byte += kLineBytes)
-    __builtin_prefetch(reinterpret_cast<const uint8_t*>(row + kElementsAhead) + byte);
+    __builtin_prefetch(reinterpret_cast<const void*>(at + byte));
 }
 
 template <typename F>
 void widen_vectors(const uint16_t* halves, int64_t n, float* out, F f) {
   for (int64_t i = 0; i < n; i += kLanes) {
-    ask_ahead(halves + i);
+    ask_for(halves + i, kElementsAhead);
     for (int v = 0; v < kVectors; ++v) {
       const int64_t at = i + v * kWidth;
       Simd::store(out + at, f(Simd::load_words(halves + at)));
@@ -132,7 +135,7 @@ BlockMoments moments(const float* x, int n) {
   Float abs[kVectors], square[kVectors];
   for (int v = 0; v < kVectors; ++v) abs[v] = square[v] = Simd::set(0.0f);
   for (int i = 0; i < n; i += kLanes) {
-    ask_ahead(x + i);
+    ask_for(x + i, kElementsAhead);
     for (int v = 0; v < kVectors; ++v) {
       const Float magnitude = Simd::abs(Simd::load(x + i + v * kWidth));
       abs[v] = Simd::add(abs[v], magnitude);
@@ -314,6 +317,7 @@ uint16_t* encode_rows(uint32_t* states, const float* x, int n, const Quantizer& 
   Int lanes[kVectors];
   load_lanes(states, lanes);
   for (int i = n - kLanes; i >= 0; i -= kLanes) {
+    ask_for(x + i, -kElementsAhead);
     Mask over[kVectors];
     for (int v = kVectors - 1; v >= 0; --v) {
       const Float value = Simd::load(x + i + v * kWidth);
@@ -408,6 +412,7 @@ void decode_rows(BlockDecode* blocks, int n) {
     step[b] = Simd::set(local[b].step);
   }
   for (int i = 0; i < n; i += kLanes) {
+    for (int b = 0; b < kBlocks && accumulate; ++b) ask_for(local[b].out + i, kElementsAhead);
     Int entries[kBlocks][kVectors];
     for (int v = 0; v < kVectors; ++v) {
       for (int b = 0; b < kBlocks; ++b) {
@@ -469,6 +474,7 @@ void restore_rows(const float* x, int n, const Quantizer& q, const LevelTable& t
   const Int past = Simd::set(static_cast<uint32_t>(q.magnitudes) + 1);
   const Float past_float = Simd::to_float(past), factor = Simd::set(step), zero = Simd::set(0.0f);
   for (int i = 0; i < n; i += kLanes) {
+    ask_for(x + i, kElementsAhead);
     Mask over[kVectors];
     for (int v = 0; v < kVectors; ++v) {
       const Float value = Simd::load(x + i + v * kWidth);
