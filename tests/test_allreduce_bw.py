@@ -496,6 +496,20 @@ def test_mpirun(tmp_path: Path) -> None:
     assert launcher_of(path) == "mpirun, mpi4py"
 
 
+@pytest.mark.skipif(_mpirun() is None, reason="mpirun is not installed (extra 'mpi')")
+def test_hierarchy_under_mpirun(tmp_path: Path) -> None:
+    """Two hosts of two ranks, as given: each pair's exact sum has less error than four codings."""
+    path = tmp_path / "rows.json"
+    words = [str(_mpirun()), "--oversubscribe", "-n", "4", sys.executable, SCRIPT, *ONE_SIZE]
+    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    schemes = ["--schemes", "gct-2:hierarchy=off", "gct-2:hierarchy=2"]
+    result = program(*words, *schemes, f"--json={path}", environment=root)
+    assert result.returncode == 0, result.stderr
+    flat, hosts = rows_of(path)
+    assert flat["wrong"] == hosts["wrong"] == 0
+    assert 0 < hosts["nmse"] < 0.8 * flat["nmse"]
+
+
 def open_mpi(rank: int) -> dict[str, str]:
     values = {"RANK": rank, "SIZE": 2, "LOCAL_RANK": rank, "LOCAL_SIZE": 2}
     return {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in values.items()}
@@ -746,17 +760,18 @@ def test_mpi4py_of_another_mpi() -> None:
     assert_sentence(ended, "started 2 ranks but mpi4py sees 1")
 
 
+@pytest.mark.parametrize("scheme", ["fp32", "gct-2"])
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_rank_that_dies_or_stops(sign: signal.Signals, tmp_path: Path) -> None:
+def test_a_rank_that_dies_or_stops(sign: signal.Signals, scheme: str, tmp_path: Path) -> None:
     arguments = ["-b", "1M", "-e", "1M", "-n", "1000000", "--seconds", "60", "--timeout", "3"]
-    ranks = Ranks(str(tmp_path), torch_variables(3), [*arguments, "--schemes", "fp32"])
-    ranks.wait_for_line(0, "1/1 1048576 bytes, fp32")
+    ranks = Ranks(str(tmp_path), torch_variables(3), [*arguments, "--schemes", scheme])
+    ranks.wait_for_line(0, f"1/1 1048576 bytes, {scheme}")
     time.sleep(0.3)  # into the calls
     victim = ranks.processes[2].pid
     assert victim is not None
     os.kill(victim, sign)
     for survivor in ranks.wait(20, lost=[2])[:2]:
-        assert_sentence(survivor, "fp32 at 1048576 bytes failed", "another rank", "--timeout")
+        assert_sentence(survivor, f"{scheme} at 1048576 bytes failed", "another rank", "--timeout")
 
 
 @contextlib.contextmanager

@@ -114,6 +114,26 @@ def test_the_link_has_its_rate(lab: labs.Lab) -> None:
 
 
 @needs_hosts
+def test_from_up_to_down() -> None:
+    name = f"{NAME}-cli"
+    try:
+        made = netlab("up", f"--name={name}", "--hosts=2", "--rate=50mbit")
+        assert made.returncode == 0, made.stderr
+        assert f"{name}: hosts h0, h1; links of 50mbit each way, measured " in made.stderr
+        assert f"{name}: hosts h0, h1; links of 50mbit" in netlab("list").stdout
+        shown = netlab("exec", f"--name={name}", "h1", "--", "cat", "/proc/sys/kernel/hostname")
+        assert shown.stdout == "h1\n"
+    finally:
+        ended = netlab("down", f"--name={name}")
+    assert ended.stdout == f"{name}: removed\n"
+    assert name not in netlab("list").stdout
+    assert netlab("down", f"--name={name}").stdout == f"{name}: was not there\n"
+    refused = netlab("exec", f"--name={name}", "h1", "--", "true")
+    assert refused.returncode == 1
+    assert name in refused.stderr and len(refused.stderr.splitlines()) == 1
+
+
+@needs_hosts
 def test_run_starts_every_host_and_tells_its_rank(lab: labs.Lab) -> None:
     script = (
         "import json, os, socket; print(json.dumps([os.environ['RANK'], os.environ['WORLD_SIZE'], "
