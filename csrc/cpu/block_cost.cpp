@@ -26,12 +26,9 @@ double BlockCost::bits(int table, uint32_t low_bits) const {
   uint32_t escapes[kBlock / kLanes];
   const uint32_t sum = kernels().cost(symbols_, n_, magnitude_table(table), magnitudes, escapes);
   uint32_t extra = low_bits;
-  for (int row = 0; row * kLanes < n_; ++row) {
-    for (uint32_t left = escapes[row]; left != 0; left &= left - 1) {
-      const int i = row * kLanes + __builtin_ctz(left);
-      const auto excess = static_cast<uint32_t>(magnitude(i) - magnitudes - 1);
-      extra += static_cast<uint32_t>(1 + golomb_bits(excess, order));
-    }
+  for (const int i : Escapes(escapes, n_)) {
+    const auto excess = static_cast<uint32_t>(magnitude(i) - magnitudes - 1);
+    extra += static_cast<uint32_t>(1 + golomb_bits(excess, order));
   }
   return static_cast<double>(sum) / 4096 + 8.0 * (extra / 8);
 }

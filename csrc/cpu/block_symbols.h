@@ -4,6 +4,7 @@
 
 #include "core/bit_io.h"
 #include "cpu/block_setup.h"
+#include "cpu/escapes.h"
 #include "cpu/kernels.h"
 #include "cpu/low_bits.h"
 
@@ -62,24 +63,13 @@ void put_extra(const BlockView& block, const uint32_t* escapes, Table table, Bit
     if (block.shift > 0) put_low(block.low + begin, end - begin, block.shift, extra);
     begin = end;
   };
-  for (int row = 0; row * kLanes < block.n; ++row) {
-    for (uint32_t left = escapes[row]; left != 0; left &= left - 1) {
-      const int i = row * kLanes + __builtin_ctz(left);
-      const int32_t magnitude = quantize_magnitude(block.x[i], block.q, i);
-      put_low_up_to(i);
-      put_escape(extra, float_bits(block.x[i]) >> 31, magnitude - block.q.magnitudes_at(i) - 1,
-                 table(i));
-    }
+  for (const int i : Escapes(escapes, block.n)) {
+    const int32_t magnitude = quantize_magnitude(block.x[i], block.q, i);
+    put_low_up_to(i);
+    put_escape(extra, float_bits(block.x[i]) >> 31, magnitude - block.q.magnitudes_at(i) - 1,
+               table(i));
   }
   put_low_up_to(block.n);
-}
-
-inline void find_escapes(const uint8_t* symbols, int n, uint32_t* escapes) {
-  for (int row = 0; row * kLanes < n; ++row) {
-    escapes[row] = 0;
-    for (int i = row * kLanes; i < n && i < (row + 1) * kLanes; ++i)
-      escapes[row] |= uint32_t{symbols[i] == kEscapeSymbol} << (i % kLanes);
-  }
 }
 
 // Symbols of a block into symbols[0, n) and its extra bits.

@@ -87,15 +87,12 @@ bool get_escape(BitReader* extra, int table, bool* negative, int32_t* magnitude)
 // Adds what the alphabet couldn't hold to a block of values that were decoded with level 0 there.
 Status restore_escapes(const DecodedBlock& block, const ElementTables& tables,
                        const uint32_t* escapes, Levels levels, bool accumulate, BitReader* extra) {
-  for (int row = 0; row * kLanes < block.n; ++row) {
-    for (uint32_t left = escapes[row]; left != 0; left &= left - 1) {
-      const int i = row * kLanes + __builtin_ctz(left);
-      bool negative;
-      int32_t k;
-      if (!get_escape(extra, tables[i], &negative, &k)) return Status::kCorrupt;
-      const float value = block.code.step * level(tables[i], k, level_set(levels, block.code));
-      store(negative ? -value : value, accumulate, &block.out[i]);
-    }
+  for (const int i : Escapes(escapes, block.n)) {
+    bool negative;
+    int32_t k;
+    if (!get_escape(extra, tables[i], &negative, &k)) return Status::kCorrupt;
+    const float value = block.code.step * level(tables[i], k, level_set(levels, block.code));
+    store(negative ? -value : value, accumulate, &block.out[i]);
   }
   return Status::kOk;
 }
@@ -108,20 +105,17 @@ Status restore_shifted(const DecodedBlock& block, const ElementTables& tables,
   const int64_t half = int64_t{1} << (shift - 1);
   uint32_t low[kBlock];
   int begin = 0;
-  for (int row = 0; row * kLanes < block.n; ++row) {
-    for (uint32_t left = escapes[row]; left != 0; left &= left - 1) {
-      const int i = row * kLanes + __builtin_ctz(left);
-      bool negative;
-      int32_t magnitude;
-      get_low(extra, i - begin, shift, low + begin);
-      if (!get_escape(extra, tables[i], &negative, &magnitude)) return Status::kCorrupt;
-      const int64_t signed_high = negative ? -int64_t{magnitude} : int64_t{magnitude};
-      // All of it in the high part, which may have a fraction: rounded once to a float.
-      const int64_t k = signed_high * (2 * half) + extra->get(shift) - half;
-      high[i] = static_cast<float>(k) / static_cast<float>(2 * half);
-      low[i] = static_cast<uint32_t>(half);
-      begin = i + 1;
-    }
+  for (const int i : Escapes(escapes, block.n)) {
+    bool negative;
+    int32_t magnitude;
+    get_low(extra, i - begin, shift, low + begin);
+    if (!get_escape(extra, tables[i], &negative, &magnitude)) return Status::kCorrupt;
+    const int64_t signed_high = negative ? -int64_t{magnitude} : int64_t{magnitude};
+    // All of it in the high part, which may have a fraction: rounded once to a float.
+    const int64_t k = signed_high * (2 * half) + extra->get(shift) - half;
+    high[i] = static_cast<float>(k) / static_cast<float>(2 * half);
+    low[i] = static_cast<uint32_t>(half);
+    begin = i + 1;
   }
   get_low(extra, block.n - begin, shift, low + begin);
   kernels().join_low(high, low, block.n, shift, block.code.step, accumulate, block.out);

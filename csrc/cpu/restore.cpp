@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cpu/escapes.h"
 #include "cpu/kernels.h"
 #include "cpu/scratch.h"
 #include "cpu/thread_pool.h"
@@ -68,10 +69,7 @@ class PieceRestorer {
     const float* x = values_of(plan_, run) + local * kBlock;
     uint32_t escapes[kBlock / kLanes];
     kernels().restore(x, n, c.quantizer, *c.levels, c.step, out, escapes);
-    for (int row = 0; row * kLanes < n; ++row) {
-      for (uint32_t left = escapes[row]; left != 0; left &= left - 1)
-        restore_escape(c, out + row * kLanes + __builtin_ctz(left));
-    }
+    for (const int i : Escapes(escapes, n)) restore_escape(c, out + i);
   }
 
  private:
