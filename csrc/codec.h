@@ -163,7 +163,7 @@ struct SegmentInfo {
 Status inspect(const uint8_t* wire, size_t size, SegmentInfo* info);
 
 // Decodes exactly numel elements. accumulate: out[i] += factor * value, else out[i] = factor *
-// value; the factor is a power of two, which changes no bits of normal floats but their exponent.
+// value; the factor is a power of two, which is exact while the result is a normal float.
 // On an error out is unspecified.
 Status decode(const uint8_t* wire, size_t size, float* out, int64_t numel, bool accumulate,
               Workspace& workspace, float factor = 1);

@@ -107,7 +107,7 @@ def sweep(rank: int, world: int, numels: list[int], codecs: list[gct.Codec]) -> 
             inputs = [laplace(numel, 1000 * numel + r, dtype) for r in range(world)]
             for codec in codecs:
                 for algorithm in ALGORITHMS:
-                    op = ("mean", "sum")[cases % 2]
+                    op = ("mean", "sum")[cases // len(ALGORITHMS) % 2]
                     tensor = inputs[rank].clone()
                     result = gct.all_reduce(tensor, codec, op, algorithm=algorithm)
                     assert result is tensor
@@ -166,12 +166,15 @@ def reduce_beside_what_is_not_restored(rank: int, world: int) -> None:
     minus_zeros[3] = 1.0  # no zero run: in so few bytes it goes raw
     nan = laplace(3000, 5)
     nan[2500] = torch.nan
+    plain_probed, other_probed = 1, 2
     cases = [
-        (torch.zeros(16), minus_zeros, False),  # a run of zeros isn't added
-        (laplace(3000, 1), nan, False),  # a NaN isn't restored
-        (laplace(70_000, 2), laplace(70_000, 3), True),  # nor what a probe reads again
+        (torch.zeros(16), minus_zeros, 0),  # a run of zeros isn't added
+        (torch.zeros(16), minus_zeros, plain_probed),
+        (torch.zeros(16), minus_zeros, other_probed),  # decoded, not restored: -0 must become +0
+        (laplace(3000, 1), nan, 0),  # a NaN isn't restored
+        (laplace(70_000, 2), laplace(70_000, 3), plain_probed),  # nor what a probe reads again
     ]
-    for number, (one, other, probe) in enumerate(cases):
+    for number, (one, other, probed) in enumerate(cases):
         for plain in range(world):  # the rank with the first values
             x = one.clone() if rank == plain else other.clone()
             runs = [_channel.Run(2000, False), _channel.Run(1000, True)]
@@ -182,7 +185,7 @@ def reduce_beside_what_is_not_restored(rank: int, world: int) -> None:
                 name=f"case {number}",
                 runs=runs if x.numel() == 3000 else None,
                 mean=True,
-                probe=probe and rank == plain,
+                probe=probed == (plain_probed if rank == plain else other_probed),
             )
             _channel.result_or_raise(done, x)
             assert_same_on_all_ranks(x, world)

@@ -11,7 +11,7 @@ GCT_HD inline float bfloat16_to_float(uint16_t h) {
 
 GCT_HD inline uint16_t float_to_bfloat16(float f) {
   const uint32_t u = float_bits(f);
-  if ((u & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((u >> 16) | 0x40u);
+  if ((u & 0x7fffffffu) > 0x7f800000u) return 0x7fc0;  // as torch has it, alike on all machines
   return static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
 }
 

@@ -1,6 +1,5 @@
 #include "cpu/block_cost.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "cpu/block_symbols.h"

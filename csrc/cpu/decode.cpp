@@ -30,7 +30,8 @@ void decode_raw_run(const uint8_t* data, RawType type, int64_t numel, bool accum
       const uint16_t h = load_le<uint16_t>(data + 2 * i);
       value = type == RawType::kBFloat16 ? bfloat16_to_float(h) : float16_to_float(h);
     }
-    out[i] = accumulate ? out[i] + factor * value : factor * value;
+    if (factor != 1) value *= factor;  // else a copy, of subnormals and of any NaN, too
+    out[i] = accumulate ? out[i] + value : value;
   }
 }
 

@@ -1,8 +1,8 @@
 // The block-level kernels that implementations differ in. All other code of the codec exists once.
 //
-// Every kernel works on one block of n <= kBlock elements and every implementation returns the same
-// bits: sums are taken lane by lane (element i into lane i % kLanes) and then lanes pairwise,
-// halving the number of lanes each time.
+// Every kernel but for the conversions works on one block of n <= kBlock elements, and every
+// implementation returns the same bits: sums are taken lane by lane (element i into lane i %
+// kLanes) and then lanes pairwise, halving the number of lanes each time.
 #pragma once
 
 #include "core/coding_tables.h"

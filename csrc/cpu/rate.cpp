@@ -60,8 +60,8 @@ RateControl::RateControl(const EncodePlan& plan)
       bits_(scratch_.bits) {
   sample_.clear();
   const auto workers = static_cast<size_t>(worker_count(plan.ws->pool));
-  while (scratch_.counters.size() < workers)
-    scratch_.counters.push_back(std::make_unique<BlockCounter>());
+  while (scratch_.meters.size() < workers)
+    scratch_.meters.push_back(std::make_unique<BlockMeter>());
   group_blocks();
   int lowest = kMaxClass, highest = kMinClass, top_column = 0;
   for (const Group& g : groups_) {
@@ -181,13 +181,13 @@ void RateControl::for_each_sampled_run(F f) {
 
 // Adds the bits that a block of the sample takes, with each of `count` codes of its run.
 void RateControl::add_block_bits(const BlockPlace& s, double log2_step, const RunCode* codes,
-                                 size_t count, BlockCounter* counter, double* bits) const {
-  BlockSetup& setup = counter->setup;
+                                 size_t count, BlockMeter* meter, double* bits) const {
+  BlockSetup& setup = meter->setup;
   float scratch[kBlock];
   const float* x =
       load_floats(plan_.input->runs[s.run], plan_.input->dtype, s.block * kBlock, s.n, scratch);
   const bool golomb = plan_.params->kind == Kind::kEG;
-  int counted = -1;  // with how many low bits aside
+  int quantized = -1;  // with how many low bits aside
   int order = -1;
   double golomb_sum = 0;
   for (size_t i = 0; i < count; ++i) {
@@ -201,15 +201,15 @@ void RateControl::add_block_bits(const BlockPlace& s, double log2_step, const Ru
       order = next;
       bits[i] += golomb_sum;
     } else if (one_table) {
-      if (counted != shift) {
+      if (quantized != shift) {
         with_high_parts(x, s.n, setup.quantizer, shift, [&](const float* high, const Quantizer& q) {
-          counter->cost.quantize(high, s.n, q);
+          meter->cost.quantize(high, s.n, q);
         });
       }
-      counted = shift;
-      bits[i] += counter->cost.bits(setup.code.table, static_cast<uint32_t>(s.n * shift));
+      quantized = shift;
+      bits[i] += meter->cost.bits(setup.code.table, static_cast<uint32_t>(s.n * shift));
     } else {
-      bits[i] += gg_bits(x, s.n, setup, &counter->extra);
+      bits[i] += gg_bits(x, s.n, setup, &meter->extra);
     }
   }
 }
@@ -228,7 +228,7 @@ double RateControl::sampled_bits(double log2_step) {
   }
   for (const BlockPlace& s : sample_) {
     const size_t at = s.run * kCandidates;
-    add_block_bits(s, log2_step, &codes_[at], kCandidates, scratch_.counters[0].get(), &bits_[at]);
+    add_block_bits(s, log2_step, &codes_[at], kCandidates, scratch_.meters[0].get(), &bits_[at]);
   }
   double sum = 0;
   offsets_step_ = log2_step;
@@ -277,7 +277,7 @@ double RateControl::sampled_error(double log2_step) {
   for (const BlockPlace& s : sample_) {
     const RunCode& base = plan_.runs[s.run].header.code;
     const RunCode code = run_code(plan_, log2_step, offsets_[s.run], base);
-    BlockSetup& setup = scratch_.counters[0]->setup;
+    BlockSetup& setup = scratch_.meters[0]->setup;
     if (!setup.prepare(plan_, s, code, log2_step)) continue;
     const float* x =
         load_floats(plan_.input->runs[s.run], plan_.input->dtype, s.block * kBlock, s.n, scratch);
@@ -388,7 +388,7 @@ double RateControl::bits_of(const std::vector<BlockPlace>& sample, double log2_s
       const BlockPlace& s = sample[i];
       const RunCode& base = plan_.runs[s.run].header.code;
       const RunCode code = run_code(plan_, log2_step, offsets_[s.run], base);
-      add_block_bits(s, log2_step, &code, 1, scratch_.counters[static_cast<size_t>(worker)].get(),
+      add_block_bits(s, log2_step, &code, 1, scratch_.meters[static_cast<size_t>(worker)].get(),
                      &bits[static_cast<size_t>(stretch)]);
     }
   };

@@ -17,8 +17,8 @@ struct RateGroup {  // elements of one shape, class and column offset
   double numel;
 };
 
-// A thread's memory for counting blocks' bits.
-struct BlockCounter {
+// A thread's memory for what blocks cost.
+struct BlockMeter {
   BlockSetup setup;
   BlockCost cost;
   std::vector<uint8_t> extra;  // of blocks that are coded to learn their size
@@ -34,8 +34,8 @@ struct RateScratch {
   std::vector<double> bits;
   std::vector<ClassCount> class_counts;
   std::vector<double> stretch_bits;
-  std::vector<std::unique_ptr<BlockCounter>> counters;  // by worker; BlockSetups don't move
-  std::vector<BlockPlace> run_sample;                   // that of one run
+  std::vector<std::unique_ptr<BlockMeter>> meters;  // by worker; BlockSetups don't move
+  std::vector<BlockPlace> run_sample;               // that of one run
   TrellisSample trellis;
 };
 
@@ -98,7 +98,7 @@ class RateControl {
   template <typename F>
   void for_each_sampled_run(F f);
   void add_block_bits(const BlockPlace& block, double log2_step, const RunCode* codes, size_t count,
-                      BlockCounter* counter, double* bits) const;
+                      BlockMeter* meter, double* bits) const;
   double bits_of(const std::vector<BlockPlace>& sample, double log2_step);
   double refined(double log2_step, double target);
   void write_codes(EncodePlan* plan) const;

@@ -24,9 +24,9 @@ size_t Scratch::capacity_bytes() const {
                  bytes_of(rate.groups, rate.sample_groups, rate.refined_groups, rate.sample,
                           rate.refined_sample, rate.offsets, rate.best_offsets, rate.kept_offsets,
                           rate.offset_shares, rate.codes, rate.bits, rate.class_counts,
-                          rate.stretch_bits, rate.counters, rate.run_sample) +
+                          rate.stretch_bits, rate.meters, rate.run_sample) +
                  rate.trellis.capacity_bytes();
-  for (const auto& counter : rate.counters) total += sizeof *counter + bytes_of(counter->extra);
+  for (const auto& meter : rate.meters) total += sizeof *meter + bytes_of(meter->extra);
   for (const TrellisScratch& thread : trellis) total += thread.capacity_bytes();
   for (const auto& scratch : decode) total += scratch->capacity_bytes();
   return total;

@@ -12,8 +12,8 @@
 namespace gct {
 namespace {
 
-// One lazily built table per index; call_once makes the first use safe from several threads. It
-// takes longer than a look-up should, once it is done, too: blocks ask for `ready_` first.
+// One lazily built table per index, never freed; call_once makes the first use safe from several
+// threads. It takes longer than a look-up should, once it is done, too: blocks ask for `ready_`.
 template <typename T, int N>
 class LazyTables {
  public:
@@ -21,16 +21,15 @@ class LazyTables {
   const T& get(int index, Build build) {
     if (const T* ready = ready_[index].load(std::memory_order_acquire)) return *ready;
     std::call_once(once_[index], [&] {
-      table_[index].reset(new T());
-      build(table_[index].get());
-      ready_[index].store(table_[index].get(), std::memory_order_release);
+      auto table = std::make_unique<T>();
+      build(table.get());
+      ready_[index].store(table.release(), std::memory_order_release);
     });
-    return *table_[index];
+    return *ready_[index].load(std::memory_order_acquire);
   }
 
  private:
   std::once_flag once_[N];
-  std::unique_ptr<T> table_[N];
   std::atomic<const T*> ready_[N] = {};
 };
 

@@ -51,23 +51,23 @@ Float widen_float16(Int half) {
   return Simd::as_float(Simd::add(Simd::as_int(value), sign));
 }
 
-// Asks for the row of kLanes elements that is so many from this one, well before a processor would
-// by itself: slices are larger than the caches near it. Past an end it asks for nothing that
-// counts.
-constexpr int kElementsAhead = 1024;
+// Asks for the row of kLanes elements that is so far from this one, well before a processor would
+// by itself: slices are larger than the caches near it. Past an end, and beside floats that were
+// converted from halves and lie in the nearest cache, it asks for nothing that counts.
+constexpr int kBytesAhead = 4096;
 
 template <typename T>
-void ask_for(const T* row, int elements) {
+void ask_for(const T* row, int bytes) {
   constexpr size_t kLineBytes = 64;
-  const auto at = reinterpret_cast<uintptr_t>(row) + static_cast<uintptr_t>(elements) * sizeof(T);
-  for (size_t byte = 0; byte < kLanes * sizeof(T); byte += kLineBytes)
-    __builtin_prefetch(reinterpret_cast<const void*>(at + byte));
+  const auto at = reinterpret_cast<uintptr_t>(row) + static_cast<uintptr_t>(bytes);
+  for (size_t line = 0; line < kLanes * sizeof(T); line += kLineBytes)
+    __builtin_prefetch(reinterpret_cast<const void*>(at + line));
 }
 
 template <typename F>
 void widen_vectors(const uint16_t* halves, int64_t n, float* out, F f) {
   for (int64_t i = 0; i < n; i += kLanes) {
-    ask_for(halves + i, kElementsAhead);
+    ask_for(halves + i, kBytesAhead);
     for (int v = 0; v < kVectors; ++v) {
       const int64_t at = i + v * kWidth;
       Simd::store(out + at, f(Simd::load_words(halves + at)));
@@ -86,27 +86,24 @@ void widen(const uint16_t* halves, int64_t n, bool bfloat16, float* out) {
   if (full < n) scalar_kernels()->widen(halves + full, n - full, bfloat16, out + full);
 }
 
-// x + half a unit of the last place that is kept, less a bit where that bit is even.
+// Plus half a unit of the last place that is kept, less a bit where that place is even.
 template <int kDropped>
-Int round_up(Int x) {
+Int round_half_even(Int x) {
   const Int odd = Simd::both(Simd::shift_right<kDropped>(x), Simd::set(1u));
   return Simd::add(Simd::add(x, Simd::set((1u << (kDropped - 1)) - 1)), odd);
 }
 
 Int narrow_bfloat16(Float x) {
-  const Int bits = Simd::as_int(x), top = Simd::shift_right<16>(bits);
   const Mask nan = Simd::less(Simd::set(0x7f800000u), Simd::as_int(Simd::abs(x)));
-  // A NaN of the low bits alone keeps one: the highest of its significand.
-  const Int quiet =
-      Simd::subtract(Simd::add(top, Simd::set(0x40u)), Simd::both(top, Simd::set(0x40u)));
-  return Simd::select(nan, quiet, Simd::shift_right<16>(round_up<16>(bits)));
+  const Int rounded = Simd::shift_right<16>(round_half_even<16>(Simd::as_int(x)));
+  return Simd::select(nan, Simd::set(0x7fc0u), rounded);
 }
 
 Int narrow_float16(Float x) {
   const Int magnitude = Simd::as_int(Simd::abs(x));
   const Int sign = Simd::both(Simd::shift_right<16>(Simd::as_int(x)), Simd::set(0x8000u));
   const Int origin = Simd::set((127u - 15u) << 23);
-  const Int normal = Simd::shift_right<13>(Simd::subtract(round_up<13>(magnitude), origin));
+  const Int normal = Simd::shift_right<13>(Simd::subtract(round_half_even<13>(magnitude), origin));
   const Int subnormal = Simd::subtract(Simd::as_int(Simd::add(Simd::abs(x), Simd::set(0.5f))),
                                        Simd::set(0x3f000000u));
   Int result = Simd::select(Simd::less(magnitude, Simd::set(0x38800000u)), subnormal, normal);
@@ -135,7 +132,7 @@ BlockMoments moments(const float* x, int n) {
   Float abs[kVectors], square[kVectors];
   for (int v = 0; v < kVectors; ++v) abs[v] = square[v] = Simd::set(0.0f);
   for (int i = 0; i < n; i += kLanes) {
-    ask_for(x + i, kElementsAhead);
+    ask_for(x + i, kBytesAhead);
     for (int v = 0; v < kVectors; ++v) {
       const Float magnitude = Simd::abs(Simd::load(x + i + v * kWidth));
       abs[v] = Simd::add(abs[v], magnitude);
@@ -317,7 +314,7 @@ uint16_t* encode_rows(uint32_t* states, const float* x, int n, const Quantizer& 
   Int lanes[kVectors];
   load_lanes(states, lanes);
   for (int i = n - kLanes; i >= 0; i -= kLanes) {
-    ask_for(x + i, -kElementsAhead);
+    ask_for(x + i, -kBytesAhead);
     Mask over[kVectors];
     for (int v = kVectors - 1; v >= 0; --v) {
       const Float value = Simd::load(x + i + v * kWidth);
@@ -412,7 +409,7 @@ void decode_rows(BlockDecode* blocks, int n) {
     step[b] = Simd::set(local[b].step);
   }
   for (int i = 0; i < n; i += kLanes) {
-    for (int b = 0; b < kBlocks && accumulate; ++b) ask_for(local[b].out + i, kElementsAhead);
+    for (int b = 0; b < kBlocks && accumulate; ++b) ask_for(local[b].out + i, kBytesAhead);
     Int entries[kBlocks][kVectors];
     for (int v = 0; v < kVectors; ++v) {
       for (int b = 0; b < kBlocks; ++b) {
@@ -474,7 +471,7 @@ void restore_rows(const float* x, int n, const Quantizer& q, const LevelTable& t
   const Int past = Simd::set(static_cast<uint32_t>(q.magnitudes) + 1);
   const Float past_float = Simd::to_float(past), factor = Simd::set(step), zero = Simd::set(0.0f);
   for (int i = 0; i < n; i += kLanes) {
-    ask_for(x + i, kElementsAhead);
+    ask_for(x + i, kBytesAhead);
     Mask over[kVectors];
     for (int v = 0; v < kVectors; ++v) {
       const Float value = Simd::load(x + i + v * kWidth);

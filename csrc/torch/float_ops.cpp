@@ -14,11 +14,17 @@ namespace {
 
 bool is_half(DType dtype) { return dtype == DType::kBFloat16 || dtype == DType::kFloat16; }
 
-// Calls body with a null pointer of the C++ type that dtype, which is no half, names.
+// Calls body with a null pointer of the C++ type that dtype names; halves have kernels.
 template <typename Body>
 void with_type(DType dtype, Body body) {
-  if (dtype == DType::kFloat64) return body(static_cast<double*>(nullptr));
-  return body(static_cast<float*>(nullptr));
+  switch (dtype) {
+    case DType::kFloat32:
+      return body(static_cast<float*>(nullptr));
+    case DType::kFloat64:
+      return body(static_cast<double*>(nullptr));
+    default:
+      throw std::logic_error("gct: no C++ type for this dtype");
+  }
 }
 
 void add_halves(DType dtype, const uint16_t* halves, float* sum, int64_t numel) {
@@ -50,8 +56,10 @@ DType codec_dtype(at::ScalarType type, const char* what) {
 }
 
 void to_float(DType dtype, const void* src, float* dst, int64_t numel) {
-  if (const auto* halves = static_cast<const uint16_t*>(src); is_half(dtype))
-    return kernels().widen(halves, numel, dtype == DType::kBFloat16, dst);
+  if (is_half(dtype)) {
+    kernels().widen(static_cast<const uint16_t*>(src), numel, dtype == DType::kBFloat16, dst);
+    return;
+  }
   with_type(dtype, [&](auto* type) {
     const auto* values = static_cast<const std::remove_pointer_t<decltype(type)>*>(src);
     for (int64_t i = 0; i < numel; ++i) dst[i] = static_cast<float>(values[i]);
@@ -59,8 +67,10 @@ void to_float(DType dtype, const void* src, float* dst, int64_t numel) {
 }
 
 void from_float(DType dtype, const float* src, void* dst, int64_t numel) {
-  if (is_half(dtype))
-    return kernels().narrow(src, numel, dtype == DType::kBFloat16, static_cast<uint16_t*>(dst));
+  if (is_half(dtype)) {
+    kernels().narrow(src, numel, dtype == DType::kBFloat16, static_cast<uint16_t*>(dst));
+    return;
+  }
   with_type(dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     auto* values = static_cast<T*>(dst);

@@ -9,15 +9,20 @@ namespace gct {
 // which restore_values() leaves to decode(), and for -0 where the other one's zeros are a run or
 // block that decode() doesn't add: see add_whole().
 bool Shots::may_add_in_place(const Job& job) const {
+  const CodecParams& codec = job.spec.codec;
   return size() == 2 && job.spec.collective == Collective::kAllReduce && job.in_place &&
-         !job.has_residual();
+         !job.has_residual() && codec.kind == Kind::kGG &&
+         codec.rounding == Rounding::kDeterministic;
 }
 
-// What decoded values are multiplied by so that their sum is the mean, which saves a pass over it:
-// of 2, 4, 8, ... ranks an exact share.
+// Whether decoded values are multiplied by a rank's share, so that their sum is the mean and needs
+// no pass of its own: where that is exact, of 2, 4, 8, ... ranks.
+bool Shots::adds_shares(const Job& job) const {
+  return job.spec.mean && (size() & (size() - 1)) == 0;
+}
+
 float Shots::share(const Job& job) const {
-  const bool exact = (size() & (size() - 1)) == 0;
-  return job.spec.mean && exact ? 1 / static_cast<float>(size()) : 1.0f;
+  return adds_shares(job) ? 1 / static_cast<float>(size()) : 1.0f;
 }
 
 void Shots::encode_whole(Flight& flight, bool compared) {
@@ -64,7 +69,7 @@ void Shots::add_whole(Flight& flight) {
   }
   if (may_add_in_place(job) && !exchange.own_added)
     make_zeros_positive(sum, numel);  // as on the other rank if that one has restored its own
-  if (job.spec.mean && share(job) == 1) divide(sum, static_cast<float>(size()), numel);
+  if (job.spec.mean && !adds_shares(job)) divide(sum, static_cast<float>(size()), numel);
   if (!job.in_place) from_float(job.dtype, sum, result, numel);
 }
 

@@ -30,9 +30,9 @@ class SegmentCoder {
                  uint8_t* out, RunAverages* averages, OwnValues* own = nullptr);
 
   // Decodes numel elements of a segment that came from rank `sender`; accumulate and factor as in
-  // codec.h. Where the job has checksums
-  // and this one is wrong, leaves `out` alone, or clears it, and notes that in *damage: no reason
-  // to stop, the other ranks wait for the rest of this one's messages. Null: it isn't looked at.
+  // codec.h. Where the job has checksums and this one is wrong, leaves `out` alone, or clears it,
+  // and notes that in *damage: no reason to stop, the other ranks wait for the rest of this one's
+  // messages. Null: it isn't looked at.
   void decode(const Job& job, const uint8_t* wire, int64_t bytes, float* out, int64_t numel,
               bool accumulate, int sender, std::string* damage, float factor = 1);
 

@@ -5,9 +5,9 @@
 // what it decodes to its own exact values, divides once, encodes the result and sends it round
 // (shot 2); everybody, the owner too, decodes the owner's bytes. In one shot: every rank sends one
 // segment of the whole slice to all, everybody decodes and adds all of them, its own too, in rank
-// order; of two ranks each may have its own values from its encoder and add the other's.
-// Reduce-scatter is shot 1 of the first, all-gather the second without adding; either may be exact
-// (job.exact).
+// order (for a mean of 2, 4, 8, ... ranks the W-th part of each); of two ranks each may have its
+// own values from its encoder and add the other's. Reduce-scatter is shot 1 of the first,
+// all-gather the second without adding; either may be exact (job.exact).
 //
 // Every rank ends with the same bits: what it holds comes from the same bytes by the same
 // operations in the same order, or in the other one where that makes no difference.
@@ -70,6 +70,7 @@ class Shots {
   void send_result(Flight& flight, Range own, const float* mean);
 
   bool may_add_in_place(const Job& job) const;
+  bool adds_shares(const Job& job) const;
   float share(const Job& job) const;
   void encode_whole(Flight& flight, bool compared);
   void add_whole(Flight& flight);

@@ -206,14 +206,15 @@ int64_t check_values(const std::string& name, const Input& input, const std::vec
   return coded;
 }
 
-// What decoding by a factor gives in the place of a decoded value. Below float's normal range bits
-// are lost, where the factor lowers a step or a level's product; past its end infinity may be what
-// the value would have been.
+// What decoding by a factor gives in the place of a decoded value. Past float's range infinity may
+// be what the value would have been; below the normal range products are rounded to other places.
 bool is_scaled(float scaled, float value, float factor) {
   const float expected = factor * value;
   if (std::isnan(value)) return std::isnan(scaled);
-  if (std::fabs(value) < 0x1p-100f) return std::fabs(scaled - expected) < 0x1p-120f;
-  return scaled == expected || (std::isinf(value) && std::fabs(scaled) >= 0x1p125f);
+  const bool tiny = std::fabs(expected) < 0x1p-126f;
+  if (scaled == expected) return tiny || std::signbit(scaled) == std::signbit(expected);
+  return (std::isinf(value) && std::fabs(scaled) >= 0x1p125f) ||
+         (tiny && std::fabs(scaled - expected) <= 0x1p-148f);
 }
 
 // Decoding that multiplies, and that adds to what is there.

@@ -1,4 +1,5 @@
-// Half-width floats, all 65536 of each kind, against their definition in double precision.
+// Half-width floats, all 65536 of each kind, against their definition in double precision; floats
+// rounded to them; and the kernels, which must give the same bits.
 #include <cmath>
 #include <vector>
 

@@ -368,7 +368,8 @@ void test_rows_are_read_as_they_are() {
 struct Coded {
   Status status = Status::kOk;
   std::vector<uint8_t> wire;
-  Floats values, sums;  // decoded, and added to ones
+  Floats values, sums;    // decoded, and added to ones
+  Floats quarters, less;  // the same with a factor of a quarter
 };
 
 Coded code(const CodecParams& p, const EncodeInput& input, size_t numel, Workspace& ws) {
@@ -385,6 +386,12 @@ Coded code(const CodecParams& p, const EncodeInput& input, size_t numel, Workspa
   Status status = decode(coded.wire.data(), written, coded.values.data(), n, false, ws);
   CHECK_IN(describe(p), status == Status::kOk, static_cast<int>(status));
   status = decode(coded.wire.data(), written, coded.sums.data(), n, true, ws);
+  CHECK_IN(describe(p), status == Status::kOk, static_cast<int>(status));
+  coded.quarters.resize(numel);
+  coded.less.assign(numel, 1.0f);
+  status = decode(coded.wire.data(), written, coded.quarters.data(), n, false, ws, 0.25f);
+  CHECK_IN(describe(p), status == Status::kOk, static_cast<int>(status));
+  status = decode(coded.wire.data(), written, coded.less.data(), n, true, ws, 0.25f);
   CHECK_IN(describe(p), status == Status::kOk, static_cast<int>(status));
   return coded;
 }
@@ -463,8 +470,11 @@ void test_segments_are_the_same() {
       check_parts(reference.wire, input);
       const auto raw = reference.values.begin() + kLengths[0];
       CHECK(std::equal(raw, raw - kLengths[1], input.values.floats.begin() + kLengths[0]));
-      for (size_t i = 0; i < numel; ++i)
+      for (size_t i = 0; i < numel; ++i) {
         CHECK_IN(describe(p), reference.sums[i] == 1.0f + reference.values[i], i);
+        CHECK_IN(describe(p), reference.quarters[i] == 0.25f * reference.values[i], i);
+        CHECK_IN(describe(p), reference.less[i] == 1.0f + 0.25f * reference.values[i], i);
+      }
       for (const std::string& implementation : implementations()) {
         CHECK(set_implementation(implementation));
         for (Workspace* ws : {&alone, &threaded}) {
