@@ -130,7 +130,8 @@ def test_from_up_to_down() -> None:
     assert netlab("down", f"--name={name}").stdout == f"{name}: was not there\n"
     refused = netlab("exec", f"--name={name}", "h1", "--", "true")
     assert refused.returncode == 1
-    assert name in refused.stderr and len(refused.stderr.splitlines()) == 1
+    assert name in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
 
 
 @needs_hosts
