@@ -9,7 +9,7 @@ namespace {
 
 struct Everything {
   Encoded encoded;
-  Decoded plain, sums, damaged;
+  Decoded plain, sums, halves, damaged;
 };
 
 Everything run(const Case& c, const std::string& implementation, size_t at, uint8_t flip) {
@@ -20,9 +20,10 @@ Everything run(const Case& c, const std::string& implementation, size_t at, uint
   result.encoded = encode_in(c, max_segment_bytes(c.params, c.input->view), &workspace);
   std::vector<uint8_t> wire = result.encoded.wire;
   if (wire.empty()) return result;
-  const std::vector<float> start = some_values(numel);
+  const std::vector<float> start = some_values(numel), zeros(start.size());
   result.plain = decode_exactly(wire, numel, &workspace);
   result.sums = decode_exactly(wire, numel, &workspace, &start);
+  result.halves = decode_exactly(wire, numel, &workspace, &zeros, 0.5f);
   wire[at % wire.size()] ^= flip;
   result.damaged = decode_exactly(wire, numel, &workspace);
   return result;
@@ -40,7 +41,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const Case c(size < 5 ? nullptr : data + 5, in.left());
   const Everything reference = run(c, names.back(), at, flip);
   const std::vector<uint32_t>& own = reference.encoded.own;
-  REQUIRE(own.empty() || own == reference.plain.bits, own.size());
+  REQUIRE(own.empty() || own == reference.halves.bits, own.size());
   for (size_t i = 0; i + 1 < names.size(); ++i) {
     const Everything found = run(c, names[i], at, flip);
     REQUIRE(found.encoded.status == reference.encoded.status, i);
@@ -48,6 +49,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     REQUIRE(found.encoded.own == reference.encoded.own, i);
     REQUIRE(found.plain == reference.plain, i);
     REQUIRE(found.sums == reference.sums, i);
+    REQUIRE(found.halves == reference.halves, i);
     REQUIRE(found.damaged == reference.damaged, i);
   }
   return 0;
