@@ -16,6 +16,8 @@ struct Simd {
   static constexpr bool kPairs = true;  // two pieces at once hide the latency of table look-ups
   static constexpr bool kPackedEntries = true;  // two look-ups and some shifts instead of four
   static constexpr int kLeastTable = 8;
+  static constexpr bool kShortRows =
+      true;  // a look-up in more than kLeastTable takes twice as long
   using Float = __m256;
   using Int = __m256i;
   using Mask = __m256i;  // all bits of a chosen lane
@@ -69,6 +71,8 @@ struct Simd {
   static Int add(Int a, Int b) { return _mm256_add_epi32(a, b); }
   static Int subtract(Int a, Int b) { return _mm256_sub_epi32(a, b); }
   static Int both(Int a, Int b) { return _mm256_and_si256(a, b); }
+  static Int either(Int a, Int b) { return _mm256_or_si256(a, b); }
+  static bool no_bits(Int x, uint32_t bits) { return _mm256_testz_si256(x, set(bits)) != 0; }
   static Int multiply(Int a, Int b) { return _mm256_mullo_epi32(a, b); }
   // High halves of the products.
   static Int multiply_high(Int a, Int b) {
@@ -88,12 +92,12 @@ struct Simd {
 
   static Mask negative(Float x) { return negative(_mm256_castps_si256(x)); }
   static Mask negative(Int x) { return _mm256_srai_epi32(x, 31); }
-  static Mask equal(Int a, Int b) { return _mm256_cmpeq_epi32(a, b); }
-  // Of numbers as unsigned ones.
-  static Mask below(Int a, Int b) {
-    const Int bias = set(0x80000000u);
-    return _mm256_cmpgt_epi32(_mm256_xor_si256(b, bias), _mm256_xor_si256(a, bias));
+  // Where x is negative and k isn't 0.
+  static Mask negative_nonzero(Float x, Int k) {
+    return negative(_mm256_sign_epi32(k, _mm256_castps_si256(x)));
   }
+  static Mask without(Mask a, Mask b) { return _mm256_andnot_si256(b, a); }
+  static Mask equal(Int a, Int b) { return _mm256_cmpeq_epi32(a, b); }
   static Mask less(Int a, Int b) { return _mm256_cmpgt_epi32(b, a); }  // as signed ones
   static uint32_t bits(Mask m) {
     return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(m)));

@@ -21,6 +21,7 @@ struct Simd {
   static constexpr bool kPairs = true;  // two pieces at once hide the latency of table look-ups
   static constexpr bool kPackedEntries = false;  // a look-up is an instruction
   static constexpr int kLeastTable = 16;
+  static constexpr bool kShortRows = false;
   using Float = __m512;
   using Int = __m512i;
   using Mask = __mmask16;
@@ -66,6 +67,8 @@ struct Simd {
   static Int add(Int a, Int b) { return _mm512_add_epi32(a, b); }
   static Int subtract(Int a, Int b) { return _mm512_sub_epi32(a, b); }
   static Int both(Int a, Int b) { return _mm512_and_si512(a, b); }
+  static Int either(Int a, Int b) { return _mm512_or_si512(a, b); }
+  static bool no_bits(Int x, uint32_t bits) { return _mm512_test_epi32_mask(x, set(bits)) == 0; }
   static Int multiply(Int a, Int b) { return _mm512_mullo_epi32(a, b); }
   // High halves of the products.
   static Int multiply_high(Int a, Int b) {
@@ -85,10 +88,13 @@ struct Simd {
 
   static Mask negative(Float x) { return _mm512_movepi32_mask(_mm512_castps_si512(x)); }
   static Mask negative(Int x) { return _mm512_movepi32_mask(x); }
+  // Where x is negative and k isn't 0.
+  static Mask negative_nonzero(Float x, Int k) {
+    return _mm512_mask_test_epi32_mask(negative(x), k, k);
+  }
+  static Mask without(Mask a, Mask b) { return static_cast<Mask>(a & ~b); }
   static Mask equal(Int a, Int b) { return _mm512_cmpeq_epi32_mask(a, b); }
-  static Mask below(Int a, Int b) { return _mm512_cmplt_epu32_mask(a, b); }  // unsigned
-  static Mask less(Int a, Int b) { return _mm512_cmplt_epi32_mask(a, b); }   // signed
-  static Mask both(Mask a, Mask b) { return static_cast<Mask>(a & b); }
+  static Mask less(Int a, Int b) { return _mm512_cmplt_epi32_mask(a, b); }  // signed
   static uint32_t bits(Mask m) { return m; }
   // Of a row's lanes.
   static uint32_t row_bits(const Mask (&m)[kVectors]) {

@@ -17,6 +17,7 @@ struct Simd {
       false;  // a piece's eight states and their temporaries fill the registers
   static constexpr bool kPackedEntries = false;
   static constexpr int kLeastTable = 16;
+  static constexpr bool kShortRows = false;
   using Float = float32x4_t;
   // Not uint32x4_t itself: masks are of that type too.
   using Int = uint32x4_t;
@@ -63,6 +64,8 @@ struct Simd {
   static Int add(Int a, Int b) { return vaddq_u32(a, b); }
   static Int subtract(Int a, Int b) { return vsubq_u32(a, b); }
   static Int both(Int a, Int b) { return vandq_u32(a, b); }
+  static Int either(Int a, Int b) { return vorrq_u32(a, b); }
+  static bool no_bits(Int x, uint32_t bits) { return vmaxvq_u32(vandq_u32(x, set(bits))) == 0; }
   static Int multiply(Int a, Int b) { return vmulq_u32(a, b); }
   // High halves of the products.
   static Int multiply_high(Int a, Int b) {
@@ -84,13 +87,15 @@ struct Simd {
 
   static Mask negative(Float x) { return negative(vreinterpretq_u32_f32(x)); }
   static Mask negative(Int x) { return {vcltzq_s32(vreinterpretq_s32_u32(x))}; }
+  // Where x is negative and k isn't 0.
+  static Mask negative_nonzero(Float x, Int k) {
+    return {vandq_u32(negative(x).lanes, vtstq_u32(k, k))};
+  }
+  static Mask without(Mask a, Mask b) { return {vbicq_u32(a.lanes, b.lanes)}; }
   static Mask equal(Int a, Int b) { return {vceqq_u32(a, b)}; }
-  // Of numbers as unsigned ones.
-  static Mask below(Int a, Int b) { return {vcltq_u32(a, b)}; }
   static Mask less(Int a, Int b) {  // as signed ones
     return {vcltq_s32(vreinterpretq_s32_u32(a), vreinterpretq_s32_u32(b))};
   }
-  static Mask both(Mask a, Mask b) { return {vandq_u32(a.lanes, b.lanes)}; }
   static uint32_t bits(Mask m) {
     const uint32_t weights[] = {1, 2, 4, 8};
     return vaddvq_u32(vandq_u32(m.lanes, vld1q_u32(weights)));

@@ -148,6 +148,29 @@ Int quantize_vector(Float x, Float inverse_step, Float bias, Float past) {
   return Simd::truncate(Simd::min(scaled, past));
 }
 
+struct RowQuantizer {
+  explicit RowQuantizer(const Quantizer& q)
+      : inverse(Simd::set(q.inverse_step)),
+        bias(Simd::set(q.bias)),
+        past(Simd::set(static_cast<uint32_t>(q.magnitudes) + 1)),
+        past_float(Simd::to_float(past)) {}
+
+  // A row's magnitudes. True where all are below Simd::kLeastTable and looking them up among so few
+  // saves time; longer tables' escapes are not below it.
+  bool put(const float* x, Int* magnitudes) const {
+    Int any = Simd::set(0u);
+    for (int v = 0; v < kVectors; ++v) {
+      magnitudes[v] = quantize_vector(Simd::load(x + v * kWidth), inverse, bias, past_float);
+      any = Simd::either(any, magnitudes[v]);
+    }
+    return Simd::kShortRows && Simd::no_bits(any, ~(Simd::kLeastTable - 1u));
+  }
+
+  Float inverse, bias;
+  Int past;  // stands for all that the alphabet doesn't hold
+  Float past_float;
+};
+
 // The quantizer of a block's elements from number `first` on.
 Quantizer after(int first, const Quantizer& q) {
   Quantizer rest = q;
@@ -303,31 +326,44 @@ class Magnitudes {
   const Simd::Table<kSize> freq_, bias_, reciprocal_, shift_;
 };
 
+// One row. `past`: the magnitude of escapes, which mayn't be there unless kEscapes.
+template <bool kEscapes, int kSize>
+uint16_t* encode_row(const float* x, const Int* magnitudes, Int past,
+                     const Magnitudes<kSize>& symbols, Int* lanes, uint16_t* end,
+                     uint32_t* escapes) {
+  Mask over[kVectors];
+  for (int v = kVectors - 1; v >= 0; --v) {
+    const Int k = magnitudes[v];
+    // Zero and the escape have one symbol each; the others a second one for negative values.
+    Mask minus = Simd::negative_nonzero(Simd::load(x + v * kWidth), k);
+    if (kEscapes) {
+      over[v] = Simd::equal(k, past);
+      minus = Simd::without(minus, over[v]);
+    }
+    Symbol symbol = symbols[k];
+    symbol.bias = Simd::add_where(minus, symbol.bias, symbol.freq);
+    lanes[v] = put(lanes[v], symbol, &end);
+  }
+  *escapes = kEscapes ? Simd::row_bits(over) : 0;
+  return end;
+}
+
 template <int kSize>
 uint16_t* encode_rows(uint32_t* states, const float* x, int n, const Quantizer& q,
                       const MagnitudeTable& table, uint16_t* end, uint32_t* escapes) {
   const Magnitudes<kSize> symbols(table);
-  const Float inverse = Simd::set(q.inverse_step), deadzone_bias = Simd::set(q.bias);
-  const Int one = Simd::set(1u), magnitudes = Simd::set(static_cast<uint32_t>(q.magnitudes));
-  const Int past = Simd::add(magnitudes, one);
-  const Float past_float = Simd::to_float(past);
+  const Magnitudes<Simd::kLeastTable> first_symbols(table);
+  const RowQuantizer quantizer(q);
   Int lanes[kVectors];
   load_lanes(states, lanes);
   for (int i = n - kLanes; i >= 0; i -= kLanes) {
     ask_for(x + i, -kBytesAhead);
-    Mask over[kVectors];
-    for (int v = kVectors - 1; v >= 0; --v) {
-      const Float value = Simd::load(x + i + v * kWidth);
-      const Int k = quantize_vector(value, inverse, deadzone_bias, past_float);
-      over[v] = Simd::equal(k, past);
-      // Zero and the escape have one symbol each; the others a second one for negative values.
-      const Mask signed_one = Simd::below(Simd::subtract(k, one), magnitudes);
-      const Mask minus = Simd::both(Simd::negative(value), signed_one);
-      Symbol symbol = symbols[k];
-      symbol.bias = Simd::add_where(minus, symbol.bias, symbol.freq);
-      lanes[v] = put(lanes[v], symbol, &end);
-    }
-    escapes[i / kLanes] = Simd::row_bits(over);
+    Int k[kVectors];
+    const bool short_row = quantizer.put(x + i, k) && kSize > Simd::kLeastTable;
+    uint32_t* row_escapes = &escapes[i / kLanes];
+    end = short_row
+              ? encode_row<false>(x + i, k, quantizer.past, first_symbols, lanes, end, row_escapes)
+              : encode_row<true>(x + i, k, quantizer.past, symbols, lanes, end, row_escapes);
   }
   store_lanes(lanes, states);
   return end;
@@ -462,27 +498,43 @@ void decode_pair(BlockDecode* blocks, bool accumulate) {
   }
 }
 
+// One row, which may hold escapes only if kEscapes; kSize: numbers of the magnitudes' levels.
+template <bool kEscapes, int kSize>
+uint32_t restore_row(const float* x, const Int* magnitudes, Int past,
+                     const Simd::Levels<kSize>& levels, Float step, float* out) {
+  Mask over[kVectors];
+  for (int v = 0; v < kVectors; ++v) {
+    const Float value = Simd::load(x + v * kWidth);
+    const Float level = Simd::negate_where_positive(value, levels.negative(magnitudes[v]));
+    // Adding zero makes -0, which no symbol stands for, +0.
+    Float restored = Simd::add(Simd::multiply(step, level), Simd::set(0.0f));
+    if (kEscapes) {
+      over[v] = Simd::equal(magnitudes[v], past);
+      restored = Simd::select(over[v], value, restored);
+    }
+    Simd::store(out + v * kWidth, restored);
+  }
+  return kEscapes ? Simd::row_bits(over) : 0;
+}
+
+// kSize: numbers of the LevelTable that are in use, rounded up.
 template <int kSize>
 void restore_rows(const float* x, int n, const Quantizer& q, const LevelTable& table, float step,
                   float* out, uint32_t* escapes) {
+  constexpr int kFirst = 2 * Simd::kLeastTable;
   Simd::Levels<kSize> levels;
+  Simd::Levels<kFirst> first_levels;
   levels.load(table.level);
-  const Float inverse = Simd::set(q.inverse_step), bias = Simd::set(q.bias);
-  const Int past = Simd::set(static_cast<uint32_t>(q.magnitudes) + 1);
-  const Float past_float = Simd::to_float(past), factor = Simd::set(step), zero = Simd::set(0.0f);
+  first_levels.load(table.level);
+  const RowQuantizer quantizer(q);
+  const Float factor = Simd::set(step);
   for (int i = 0; i < n; i += kLanes) {
     ask_for(x + i, kBytesAhead);
-    Mask over[kVectors];
-    for (int v = 0; v < kVectors; ++v) {
-      const Float value = Simd::load(x + i + v * kWidth);
-      const Int k = quantize_vector(value, inverse, bias, past_float);
-      over[v] = Simd::equal(k, past);
-      const Float level = Simd::negate_where_positive(value, levels.negative(k));
-      // Adding zero makes -0, which no symbol stands for, +0.
-      const Float restored = Simd::add(Simd::multiply(factor, level), zero);
-      Simd::store(out + i + v * kWidth, Simd::select(over[v], value, restored));
-    }
-    escapes[i / kLanes] = Simd::row_bits(over);
+    Int k[kVectors];
+    const bool short_row = quantizer.put(x + i, k) && kSize > kFirst;
+    escapes[i / kLanes] =
+        short_row ? restore_row<false>(x + i, k, quantizer.past, first_levels, factor, out + i)
+                  : restore_row<true>(x + i, k, quantizer.past, levels, factor, out + i);
   }
 }
 
@@ -559,6 +611,7 @@ void fixed_code_vectors(const float* x, int n, float inverse, const Codebook& bo
   const Float factor = Simd::set(inverse);
   const Int sign_bit = Simd::set(1u << (kBits - 1));
   for (int i = 0; i < n; i += kCodesAtOnce) {
+    if (i % kLanes == 0) ask_for(x + i, kBytesAhead);
     Int code[Simd::kStoredAtOnce];
     for (int v = 0; v < Simd::kStoredAtOnce; ++v) {
       const Float value = Simd::load(x + i + v * kWidth);
@@ -584,6 +637,7 @@ void fixed_value_vectors(const uint8_t* codes, int n, float scale, const Codeboo
                          bool accumulate, float* out) {
   const Float factor = Simd::set(scale);
   for (int i = 0; i < n; i += kWidth) {
+    if (accumulate && i % kLanes == 0) ask_for(out + i, kBytesAhead);
     const Float level = Simd::look_up<kSize>(book.signed_levels, Simd::load_bytes(codes + i));
     Float value = Simd::multiply(factor, level);
     if (accumulate) value = Simd::add(Simd::load(out + i), value);
