@@ -21,8 +21,8 @@ struct MagnitudeTable {
   uint32_t bias[kSize];
   uint32_t reciprocal[kSize];
   uint32_t shift[kSize];
-  uint32_t packed[kSize];  // freq, bias and shift as in EncodeEntry
-  uint32_t cost[kSize];    // bits, in 1/4096
+  uint32_t packed[kSize];                     // freq, bias and shift as in EncodeEntry
+  uint8_t cost_low[kSize], cost_high[kSize];  // bytes of the bits, in 1/4096
 };
 static_assert(tables::kMaxMagnitude + 2 <= MagnitudeTable::kSize, "magnitudes have their places");
 

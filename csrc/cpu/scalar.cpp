@@ -50,7 +50,8 @@ uint32_t cost(const uint8_t* symbols, int n, const MagnitudeTable& table, int ma
   uint32_t sum = 0;
   for (int i = 0; i < n; ++i) {
     const bool escape = symbols[i] > 2 * magnitudes;
-    sum += table.cost[escape ? magnitudes + 1 : symbol_magnitude(symbols[i])];
+    const int k = escape ? magnitudes + 1 : symbol_magnitude(symbols[i]);
+    sum += table.cost_low[k] + (uint32_t{table.cost_high[k]} << 8);
     uint32_t& row = escapes[i / kLanes];
     row = (i % kLanes == 0 ? 0 : row) | uint32_t{escape} << (i % kLanes);
   }

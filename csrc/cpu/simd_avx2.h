@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "core/rans.h"
+#include "cpu/bytes_x86.h"
 #include "cpu/shuffles.h"
 
 namespace gct {
@@ -44,11 +45,16 @@ struct Simd {
     const __m128i words = low_words(x);
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
   }
-  static constexpr int kStoredAtOnce = kVectors;  // for a third of the instructions each
-  static void store_bytes(uint8_t* p, const Int (&x)[kStoredAtOnce]) {
-    const Int bytes =
-        _mm256_packus_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3]));
-    store(reinterpret_cast<uint32_t*>(p), in_lane_order(bytes));
+  // Of a row: the low bytes of integers under 128, and all bits of a byte where a float is
+  // negative.
+  static Bytes::Row to_bytes(const Int (&x)[kVectors]) {
+    return in_lane_order(
+        _mm256_packs_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3])));
+  }
+  static Bytes::Row negative_bytes(const float* row) {
+    Int x[kVectors];
+    for (int v = 0; v < kVectors; ++v) x[v] = _mm256_castps_si256(load(row + v * kWidth));
+    return Bytes::negative(to_bytes(x));  // packing saturates: signs stay
   }
 
   static Float abs(Float x) {
@@ -104,12 +110,7 @@ struct Simd {
   }
   // Of a row's lanes.
   static uint32_t row_bits(const Mask (&m)[kVectors]) { return row_signs(m); }
-  static uint32_t row_signs(const Int (&x)[kVectors]) {
-    // Packing saturates: signs stay.
-    const Int bytes =
-        _mm256_packs_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3]));
-    return static_cast<uint32_t>(_mm256_movemask_epi8(in_lane_order(bytes)));
-  }
+  static uint32_t row_signs(const Int (&x)[kVectors]) { return Bytes::bits(to_bytes(x)); }
   static Int select(Mask m, Int a, Int b) { return _mm256_blendv_epi8(b, a, m); }
   static Float select(Mask m, Float a, Float b) {
     return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(m));

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "cpu/bytes_x86.h"
 #include "cpu/levels_by_symbol.h"
 
 namespace gct {
@@ -45,8 +46,14 @@ struct Simd {
   static void store_bytes(uint8_t* p, Int x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x));
   }
-  static constexpr int kStoredAtOnce = 1;
-  static void store_bytes(uint8_t* p, const Int (&x)[kStoredAtOnce]) { store_bytes(p, x[0]); }
+  // Of a row: the low bytes of integers under 128, and all bits of a byte where a float is
+  // negative.
+  static Bytes::Row to_bytes(const Int (&x)[kVectors]) {
+    return _mm256_set_m128i(_mm512_cvtepi32_epi8(x[1]), _mm512_cvtepi32_epi8(x[0]));
+  }
+  static Bytes::Row negative_bytes(const float* row) {
+    return _mm256_movm_epi8(row_bits({negative(load(row)), negative(load(row + kWidth))}));
+  }
 
   static Float abs(Float x) { return _mm512_abs_ps(x); }
   static Float add(Float a, Float b) { return _mm512_add_ps(a, b); }

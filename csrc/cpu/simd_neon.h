@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "cpu/bytes_neon.h"
 #include "cpu/levels_by_symbol.h"
 #include "cpu/shuffles.h"
 
@@ -44,8 +45,22 @@ struct Simd {
     const uint8x8_t bytes = vmovn_u16(vcombine_u16(words, words));
     vst1_lane_u32(reinterpret_cast<uint32_t*>(p), vreinterpret_u32_u8(bytes), 0);
   }
-  static constexpr int kStoredAtOnce = 1;
-  static void store_bytes(uint8_t* p, const Int (&x)[kStoredAtOnce]) { store_bytes(p, x[0]); }
+  // Of a row: the low bytes of integers under 128, and all bits of a byte where a float is
+  // negative.
+  static Bytes::Row to_bytes(const Int (&x)[kVectors]) {
+    Bytes::Row result;
+    for (int h = 0; h < 2; ++h) {
+      const Int* half = x + 4 * h;
+      result.half[h] = vcombine_u8(vmovn_u16(vcombine_u16(vmovn_u32(half[0]), vmovn_u32(half[1]))),
+                                   vmovn_u16(vcombine_u16(vmovn_u32(half[2]), vmovn_u32(half[3]))));
+    }
+    return result;
+  }
+  static Bytes::Row negative_bytes(const float* row) {
+    Int x[kVectors];
+    for (int v = 0; v < kVectors; ++v) x[v] = negative(load(row + v * kWidth)).lanes;
+    return to_bytes(x);
+  }
 
   static Float abs(Float x) { return vabsq_f32(x); }
   static Float add(Float a, Float b) { return vaddq_f32(a, b); }

@@ -78,7 +78,8 @@ void fill_magnitudes(int table, MagnitudeTable* result) {
     result->reciprocal[k] = e.reciprocal;
     result->shift[k] = e.packed >> 25;
     result->packed[k] = e.packed;
-    result->cost[k] = by_symbol.cost[symbol];
+    result->cost_low[k] = static_cast<uint8_t>(by_symbol.cost[symbol] & 0xff);
+    result->cost_high[k] = static_cast<uint8_t>(by_symbol.cost[symbol] >> 8);
   }
 }
 

@@ -179,24 +179,38 @@ Quantizer after(int first, const Quantizer& q) {
   return rest;
 }
 
-bool quantize(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
-  const int full = q.stochastic ? 0 : n / kWidth * kWidth;
+// Symbols of whole rows with one table: 2 k - 1 for positive values, 2 k for negative ones, 0 for
+// k = 0.
+bool quantize_rows(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
+  const RowQuantizer quantizer(q);
+  const Bytes::Row one = Bytes::set(1), past = Bytes::set(q.magnitudes + 1);
+  const Bytes::Row escape = Bytes::set(kEscapeSymbol);
+  uint32_t escaped = 0;
+  for (int i = 0; i < n; i += kLanes) {
+    Int magnitudes[kVectors];
+    quantizer.put(x + i, magnitudes);
+    const Bytes::Row k = Simd::to_bytes(magnitudes), over = Bytes::equal(k, past);
+    const Bytes::Row positive = Bytes::without(one, Simd::negative_bytes(x + i));
+    const Bytes::Row symbol = Bytes::subtract(Bytes::add(k, k), positive);
+    escaped |= Bytes::bits(over);
+    Bytes::store(symbols + i, Bytes::select(over, escape, symbol));
+  }
+  return escaped != 0;
+}
+
+// The same where each element has a table of its own, for whole vectors.
+bool quantize_by_tables(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
   const Int one = Simd::set(1u), none = Simd::set(0u);
   const Int escape = Simd::set(uint32_t{kEscapeSymbol});
   const Float inverse = Simd::set(q.inverse_step);
-  Float bias = Simd::set(q.bias);
-  Int magnitudes = Simd::set(static_cast<uint32_t>(q.magnitudes));
   uint32_t escaped = 0;
-  for (int i = 0; i < full; i += kWidth) {
-    if (q.tables != nullptr) {
-      const Int table = Simd::load_bytes(q.tables + i);
-      bias = Simd::gather(q.biases, table);
-      magnitudes = Simd::gather(reinterpret_cast<const uint32_t*>(q.limits), table);
-    }
-    const Int past = Simd::add(magnitudes, one);
+  for (int i = 0; i < n; i += kWidth) {
+    const Int table = Simd::load_bytes(q.tables + i);
+    const Float bias = Simd::gather(q.biases, table);
+    const Int limit = Simd::gather(reinterpret_cast<const uint32_t*>(q.limits), table);
+    const Int past = Simd::add(limit, one);
     const Float v = Simd::load(x + i);
     const Int k = quantize_vector(v, inverse, bias, Simd::to_float(past));
-    // 2 k - 1 for positive values, 2 k for negative ones, 0 for k = 0.
     const Int positive = Simd::select(Simd::negative(v), none, one);
     const Int code = Simd::subtract(Simd::add(k, k), positive);
     const Mask over = Simd::equal(k, past);
@@ -204,42 +218,39 @@ bool quantize(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
     escaped |= Simd::bits(over);
     Simd::store_bytes(symbols + i, Simd::select(over, escape, symbol));
   }
-  if (full == n) return escaped != 0;
-  return scalar_kernels()->quantize(x + full, n - full, after(full, q), symbols + full) ||
-         escaped != 0;
+  return escaped != 0;
+}
+
+bool quantize(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
+  const bool one_table = q.tables == nullptr;
+  const int full = q.stochastic ? 0 : n - n % (one_table ? kLanes : kWidth);
+  const bool escaped = (one_table ? quantize_rows : quantize_by_tables)(x, full, q, symbols);
+  if (full == n) return escaped;
+  return scalar_kernels()->quantize(x + full, n - full, after(full, q), symbols + full) || escaped;
 }
 
 // kSize: numbers of the table that are in use, rounded up.
 template <int kSize>
 uint32_t cost_of_rows(const uint8_t* symbols, int n, const MagnitudeTable& table, int magnitudes,
                       uint32_t* escapes) {
-  const Simd::Table<kSize> costs(table.cost);
-  const Int one = Simd::set(1u), past = Simd::set(static_cast<uint32_t>(magnitudes) + 1);
-  Int sums = Simd::set(0u);
+  const Bytes::Table<kSize> low(table.cost_low), high(table.cost_high);
+  const Bytes::Row past = Bytes::set(magnitudes + 1);
+  Bytes::Sum low_sum, high_sum;
   for (int i = 0; i < n; i += kLanes) {
-    Mask over[kVectors];
-    for (int v = 0; v < kVectors; ++v) {
-      const Int symbol = Simd::load_bytes(symbols + i + v * kWidth);
-      const Int magnitude = Simd::shift_right<1>(Simd::add(symbol, one));
-      const Int k = Simd::select(Simd::less(magnitude, past), magnitude, past);
-      over[v] = Simd::equal(k, past);
-      sums = Simd::add(sums, costs[k]);
-    }
-    escapes[i / kLanes] = Simd::row_bits(over);
+    const Bytes::Row k = Bytes::min(Bytes::half_up(Bytes::load(symbols + i)), past);
+    escapes[i / kLanes] = Bytes::bits(Bytes::equal(k, past));
+    low_sum.add(low[k]);
+    high_sum.add(high[k]);
   }
-  uint32_t lanes[kWidth], sum = 0;
-  Simd::store(lanes, sums);
-  for (const uint32_t lane : lanes) sum += lane;
-  return sum;
+  return low_sum.total() + (high_sum.total() << 8);
 }
 
 uint32_t cost(const uint8_t* symbols, int n, const MagnitudeTable& table, int magnitudes,
               uint32_t* escapes) {
   const int full = n / kLanes * kLanes, used = magnitudes + 2;
-  const auto rows = used <= Simd::kLeastTable ? cost_of_rows<Simd::kLeastTable>
-                    : used <= 16              ? cost_of_rows<16>
-                    : used <= 32              ? cost_of_rows<32>
-                                              : cost_of_rows<64>;
+  const auto rows = used <= 16   ? cost_of_rows<16>
+                    : used <= 32 ? cost_of_rows<32>
+                                 : cost_of_rows<64>;
   const uint32_t sum = rows(symbols, full, table, magnitudes, escapes);
   if (full == n) return sum;
   return sum + scalar_kernels()->cost(symbols + full, n - full, table, magnitudes,
@@ -603,23 +614,20 @@ Int find_intervals(Float magnitude, const float* thresholds, Int path) {
   return path;
 }
 
-constexpr int kCodesAtOnce = Simd::kStoredAtOnce * kWidth;
-
 template <int kBits>
 void fixed_code_vectors(const float* x, int n, float inverse, const Codebook& book,
                         uint8_t* codes) {
   const Float factor = Simd::set(inverse);
-  const Int sign_bit = Simd::set(1u << (kBits - 1));
-  for (int i = 0; i < n; i += kCodesAtOnce) {
-    if (i % kLanes == 0) ask_for(x + i, kBytesAhead);
-    Int code[Simd::kStoredAtOnce];
-    for (int v = 0; v < Simd::kStoredAtOnce; ++v) {
-      const Float value = Simd::load(x + i + v * kWidth);
-      const Float magnitude = Simd::multiply(Simd::abs(value), factor);
-      const Int index = find_intervals<kBits, 0>(magnitude, book.thresholds, Simd::set(0u));
-      code[v] = Simd::add_where(Simd::negative(value), index, sign_bit);
+  const Bytes::Row sign_bit = Bytes::set(1 << (kBits - 1));
+  for (int i = 0; i < n; i += kLanes) {
+    ask_for(x + i, kBytesAhead);
+    Int index[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      const Float magnitude = Simd::multiply(Simd::abs(Simd::load(x + i + v * kWidth)), factor);
+      index[v] = find_intervals<kBits, 0>(magnitude, book.thresholds, Simd::set(0u));
     }
-    Simd::store_bytes(codes + i, code);
+    const Bytes::Row signs = Bytes::both(Simd::negative_bytes(x + i), sign_bit);
+    Bytes::store(codes + i, Bytes::add(Simd::to_bytes(index), signs));
   }
 }
 
@@ -627,7 +635,7 @@ void fixed_codes(const float* x, int n, float inverse, const Codebook& book, uin
   static constexpr void (*widths[])(const float*, int, float, const Codebook&, uint8_t*) = {
       fixed_code_vectors<1>, fixed_code_vectors<2>, fixed_code_vectors<3>, fixed_code_vectors<4>,
       fixed_code_vectors<5>, fixed_code_vectors<6>, fixed_code_vectors<7>, fixed_code_vectors<8>};
-  const int full = n / kCodesAtOnce * kCodesAtOnce;
+  const int full = n / kLanes * kLanes;
   widths[book.bits - 1](x, full, inverse, book, codes);
   if (full < n) scalar_kernels()->fixed_codes(x + full, n - full, inverse, book, codes + full);
 }
