@@ -27,7 +27,7 @@ struct Bytes {
     return {{vaddq_u8(a.half[0], b.half[0]), vaddq_u8(a.half[1], b.half[1])}};
   }
   // a - b, or 0 where b is larger.
-  static Row subtract(Row a, Row b) {
+  static Row subtract_to_zero(Row a, Row b) {
     return {{vqsubq_u8(a.half[0], b.half[0]), vqsubq_u8(a.half[1], b.half[1])}};
   }
   static Row half_up(Row x) {  // (x + 1) / 2
@@ -37,12 +37,9 @@ struct Bytes {
   static Row min(Row a, Row b) {
     return {{vminq_u8(a.half[0], b.half[0]), vminq_u8(a.half[1], b.half[1])}};
   }
-  // All bits of a byte where they are equal, or where x's highest bit is set.
+  // All bits of a byte where they are equal.
   static Row equal(Row a, Row b) {
     return {{vceqq_u8(a.half[0], b.half[0]), vceqq_u8(a.half[1], b.half[1])}};
-  }
-  static Row negative(Row x) {
-    return {{vcltzq_s8(vreinterpretq_s8_u8(x.half[0])), vcltzq_s8(vreinterpretq_s8_u8(x.half[1]))}};
   }
   static Row both(Row a, Row b) {
     return {{vandq_u8(a.half[0], b.half[0]), vandq_u8(a.half[1], b.half[1])}};

@@ -20,12 +20,11 @@ struct Bytes {
 
   static Row add(Row a, Row b) { return _mm256_add_epi8(a, b); }
   // a - b, or 0 where b is larger.
-  static Row subtract(Row a, Row b) { return _mm256_subs_epu8(a, b); }
+  static Row subtract_to_zero(Row a, Row b) { return _mm256_subs_epu8(a, b); }
   static Row half_up(Row x) { return _mm256_avg_epu8(x, _mm256_setzero_si256()); }  // (x + 1) / 2
   static Row min(Row a, Row b) { return _mm256_min_epu8(a, b); }
-  // All bits of a byte where they are equal, or where x's highest bit is set.
+  // All bits of a byte where they are equal.
   static Row equal(Row a, Row b) { return _mm256_cmpeq_epi8(a, b); }
-  static Row negative(Row x) { return _mm256_cmpgt_epi8(_mm256_setzero_si256(), x); }
   static Row both(Row a, Row b) { return _mm256_and_si256(a, b); }
   static Row without(Row x, Row mask) { return _mm256_andnot_si256(mask, x); }
   static Row select(Row mask, Row a, Row b) { return _mm256_blendv_epi8(b, a, mask); }
@@ -50,7 +49,8 @@ struct Bytes {
       } else {
         const Row low = look_up<kCount / 2>(parts, i);
         const Row high = look_up<kCount / 2>(parts + kCount / 32, i);
-        // By the index's highest bit, which moves to its byte's; what comes from below it doesn't.
+        // The index's highest bit moves to its byte's top; what comes from the byte below stays
+        // under it.
         return _mm256_blendv_epi8(low, high, _mm256_slli_epi16(i, kCount == 32 ? 3 : 2));
       }
     }

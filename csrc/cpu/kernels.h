@@ -22,7 +22,7 @@ struct MagnitudeTable {
   uint32_t reciprocal[kSize];
   uint32_t shift[kSize];
   uint32_t packed[kSize];                     // freq, bias and shift as in EncodeEntry
-  uint8_t cost_low[kSize], cost_high[kSize];  // bytes of the bits, in 1/4096
+  uint8_t cost_low[kSize], cost_high[kSize];  // two bytes of the code length, in 1/4096 bit
 };
 static_assert(tables::kMaxMagnitude + 2 <= MagnitudeTable::kSize, "magnitudes have their places");
 

@@ -54,7 +54,7 @@ struct Simd {
   static Bytes::Row negative_bytes(const float* row) {
     Int x[kVectors];
     for (int v = 0; v < kVectors; ++v) x[v] = _mm256_castps_si256(load(row + v * kWidth));
-    return Bytes::negative(to_bytes(x));  // packing saturates: signs stay
+    return _mm256_cmpgt_epi8(_mm256_setzero_si256(), to_bytes(x));
   }
 
   static Float abs(Float x) {
@@ -98,7 +98,7 @@ struct Simd {
 
   static Mask negative(Float x) { return negative(_mm256_castps_si256(x)); }
   static Mask negative(Int x) { return _mm256_srai_epi32(x, 31); }
-  // Where x is negative and k isn't 0.
+  // Where x is negative and k > 0; k isn't negative.
   static Mask negative_nonzero(Float x, Int k) {
     return negative(_mm256_sign_epi32(k, _mm256_castps_si256(x)));
   }

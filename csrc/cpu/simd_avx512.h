@@ -95,7 +95,7 @@ struct Simd {
 
   static Mask negative(Float x) { return _mm512_movepi32_mask(_mm512_castps_si512(x)); }
   static Mask negative(Int x) { return _mm512_movepi32_mask(x); }
-  // Where x is negative and k isn't 0.
+  // Where x is negative and k > 0; k isn't negative.
   static Mask negative_nonzero(Float x, Int k) {
     return _mm512_mask_test_epi32_mask(negative(x), k, k);
   }

@@ -102,7 +102,7 @@ struct Simd {
 
   static Mask negative(Float x) { return negative(vreinterpretq_u32_f32(x)); }
   static Mask negative(Int x) { return {vcltzq_s32(vreinterpretq_s32_u32(x))}; }
-  // Where x is negative and k isn't 0.
+  // Where x is negative and k > 0; k isn't negative.
   static Mask negative_nonzero(Float x, Int k) {
     return {vandq_u32(negative(x).lanes, vtstq_u32(k, k))};
   }

@@ -1,7 +1,8 @@
 // The kernels once for all vector instruction sets, in terms of a `Simd` (simd_*.h) of kWidth
-// lanes: kLanes / kWidth vectors hold the interleaved states. A source file for each set includes
-// its Simd and this, and is alone compiled for these instructions: everything here is in an
-// anonymous namespace, so that no other file can end up with code from it.
+// lanes: kLanes / kWidth vectors hold the interleaved states; and of `Bytes` (bytes_*.h), rows of
+// symbols. A source file for each set includes these and this, and is alone compiled for these
+// instructions: everything here is in an anonymous namespace, so that no other file can end up with
+// code from it.
 //
 // Rows of kLanes elements are vectorized; what is left of a block goes through the scalar
 // reference.
@@ -23,6 +24,7 @@ using Mask = Simd::Mask;
 constexpr int kWidth = Simd::kWidth;
 constexpr int kVectors = Simd::kVectors;
 static_assert(kVectors * kWidth == kLanes, "whole vectors hold the lanes");
+static_assert(sizeof(Bytes::Row) == kLanes, "a row of bytes is a row of lanes");
 
 // Lanes to one sum, pairwise and halving as the reference does. No copy of all lanes: compilers
 // make it by halves, and reading a whole vector then waits for both.
@@ -157,11 +159,11 @@ struct RowQuantizer {
 
   // A row's magnitudes. True where all are below Simd::kLeastTable and looking them up among so few
   // saves time; longer tables' escapes are not below it.
-  bool put(const float* x, Int* magnitudes) const {
+  bool magnitudes(const float* x, Int* k) const {
     Int any = Simd::set(0u);
     for (int v = 0; v < kVectors; ++v) {
-      magnitudes[v] = quantize_vector(Simd::load(x + v * kWidth), inverse, bias, past_float);
-      any = Simd::either(any, magnitudes[v]);
+      k[v] = quantize_vector(Simd::load(x + v * kWidth), inverse, bias, past_float);
+      any = Simd::either(any, k[v]);
     }
     return Simd::kShortRows && Simd::no_bits(any, ~(Simd::kLeastTable - 1u));
   }
@@ -179,52 +181,51 @@ Quantizer after(int first, const Quantizer& q) {
   return rest;
 }
 
-// Symbols of whole rows with one table: 2 k - 1 for positive values, 2 k for negative ones, 0 for
-// k = 0.
-bool quantize_rows(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
-  const RowQuantizer quantizer(q);
-  const Bytes::Row one = Bytes::set(1), past = Bytes::set(q.magnitudes + 1);
-  const Bytes::Row escape = Bytes::set(kEscapeSymbol);
-  uint32_t escaped = 0;
-  for (int i = 0; i < n; i += kLanes) {
-    Int magnitudes[kVectors];
-    quantizer.put(x + i, magnitudes);
-    const Bytes::Row k = Simd::to_bytes(magnitudes), over = Bytes::equal(k, past);
-    const Bytes::Row positive = Bytes::without(one, Simd::negative_bytes(x + i));
-    const Bytes::Row symbol = Bytes::subtract(Bytes::add(k, k), positive);
-    escaped |= Bytes::bits(over);
-    Bytes::store(symbols + i, Bytes::select(over, escape, symbol));
-  }
-  return escaped != 0;
+// A row's symbols: 2 k - 1 for positive values, 2 k for negative ones, 0 for k = 0, and the escape
+// for k = past. True if that is one of them.
+bool put_symbols(Bytes::Row k, Bytes::Row past, const float* x, uint8_t* symbols) {
+  const Bytes::Row positive = Bytes::without(Bytes::set(1), Simd::negative_bytes(x));
+  const Bytes::Row symbol = Bytes::subtract_to_zero(Bytes::add(k, k), positive);
+  const Bytes::Row over = Bytes::equal(k, past);
+  Bytes::store(symbols, Bytes::select(over, Bytes::set(kEscapeSymbol), symbol));
+  return Bytes::bits(over) != 0;
 }
 
-// The same where each element has a table of its own, for whole vectors.
-bool quantize_by_tables(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
-  const Int one = Simd::set(1u), none = Simd::set(0u);
-  const Int escape = Simd::set(uint32_t{kEscapeSymbol});
-  const Float inverse = Simd::set(q.inverse_step);
-  uint32_t escaped = 0;
-  for (int i = 0; i < n; i += kWidth) {
-    const Int table = Simd::load_bytes(q.tables + i);
-    const Float bias = Simd::gather(q.biases, table);
-    const Int limit = Simd::gather(reinterpret_cast<const uint32_t*>(q.limits), table);
-    const Int past = Simd::add(limit, one);
-    const Float v = Simd::load(x + i);
-    const Int k = quantize_vector(v, inverse, bias, Simd::to_float(past));
-    const Int positive = Simd::select(Simd::negative(v), none, one);
-    const Int code = Simd::subtract(Simd::add(k, k), positive);
-    const Mask over = Simd::equal(k, past);
-    const Int symbol = Simd::select(Simd::equal(k, none), none, code);
-    escaped |= Simd::bits(over);
-    Simd::store_bytes(symbols + i, Simd::select(over, escape, symbol));
+bool quantize_rows(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
+  const RowQuantizer quantizer(q);
+  const Bytes::Row past = Bytes::set(q.magnitudes + 1);
+  bool escaped = false;
+  for (int i = 0; i < n; i += kLanes) {
+    Int k[kVectors];
+    quantizer.magnitudes(x + i, k);
+    escaped |= put_symbols(Simd::to_bytes(k), past, x + i, symbols + i);
   }
-  return escaped != 0;
+  return escaped;
+}
+
+// The same where each element has a table of its own.
+bool quantize_rows_by_tables(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
+  const Float inverse = Simd::set(q.inverse_step);
+  const uint32_t* limits = reinterpret_cast<const uint32_t*>(q.limits);
+  bool escaped = false;
+  for (int i = 0; i < n; i += kLanes) {
+    Int k[kVectors], past[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      const int at = i + v * kWidth;
+      const Int table = Simd::load_bytes(q.tables + at);
+      past[v] = Simd::add(Simd::gather(limits, table), Simd::set(1u));
+      k[v] = quantize_vector(Simd::load(x + at), inverse, Simd::gather(q.biases, table),
+                             Simd::to_float(past[v]));
+    }
+    escaped |= put_symbols(Simd::to_bytes(k), Simd::to_bytes(past), x + i, symbols + i);
+  }
+  return escaped;
 }
 
 bool quantize(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
-  const bool one_table = q.tables == nullptr;
-  const int full = q.stochastic ? 0 : n - n % (one_table ? kLanes : kWidth);
-  const bool escaped = (one_table ? quantize_rows : quantize_by_tables)(x, full, q, symbols);
+  const int full = q.stochastic ? 0 : n / kLanes * kLanes;
+  const auto rows = q.tables == nullptr ? quantize_rows : quantize_rows_by_tables;
+  const bool escaped = rows(x, full, q, symbols);
   if (full == n) return escaped;
   return scalar_kernels()->quantize(x + full, n - full, after(full, q), symbols + full) || escaped;
 }
@@ -337,7 +338,7 @@ class Magnitudes {
   const Simd::Table<kSize> freq_, bias_, reciprocal_, shift_;
 };
 
-// One row. `past`: the magnitude of escapes, which mayn't be there unless kEscapes.
+// One row. `past`: the magnitude of escapes, of which there are none unless kEscapes.
 template <bool kEscapes, int kSize>
 uint16_t* encode_row(const float* x, const Int* magnitudes, Int past,
                      const Magnitudes<kSize>& symbols, Int* lanes, uint16_t* end,
@@ -347,7 +348,7 @@ uint16_t* encode_row(const float* x, const Int* magnitudes, Int past,
     const Int k = magnitudes[v];
     // Zero and the escape have one symbol each; the others a second one for negative values.
     Mask minus = Simd::negative_nonzero(Simd::load(x + v * kWidth), k);
-    if (kEscapes) {
+    if constexpr (kEscapes) {
       over[v] = Simd::equal(k, past);
       minus = Simd::without(minus, over[v]);
     }
@@ -363,18 +364,20 @@ template <int kSize>
 uint16_t* encode_rows(uint32_t* states, const float* x, int n, const Quantizer& q,
                       const MagnitudeTable& table, uint16_t* end, uint32_t* escapes) {
   const Magnitudes<kSize> symbols(table);
-  const Magnitudes<Simd::kLeastTable> first_symbols(table);
+  const Magnitudes<Simd::kLeastTable> short_symbols(table);
   const RowQuantizer quantizer(q);
   Int lanes[kVectors];
   load_lanes(states, lanes);
   for (int i = n - kLanes; i >= 0; i -= kLanes) {
     ask_for(x + i, -kBytesAhead);
     Int k[kVectors];
-    const bool short_row = quantizer.put(x + i, k) && kSize > Simd::kLeastTable;
+    const bool short_row = quantizer.magnitudes(x + i, k);
     uint32_t* row_escapes = &escapes[i / kLanes];
-    end = short_row
-              ? encode_row<false>(x + i, k, quantizer.past, first_symbols, lanes, end, row_escapes)
-              : encode_row<true>(x + i, k, quantizer.past, symbols, lanes, end, row_escapes);
+    if (kSize > Simd::kLeastTable && short_row) {
+      end = encode_row<false>(x + i, k, quantizer.past, short_symbols, lanes, end, row_escapes);
+    } else {
+      end = encode_row<true>(x + i, k, quantizer.past, symbols, lanes, end, row_escapes);
+    }
   }
   store_lanes(lanes, states);
   return end;
@@ -519,7 +522,7 @@ uint32_t restore_row(const float* x, const Int* magnitudes, Int past,
     const Float level = Simd::negate_where_positive(value, levels.negative(magnitudes[v]));
     // Adding zero makes -0, which no symbol stands for, +0.
     Float restored = Simd::add(Simd::multiply(step, level), Simd::set(0.0f));
-    if (kEscapes) {
+    if constexpr (kEscapes) {
       over[v] = Simd::equal(magnitudes[v], past);
       restored = Simd::select(over[v], value, restored);
     }
@@ -532,20 +535,21 @@ uint32_t restore_row(const float* x, const Int* magnitudes, Int past,
 template <int kSize>
 void restore_rows(const float* x, int n, const Quantizer& q, const LevelTable& table, float step,
                   float* out, uint32_t* escapes) {
-  constexpr int kFirst = 2 * Simd::kLeastTable;
+  constexpr int kShort = 2 * Simd::kLeastTable;
   Simd::Levels<kSize> levels;
-  Simd::Levels<kFirst> first_levels;
+  Simd::Levels<kShort> short_levels;
   levels.load(table.level);
-  first_levels.load(table.level);
+  short_levels.load(table.level);
   const RowQuantizer quantizer(q);
   const Float factor = Simd::set(step);
   for (int i = 0; i < n; i += kLanes) {
     ask_for(x + i, kBytesAhead);
     Int k[kVectors];
-    const bool short_row = quantizer.put(x + i, k) && kSize > kFirst;
+    const bool short_row = quantizer.magnitudes(x + i, k);
     escapes[i / kLanes] =
-        short_row ? restore_row<false>(x + i, k, quantizer.past, first_levels, factor, out + i)
-                  : restore_row<true>(x + i, k, quantizer.past, levels, factor, out + i);
+        kSize > kShort && short_row
+            ? restore_row<false>(x + i, k, quantizer.past, short_levels, factor, out + i)
+            : restore_row<true>(x + i, k, quantizer.past, levels, factor, out + i);
   }
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <vector>
 
@@ -207,9 +208,17 @@ std::vector<float> block_values(int n, Random* random) {
   for (float& v : x) {
     const double magnitude = std::exp2(12 * random->unit() - 6);
     v = static_cast<float>(random->below(2) == 0 ? magnitude : -magnitude);
-    const uint64_t special = random->below(20);
-    if (special < 3) v = special == 0 ? -0.0f : special == 1 ? 0.5f : -2.5f;
-    if (special == 3) v *= 1e9f;  // far beyond the alphabet
+    constexpr float kSpecial[] = {-0.0f,
+                                  0.5f,
+                                  -2.5f,
+                                  std::numeric_limits<float>::denorm_min(),
+                                  -std::numeric_limits<float>::denorm_min(),
+                                  -std::numeric_limits<float>::min(),
+                                  std::numeric_limits<float>::max(),
+                                  -std::numeric_limits<float>::max()};
+    const uint64_t special = random->below(40);
+    if (special < std::size(kSpecial)) v = kSpecial[special];
+    if (special > 37) v *= 1e9f;  // far beyond the alphabet
   }
   return x;
 }
@@ -435,7 +444,7 @@ void test_fixed_kernels() {
   int count;
   const Kernels* const* all = usable_kernels(&count);
   for (int bits = 1; bits <= 8; ++bits) {
-    for (int n : {1, 7, 8, 9, 15, 16, 17, 31, 100, 255, 256}) {
+    for (int n : {1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 100, 255, 256}) {
       const Codebook book(n % tables::kNumShapes, bits);
       std::vector<float> x = block_values(n, &random);
       if (bits > 1)

@@ -1,6 +1,7 @@
 // rANS as arithmetic: exact division, the coder's step against its definition, round trips on every
 // table and every implementation, words in the order that the wire format promises.
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "check.h"
@@ -270,12 +271,12 @@ void check_cost(const Kernels& k, int table, const Quantizer& q, const ValueBloc
   const int n = static_cast<int>(block.x.size());
   Quantizer widest = q;
   widest.magnitudes = tables::kMaxMagnitude;
-  uint8_t symbols[kBlock];
-  scalar_kernels()->quantize(block.x.data(), n, widest, symbols);
+  std::vector<uint8_t> symbols(block.x.size());  // so that sanitizers see what is read behind it
+  scalar_kernels()->quantize(block.x.data(), n, widest, symbols.data());
   uint32_t escapes[kBlock / kLanes + 1], expected = 0;
   std::fill(std::begin(escapes), std::end(escapes), 0xeeeeeeeeu);
   const uint32_t cost =
-      k.cost(symbols, n, magnitude_table(table), table_magnitudes(table), escapes);
+      k.cost(symbols.data(), n, magnitude_table(table), table_magnitudes(table), escapes);
   for (size_t i = 0; i < block.x.size(); ++i) {
     expected += encode_table(table).cost[block.symbols[i]];
     CHECK(escape_bit(escapes, i) == (block.symbols[i] == kEscapeSymbol), table, n, i);
@@ -328,17 +329,57 @@ void check_values(int table, const ValueBlock& block, bool accumulate, const Dec
   }
 }
 
+// Kinds of rows, which kernels may tell apart: from zero to the escape, or magnitudes under 8 and
+// one of exactly 7, exactly 8 or beyond all alphabets.
+constexpr size_t kRowKinds = 4;
+
+void draw_row(size_t kind, const Quantizer& q, float* x, size_t n, Random* random) {
+  const auto sign = [&](float value) { return random->below(2) == 0 ? value : -value; };
+  for (size_t i = 0; i < n; ++i) {
+    x[i] = static_cast<float>(random->unit() * (kind == 0 ? q.magnitudes + 2.5 : 7.6));
+    if (random->below(2) == 0) x[i] = static_cast<float>(random->unit());
+    if (random->below(20) == 0) x[i] = random->below(2) == 0 || kind > 0 ? 0.0f : 1e30f;
+    x[i] = sign(x[i]);
+  }
+  constexpr float kOne[kRowKinds] = {0.0f, 7.0f, 8.0f, 1e30f};
+  x[random->below(n)] = sign(kOne[kind]);
+}
+
 ValueBlock draw_block(int table, const Quantizer& q, size_t n, Random* random) {
   ValueBlock block = {std::vector<float>(n), std::vector<uint8_t>(n), {}};
-  for (float& v : block.x) {  // zero to escape, both signs, both zeros
-    v = static_cast<float>(random->unit() * (q.magnitudes + 2.5));
-    if (random->below(2) == 0) v = static_cast<float>(random->unit());
-    if (random->below(2) == 0) v = -v;
-    if (random->below(20) == 0) v = random->below(2) == 0 ? -0.0f : 1e30f;
-  }
+  const size_t kind = random->below(kRowKinds);
+  for (size_t i = 0; i < n; i += kLanes)
+    draw_row((kind + i / kLanes) % kRowKinds, q, &block.x[i], std::min<size_t>(kLanes, n - i),
+             random);
   scalar_kernels()->quantize(block.x.data(), static_cast<int>(n), q, block.symbols.data());
   block.encoded = encode_all(*scalar_kernels(), &encode_table(table), nullptr, block.symbols);
   return block;
+}
+
+// What the values decode to, apart and in their own place, as the levels say.
+void check_restore(const Kernels& k, int table, int set, const Quantizer& q,
+                   const ValueBlock& block) {
+  const size_t n = block.x.size();
+  const int shape = table / tables::kTablesPerShape, at = table % tables::kTablesPerShape;
+  const LevelTable& levels = level_tables(shape, set)[at];
+  for (bool in_place : {false, true}) {
+    std::vector<float> x = block.x, apart(n + 1, 5.0f);
+    x.push_back(5.0f);
+    float* out = in_place ? x.data() : apart.data();
+    uint32_t escapes[kBlock / kLanes + 1];
+    std::fill(std::begin(escapes), std::end(escapes), 0xeeeeeeeeu);
+    k.restore(x.data(), static_cast<int>(n), q, levels, 0.37f, out, escapes);
+    CHECK(out[n] == 5.0f, table, n);
+    CHECK(escapes[div_up(static_cast<int>(n), kLanes)] == 0xeeeeeeeeu, n);
+    for (size_t i = 0; i < n; ++i) {
+      const bool escape = block.symbols[i] == kEscapeSymbol;
+      const int magnitude = escape ? 0 : symbol_magnitude(block.symbols[i]);
+      const float value = 0.37f * level(table, magnitude, set);
+      const float signed_value = magnitude > 0 && std::signbit(block.x[i]) ? -value : value;
+      CHECK(escape_bit(escapes, i) == escape, table, n, i);
+      CHECK(float_bits(out[i]) == float_bits(escape ? block.x[i] : signed_value), table, n, i);
+    }
+  }
 }
 
 // The kernels that go from values to words and back, alone and two blocks at once, against the
@@ -362,6 +403,8 @@ void test_values() {
       for (int i = 0; i < count; ++i) {
         check_encode_values(*all[i], table, q, block);
         check_cost(*all[i], table, q, block);
+        check_restore(*all[i], table, kCentroidLevels, q, block);
+        check_restore(*all[i], table, kLevelSets - 1, q, block);
         for (bool accumulate : {false, true}) {
           Decoded d, e;
           BlockDecode one = start_decode(table, block, &d);
