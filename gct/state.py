@@ -123,8 +123,8 @@ class GCTState:
     On a GPU gradients are float32, bfloat16 or float16, and the codec is of kind ``"gg"`` with
     bits, ``"fixed"`` or ``"raw"``; error_feedback, low_rank, element_scales, effort, rate_weight,
     checksum, a monitor and a hierarchy are for CPU gradients in this version (``"auto"`` is off),
-    and the first bucket raises ValueError where they are set. Errors that only the device sees make a bucket NaN
-    and are raised by the hook's next call.
+    and the first bucket raises ValueError where they are set. Errors that only the device sees make
+    a bucket NaN and are raised by the hook's next call.
 
     Pickling and copying leave the process group, the monitor and the statistics out; the copy uses
     the default group.
