@@ -26,7 +26,7 @@ from typing import Any, cast
 import pytest
 import torch
 from laboratory import BENCHMARKS, NAME, labs, needs_hosts, netlab
-from multihost.rendezvous import find_place
+from multihost.rendezvous import find_place, first_host
 
 pytest.importorskip("numpy", reason="torch's PowerSGD hook needs numpy")
 
@@ -447,6 +447,24 @@ def test_gradients_from_files(tmp_path: Path) -> None:
 # ---- ways to start it
 
 
+def printed_cells(row: dict[str, Any]) -> list[str]:
+    """A row of the JSON as the table has it, by the columns that docs/benchmarks.md describes."""
+
+    def micro(name: str) -> str:
+        return f"{1e6 * row[name]:,.0f}"
+
+    return [
+        str(row["size"]), str(row["numel"]), row["scheme"],
+        micro("seconds"), micro("seconds_min"), micro("seconds_max"),
+        f"{row['size'] / row['seconds'] / 1e9:.3f}",
+        # Two ranks: of a ring's 2 (W - 1) / W each sends half twice.
+        f"{row['size'] / row['seconds'] / 1e9:.3f}",
+        f"{row['wire_bytes']:,.0f}", f"{row['size'] / row['wire_bytes']:.2f}",
+        f"{row['nmse']:.1e}", str(row["wrong"]),
+        micro("encode_seconds"), micro("wire_seconds"), micro("decode_seconds"),
+    ]  # fmt: skip
+
+
 def test_local_writes_all_its_files(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     files = [tmp_path / "sub" / name for name in ("rows.json", "rows.csv", "plot.png")]
@@ -461,11 +479,12 @@ def test_local_writes_all_its_files(tmp_path: Path) -> None:
     assert len(rows) == 4
     with files[1].open() as file:
         table = list(csv.DictReader(file))
-    assert [row["scheme"] for row in table] == [row["scheme"] for row in rows]
-    assert float(table[0]["seconds"]) == rows[0]["seconds"]
+    for line, row in zip(table, rows, strict=True):
+        assert line == {name: "" if v is None else str(v) for name, v in row.items()}
     assert files[2].read_bytes().startswith(b"\x89PNG")
     printed = [line for line in result.stdout.splitlines() if not line.startswith("#")]
-    assert [line.split()[2] for line in printed] == [row["scheme"] for row in rows]
+    for line, row in zip(printed, rows, strict=True):
+        assert line.split() == printed_cells(row)
     assert "--local=2" in result.stdout, "the command in the head can be repeated"
     assert "4/4 65536 bytes, gct-2" in result.stderr
 
@@ -663,6 +682,29 @@ def test_slurms_variables_that_are_wrong(variables: dict[str, str], parts: list[
     assert_sentence(ended, *parts)
 
 
+@pytest.mark.parametrize(
+    ("nodelist", "first"),
+    [
+        ("localhost", "localhost"),
+        ("gpu[03-05,9],cpu1", "gpu03"),
+        ("gpu[7,9]", "gpu7"),
+        ("a,b[1-2]", "a"),
+    ],
+)
+def test_the_first_host_of_slurms_list(nodelist: str, first: str) -> None:
+    assert first_host(nodelist) == first
+    place = find_place({**slurm(1), "SLURM_STEP_NODELIST": nodelist})
+    assert (place.rank, place.address) == (1, first)
+
+
+@pytest.mark.parametrize("variables", [open_mpi, pmi, slurm])
+def test_the_address_that_is_given(variables: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cure that the errors about hosts recommend."""
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    place = find_place({**variables(1), "MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "4242"})
+    assert (place.address, place.port) == ("10.0.0.7", 4242)
+
+
 def test_mpirun_inside_of_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its helpers, one on each host, are Slurm's tasks; their ranks inherit Slurm's variables."""
     monkeypatch.setitem(sys.modules, "mpi4py", None)
@@ -754,6 +796,22 @@ def test_versions_that_differ() -> None:
     for rank in ended:
         assert_sentence(rank, "version of gct is '0.1.0' on rank 0 and '0.9.0' on rank 1")
         assert "same versions" in rank.err
+
+
+def test_commands_that_differ() -> None:
+    """Other sizes on one rank: told on both, before anything is sent."""
+    processes = []
+    for variables, size in zip(torch_variables(2), ("64K", "32K"), strict=True):
+        words = [sys.executable, SCRIPT, "-b", "32K", "-e", size, "--timeout", "30"]
+        environment = {**os.environ, **variables}
+        pipe = subprocess.PIPE
+        processes.append(
+            subprocess.Popen(words, env=environment, text=True, stdout=pipe, stderr=pipe)
+        )
+    for process in processes:
+        out, err = process.communicate(timeout=60)
+        ended = Ended(process.returncode, out, err)
+        assert_sentence(ended, "--maxbytes is 65536 on rank 0 and 32768 on rank 1", "same command")
 
 
 def test_mpi4py_of_another_mpi() -> None:

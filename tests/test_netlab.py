@@ -190,6 +190,25 @@ def test_an_interrupted_run_leaves_nothing(sign: signal.Signals) -> None:
 
 
 @needs_hosts
+def test_a_second_interrupt_leaves_nothing_either(lab: labs.Lab) -> None:
+    """Of a command that doesn't heed the signal by which it is asked to end."""
+    words = ["run", f"--name={NAME}", "--", "sh", "-c", "trap '' TERM; sleep 300; sleep 300"]
+    process = subprocess.Popen([*NETLAB, *words], stderr=subprocess.PIPE)
+    hosts = [lab.namespace(host) for host in lab.hosts]
+    try:
+        assert wait_for(lambda: len(labs.processes(hosts)) == 2 * len(hosts))
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(1)
+        assert process.wait(timeout=40) == 130
+        assert not labs.processes(hosts)
+    finally:
+        process.kill()
+        process.communicate()
+        labs.end_processes(lambda: labs.processes(hosts))
+
+
+@needs_hosts
 def test_a_laboratory_that_cannot_be_finished_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     make_host = labs._make_host
 

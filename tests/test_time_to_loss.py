@@ -57,6 +57,41 @@ def test_the_target_is_fp32s() -> None:
     assert time_to_loss.target_of([result((9.0, 1, 1))]) is None
 
 
+def test_what_each_run_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal data, however many hosts share it, and the scheme that the row names."""
+    monkeypatch.setattr(sys, "argv", ["time_to_loss.py", "--steps=300"])
+    args = time_to_loss.parse_arguments()
+
+    def asked(hosts: int, key: str) -> dict[str, str]:
+        words = time_to_loss.options(Case(hosts, "1gbit", SCHEMES[key]), args)
+        return dict(word.removeprefix("--").split("=", 1) for word in words)
+
+    for hosts in (1, 2, 4):
+        given = asked(hosts, "fp32")
+        assert hosts * int(given["batch-size"]) == 32
+        assert (given["steps"], given["seed"]) == ("300", "1")
+    assert [asked(2, key)["comm"] for key in ("fp32", "bf16", "powersgd", "gct-2")] == [
+        "fp32", "bf16", "powersgd", "gct",
+    ]  # fmt: skip
+    assert asked(2, "powersgd")["powersgd-rank"] == "4"
+    assert [float(asked(2, f"gct-{bits}")["bits"]) for bits in ("1.5", "2", "3")] == [1.5, 2, 3]
+    assert "gct-option" not in asked(2, "gct-2")
+    assert asked(2, "gct-2-scales")["gct-option"] == "element_scales=true"
+
+
+def test_a_row_has_its_units() -> None:
+    base = Result(
+        Case(2, "1gbit", SCHEMES["fp32"]),
+        {"wire_bytes_per_step": 3_446_000.0, "held_out_loss": 1.75, "seconds_per_step": 0.168},
+        [Point(10, 3.0, 10.0, 100e6), Point(20, 2.0, 30.0, 300e6)],
+    )
+    at_target = [base.at(2.01, what) for what in ("seconds", "sent_bytes")]
+    assert at_target == [pytest.approx(29.8), pytest.approx(298e6)]
+    assert time_to_loss._row(base, [base]) == [
+        "2", "1gbit", "fp32", "29.8", "1.00", "298.0", "1.7500", "168", "3,446",
+    ]  # fmt: skip
+
+
 TINY = [
     "width=32", "layers=1", "context=32", "warmup=1", "lr=0.02",
     "eval-every=2", "eval-windows=32", "final-windows=32",

@@ -68,15 +68,16 @@ def run_everywhere(
             _release(process, marks)
         return _wait(started, timeout)
     finally:
-        for process in started:
-            _close_gate(process)
-        labs.end_processes(lambda: _marked(marks))
-        for process in started:
-            process.popen.wait()
-        for mark in marks:
-            os.close(mark)
-        for thread in threads:
-            thread.join(timeout=2.0)
+        with labs.uninterrupted():  # a second interrupt must not cut this short
+            for process in started:
+                _close_gate(process)
+            labs.end_processes(lambda: _marked(marks))
+            for process in started:
+                process.popen.wait()
+            for mark in marks:
+                os.close(mark)
+            for thread in threads:
+                thread.join(timeout=2.0)
 
 
 def environment(lab: Lab, node: int, local: int, per_host: int) -> dict[str, str]:
@@ -175,8 +176,9 @@ def _forward(process: Process, quiet: bool) -> list[threading.Thread]:
         prefix = f"[{process.host} rank {process.rank}] ".encode()
         ways = [(process.popen.stdout, sink, prefix), (process.popen.stderr, sink, prefix)]
     threads = [threading.Thread(target=_copy, args=way, daemon=True) for way in ways]
-    for thread in threads:
-        thread.start()
+    with labs.uninterrupted():  # theirs for good: or they would take what the main thread blocks
+        for thread in threads:
+            thread.start()
     return threads
 
 

@@ -113,7 +113,7 @@ def create(name: str, hosts: int, rate: str) -> Lab:
     ours = False
     try:
         # Not to be interrupted between the two, or nobody would remove what was made.
-        with _uninterrupted():
+        with uninterrupted():
             _claim(lab)
             ours = True
         _make_switch(lab)
@@ -137,7 +137,7 @@ def find(name: str) -> Lab:
 
 def destroy(name: str) -> bool:
     """End the processes in a laboratory's namespaces and remove it; False if there was none."""
-    with _uninterrupted():  # a second interrupt must not cut this short
+    with uninterrupted():  # a second interrupt must not cut this short
         namespaces = _namespaces(name)
         end_processes(lambda: processes(namespaces))
         for namespace in namespaces:
@@ -196,7 +196,7 @@ def _namespaces(name: str) -> list[str]:
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Interrupts wait until the end of the block; programs started in it do not see them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
     try:

@@ -16,7 +16,7 @@ from multihost.measure import Row
 _COLUMNS = (
     ("size", 11), ("elements", 10), ("scheme", 14), ("time", 10), ("min", 10), ("max", 10),
     ("algbw", 7), ("busbw", 7), ("wire", 12), ("ratio", 6), ("NMSE", 8), ("#wrong", 6),
-    ("encode", 9), ("wire", 9), ("decode", 9),
+    ("encode", 9), ("wait", 9), ("decode", 9),
 )  # fmt: skip
 _UNITS = ("(B)", "", "", "(us)", "(us)", "(us)", "(GB/s)", "(GB/s)", "(B/call)", "", "", "",
           "(us)", "(us)", "(us)")  # fmt: skip
