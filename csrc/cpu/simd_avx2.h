@@ -46,7 +46,7 @@ struct Simd {
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
   }
   // Of a row: the low bytes of integers under 128, and all bits of a byte where a float is
-  // negative.
+  // negative. Packing saturates, so that signs stay.
   static Bytes::Row to_bytes(const Int (&x)[kVectors]) {
     return in_lane_order(
         _mm256_packs_epi16(_mm256_packs_epi32(x[0], x[1]), _mm256_packs_epi32(x[2], x[3])));
