@@ -453,13 +453,13 @@ def printed_cells(row: dict[str, Any]) -> list[str]:
     def micro(name: str) -> str:
         return f"{1e6 * row[name]:,.0f}"
 
+    ring = 2 * (row["world"] - 1) / row["world"]
+    rate = row["size"] / row["seconds"] / 1e9
     return [
         str(row["size"]), str(row["numel"]), row["scheme"],
         micro("seconds"), micro("seconds_min"), micro("seconds_max"),
-        f"{row['size'] / row['seconds'] / 1e9:.3f}",
-        # Two ranks: of a ring's 2 (W - 1) / W each sends half twice.
-        f"{row['size'] / row['seconds'] / 1e9:.3f}",
-        f"{row['wire_bytes']:,.0f}", f"{row['size'] / row['wire_bytes']:.2f}",
+        f"{rate:.3f}", f"{ring * rate:.3f}",
+        f"{row['wire_bytes']:,.0f}", f"{ring * row['size'] / row['wire_bytes']:.2f}",
         f"{row['nmse']:.1e}", str(row["wrong"]),
         micro("encode_seconds"), micro("wire_seconds"), micro("decode_seconds"),
     ]  # fmt: skip

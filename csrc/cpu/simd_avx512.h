@@ -102,7 +102,6 @@ struct Simd {
   static Mask without(Mask a, Mask b) { return static_cast<Mask>(a & ~b); }
   static Mask equal(Int a, Int b) { return _mm512_cmpeq_epi32_mask(a, b); }
   static Mask less(Int a, Int b) { return _mm512_cmplt_epi32_mask(a, b); }  // signed
-  static uint32_t bits(Mask m) { return m; }
   // Of a row's lanes.
   static uint32_t row_bits(const Mask (&m)[kVectors]) {
     return m[0] | static_cast<uint32_t>(m[1]) << kWidth;
