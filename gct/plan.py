@@ -348,7 +348,8 @@ class _Engine:
     """gct's collective among ``world`` ranks, as csrc/torch/engine.cpp carries it out.
 
     Each slice is encoded by the front thread, crosses the wire, is decoded and added by the back
-    thread and, in two shots, encoded again, crosses the wire again and is decoded.
+    thread and, in two shots, encoded again, crosses the wire again and is decoded by the tail
+    thread.
     """
 
     world: int
@@ -375,7 +376,8 @@ class _Engine:
         messages = shots * (self.world - 1)
         moving = self.speed.transport_seconds(messages, messages * message)
         busy = (sum(self._stages(part, shots, cores=1.0)) + moving) / self.cores
-        interval = max(encode, receive + finish, busy, shots * wire, first, (shots - 1) * second)
+        stages = max(encode, receive, finish)
+        interval = max(stages, busy, shots * wire, first, (shots - 1) * second)
         path = encode + receive + finish + shots * (wire + self.latency)
         return _Flow(
             sent_bytes=slices * messages * message,
@@ -398,7 +400,7 @@ class _Engine:
         return more_bytes <= _LATENCY_BYTES
 
     def _stages(self, part: float, shots: int, cores: float) -> tuple[float, float, float]:
-        """Seconds of a slice in the front thread, and in the back thread's two steps."""
+        """Seconds of a slice in the front, the back and the tail thread."""
         numel = part if shots == 1 else part / self.world
         encode = self.speed.encode_seconds(numel, cores)
         decode = self.speed.decode_seconds(numel, cores)

@@ -10,8 +10,8 @@ namespace gct {
 
 namespace {
 
-// Slices in flight: one is encoded while one is on the wire and one is decoded; the second shot's
-// lag by one.
+// Slices in flight: in the first shot one is encoded while one is on the wire and one is decoded; in
+// the second one is on the wire while one is decoded.
 constexpr size_t kFirstExchanges = 3;
 constexpr size_t kSecondExchanges = 2;
 
@@ -65,7 +65,8 @@ Engine::Engine(const std::string& first_group, const std::string& second_group, 
       first_ring_(kFirstExchanges),
       second_ring_(kSecondExchanges),
       front_thread_([this] { run_front(); }),
-      back_thread_([this] { run_back(); }) {}
+      back_thread_([this] { run_back(); }),
+      tail_thread_([this] { run_tail(); }) {}
 
 Engine::~Engine() { close(); }
 
@@ -73,7 +74,8 @@ bool Engine::in_forked_child() const { return getpid() != owner_pid_; }
 
 bool Engine::on_own_thread() const {
   const auto self = std::this_thread::get_id();
-  return self == front_thread_.get_id() || self == back_thread_.get_id();
+  return self == front_thread_.get_id() || self == back_thread_.get_id() ||
+         self == tail_thread_.get_id();
 }
 
 void Engine::close() {
@@ -90,8 +92,10 @@ void Engine::close() {
   second_ring_.close();
   jobs_.close();
   front_thread_.join();
-  flights_.close();
+  sent_.close();
   back_thread_.join();
+  reduced_.close();
+  tail_thread_.join();
   wire_.close();
 }
 
@@ -138,7 +142,7 @@ void Engine::fail(const Job& job, const char* doing, const std::exception& error
 
 void Engine::run_front() {
   name_thread("gct front");
-  while (auto job = jobs_.pop(/*block=*/true)) send_job(*job);
+  while (auto job = jobs_.pop()) send_job(*job);
 }
 
 Flight Engine::make_flight(const std::shared_ptr<Job>& job, Range range) const {
@@ -165,7 +169,7 @@ void Engine::send_job(const std::shared_ptr<Job>& job) {
   Flight end;
   end.job = job;
   end.last = true;
-  flights_.push(std::move(end));
+  sent_.push(std::move(end));
 }
 
 void Engine::send_slices(const std::shared_ptr<Job>& job) {
@@ -184,7 +188,7 @@ void Engine::send_slices(const std::shared_ptr<Job>& job) {
     if (!compared) compare();  // the others' answers came while the first slice was encoded
     if (!job->refusal.empty()) return first_ring_.release(flight.first);
     shots_.send(flight);
-    flights_.push(std::move(flight));
+    sent_.push(std::move(flight));
   }
   if (!compared) compare();  // an empty tensor
 }
@@ -193,21 +197,14 @@ void Engine::send_slices(const std::shared_ptr<Job>& job) {
 
 void Engine::run_back() {
   name_thread("gct back");
-  std::optional<Flight> lagging;  // its second shot is on the wire
-  for (;;) {
-    std::optional<Flight> flight = flights_.pop(/*block=*/!lagging);
-    if (!flight && !lagging) return;
+  while (auto flight = sent_.pop()) {
+    const std::shared_ptr<Job> job = flight->job;
+    const bool last = flight->last;
+    if (flight->first) receive(*flight);
+    reduced_.push(std::move(*flight));
     // Comparing hashes needs the second group's exchanges in an order that doesn't depend on
     // timing.
-    if (lagging && check_hashes_) finish(*std::exchange(lagging, std::nullopt));
-    if (flight && flight->first) receive(*flight);
-    if (lagging) finish(*std::exchange(lagging, std::nullopt));
-    if (!flight) continue;
-    if (flight->second) {
-      lagging = std::move(flight);
-    } else if (flight->last) {
-      end_job(*flight->job);
-    }
+    if (last && check_hashes_) job->ended.get_future().wait();
   }
 }
 
@@ -227,7 +224,17 @@ void Engine::receive(Flight& flight) {
   first_ring_.release(flight.first);
 }
 
-void Engine::finish(Flight flight) {
+// Tail thread.
+
+void Engine::run_tail() {
+  name_thread("gct tail");
+  while (auto flight = reduced_.pop()) {
+    if (flight->second) finish(*flight);
+    if (flight->last) end_job(*flight->job);
+  }
+}
+
+void Engine::finish(Flight& flight) {
   if (failure().empty()) {
     try {
       shots_.finish(flight);
@@ -235,7 +242,7 @@ void Engine::finish(Flight flight) {
       fail(*flight.job, "receiving the result", error);
     }
   }
-  if (flight.second) second_ring_.release(flight.second);
+  second_ring_.release(flight.second);
 }
 
 void Engine::end_job(Job& job) {
@@ -251,8 +258,9 @@ void Engine::end_job(Job& job) {
     }
   }
   const std::string error = failure();
-  const std::string& local = job.refusal.empty() ? job.damage : job.refusal;
+  const std::string& local = !job.refusal.empty() ? job.refusal : job.damage();
   job.spec.on_done(error.empty() ? local : error, !error.empty(), job.run_stats());
+  job.ended.set_value();
 }
 
 }  // namespace gct

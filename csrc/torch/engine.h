@@ -1,10 +1,11 @@
 // The compressed collectives of one process group: a queue of jobs and the threads that carry them
 // out.
 //
-// The front thread encodes slice after slice and starts shot 1; the back thread waits, decodes,
-// adds, starts shot 2 and finishes the slice before, so that one slice is encoded while others are
-// on the wire or being decoded. A third one hands their messages over. The Python GIL is taken by
-// nobody here except through a job's on_done.
+// The front thread encodes slice after slice and starts shot 1; the back thread waits for it,
+// decodes, adds and starts shot 2; the tail thread waits for that, puts results in place and ends
+// jobs. So one slice is encoded while others are on the wire or being decoded, and nobody's shot 2
+// keeps the next job's values waiting. A fourth one hands their messages over. The Python GIL is
+// taken by nobody here except through a job's on_done.
 #pragma once
 
 #include <cstdint>
@@ -60,11 +61,12 @@ class Engine {
  private:
   void run_front();
   void run_back();
+  void run_tail();
   void send_job(const std::shared_ptr<Job>& job);
   void send_slices(const std::shared_ptr<Job>& job);
   Flight make_flight(const std::shared_ptr<Job>& job, Range range) const;
   void receive(Flight& flight);
-  void finish(Flight flight);
+  void finish(Flight& flight);
   void end_job(Job& job);
   void fail(const Job& job, const char* doing, const std::exception& error);
   std::string failure() const;
@@ -79,13 +81,13 @@ class Engine {
   Agreement agreement_;  // front thread
   ExchangeRing first_ring_, second_ring_;
   Queue<std::shared_ptr<Job>> jobs_;
-  Queue<Flight> flights_;
+  Queue<Flight> sent_, reduced_;  // from front to back, and from back to tail
 
   mutable std::mutex mutex_;  // guards what follows
   std::string failure_;       // the first error; not empty: nothing works any more
   bool closed_ = false;
 
-  std::thread front_thread_, back_thread_;
+  std::thread front_thread_, back_thread_, tail_thread_;
 };
 
 }  // namespace gct

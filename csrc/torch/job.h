@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <future>
 #include <memory>
 #include <string>
 #include <vector>
@@ -42,10 +43,10 @@ struct Counters {
   std::atomic<int64_t> nonfinite_runs{0};
   std::atomic<int64_t> encode_ns{0};
   std::atomic<int64_t> decode_ns{0};  // decoding and adding
-  std::atomic<int64_t> wait_ns{0};    // both threads' waits for the process group
+  std::atomic<int64_t> wait_ns{0};    // all threads' waits for the process group
 };
 
-// Called once, from the engine's back thread (or the closing one). `error` is empty if the result
+// Called once, from the engine's tail thread. `error` is empty if the result
 // is in place; `fatal`: every later job fails too. If it isn't fatal, either nothing was sent, or a
 // checksum was wrong, which the other ranks may not know: the result is worthless then.
 // `run_stats`: float32 [runs, 4], scale and shape of each run as this rank's encoder saw it, 0
@@ -98,11 +99,16 @@ struct Job {
   bool in_place = false;     // float32: results are computed in the tensor itself
   bool exact = false;        // float32 as it is crosses the wire, without a segment around it
   bool slots_known = false;  // message sizes follow from the layout, no exchange of sizes
-  std::string refusal;  // not empty: nothing was sent, and this is why; front thread, then back
-  std::string damage;   // not empty: a checksum was wrong, and whose; back thread
+  std::string refusal;  // not empty: nothing was sent, and this is why; front thread, then others
+  // Not empty: a checksum was wrong, and whose.
+  std::string sent_damage;    // of what the ranks sent; back thread
+  std::string result_damage;  // of a result; tail thread
   RunAverages sent;     // of this rank's own values; front thread
   RunAverages reduced;  // of the chunks that it owns; back thread
 
+  std::promise<void> ended;
+
+  const std::string& damage() const { return sent_damage.empty() ? result_damage : sent_damage; }
   bool two_shot() const { return spec.algorithm == Algorithm::kTwoShot; }
   bool has_residual() const { return spec.residual.defined(); }
   float* residual_at(int64_t element) const { return spec.residual.data_ptr<float>() + element; }

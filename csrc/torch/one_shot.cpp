@@ -55,7 +55,7 @@ void Shots::add_whole(Flight& flight) {
   wait(exchange, *first_);
 
   void* result = job.result_at(flight.range.begin);
-  float* sum = job.in_place ? static_cast<float*>(result) : scratch_.reserve(numel);
+  float* sum = job.in_place ? static_cast<float*>(result) : sum_.reserve(numel);
   const uint8_t* in = exchange.recv.data();
   for (int sender = 0; sender < size(); ++sender) {
     const bool self = sender == rank();
@@ -64,7 +64,7 @@ void Shots::add_whole(Flight& flight) {
     if (self && exchange.own_added) continue;
     back_.decode(job, self ? exchange.send.data() : in, bytes, sum, numel,
                  /*accumulate=*/sender > 0 || exchange.own_added, sender,
-                 self ? nullptr : &job.damage, share(job));
+                 self ? nullptr : &job.sent_damage, share(job));
     if (!self) in += bytes;
   }
   if (may_add_in_place(job) && !exchange.own_added)
@@ -85,9 +85,9 @@ void Shots::place_all(Flight& flight) {
     const int64_t bytes =
         self ? exchange.own_bytes : exchange.recv_bytes[static_cast<size_t>(sender)];
     void* result = job.result_at(sender * job.numel + flight.range.begin);
-    float* out = job.in_place ? static_cast<float*>(result) : scratch_.reserve(numel);
+    float* out = job.in_place ? static_cast<float*>(result) : sum_.reserve(numel);
     back_.decode(job, self ? exchange.send.data() : in, bytes, out, numel, /*accumulate=*/false,
-                 sender, self ? nullptr : &job.damage);
+                 sender, self ? nullptr : &job.sent_damage);
     if (!job.in_place) from_float(job.dtype, out, result, numel);
     if (!self) in += bytes;
   }

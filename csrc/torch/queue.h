@@ -21,10 +21,10 @@ class Queue {
     pushed_.notify_one();
   }
 
-  // Nothing if the queue is empty and `block` is false, or once it is closed and empty.
-  std::optional<T> pop(bool block) {
+  // Waits for an item; nothing once the queue is closed and empty.
+  std::optional<T> pop() {
     std::unique_lock<std::mutex> lock(mutex_);
-    if (block) pushed_.wait(lock, [&] { return closed_ || !items_.empty(); });
+    pushed_.wait(lock, [&] { return closed_ || !items_.empty(); });
     if (items_.empty()) return std::nullopt;
     T item = std::move(items_.front());
     items_.pop_front();

@@ -14,11 +14,12 @@ Shots::Shots(Link* first, Link* second, ThreadPool* pool, Counters* counters)
       second_(second),
       counters_(counters),
       front_(pool, counters),
-      back_(pool, counters) {}
+      back_(pool, counters),
+      tail_(pool, counters) {}
 
 int64_t Shots::capacity_bytes() const {
-  return front_.capacity_bytes() + back_.capacity_bytes() + scratch_.capacity_bytes() +
-         hashes_.capacity_bytes();
+  return front_.capacity_bytes() + back_.capacity_bytes() + tail_.capacity_bytes() +
+         sum_.capacity_bytes() + result_.capacity_bytes() + hashes_.capacity_bytes();
 }
 
 void Shots::encode(Flight& flight, bool compared) {

@@ -1,4 +1,4 @@
-// What happens to one slice: the shots of a collective. The engine calls these steps from its two
+// What happens to one slice: the shots of a collective. The engine calls these steps from its three
 // threads.
 //
 // All-reduce in two shots: every rank encodes each chunk for its owner (shot 1); the owner adds
@@ -48,11 +48,11 @@ class Shots {
   // Back thread: waits for shot 1, reduces; in an all-reduce of two shots starts shot 2 with
   // flight.second.
   void receive(Flight& flight);
-  // Back thread: waits for shot 2 and puts the result in place.
+  // Tail thread: waits for shot 2 and puts the result in place.
   void finish(Flight& flight);
 
-  // Compares the finished job's result on all ranks (GCT_DEBUG=hash); throws if they differ. Back
-  // thread.
+  // Compares the finished job's result on all ranks (GCT_DEBUG=hash); throws if they differ. Tail
+  // thread, while the back thread waits for the job's end.
   void check_same(const Job& job);
 
   int64_t capacity_bytes() const;
@@ -91,9 +91,10 @@ class Shots {
   Link* first_;
   Link* second_;
   Counters* counters_;
-  SegmentCoder front_, back_;  // one for each thread
-  FloatBuffer scratch_;        // back thread
-  Exchange hashes_;            // back thread
+  SegmentCoder front_, back_, tail_;  // one for each thread
+  FloatBuffer sum_;                   // back thread
+  FloatBuffer result_;                // tail thread
+  Exchange hashes_;                   // tail thread
 };
 
 }  // namespace gct

@@ -47,7 +47,7 @@ float* Shots::begin_sum(const Flight& flight, Range own) {
   const bool scatter = job.spec.collective == Collective::kReduceScatter;
   float* sum = job.in_place
                    ? static_cast<float*>(job.result_at(scatter ? flight.range.begin : own.begin))
-                   : scratch_.reserve(own.numel());
+                   : sum_.reserve(own.numel());
   if (job.has_residual()) {
     const float* values = job.residual_at(own.begin);
     std::copy(values, values + own.numel(), sum);
@@ -72,7 +72,7 @@ void Shots::receive_chunk(Flight& flight) {
   for (int sender = 0; sender < size(); ++sender) {
     if (sender == rank()) continue;
     const int64_t bytes = exchange.recv_bytes[static_cast<size_t>(sender)];
-    back_.decode(job, in, bytes, sum, own.numel(), /*accumulate=*/true, sender, &job.damage);
+    back_.decode(job, in, bytes, sum, own.numel(), /*accumulate=*/true, sender, &job.sent_damage);
     in += bytes;
   }
   if (job.spec.mean) divide(sum, static_cast<float>(size()), own.numel());
@@ -121,9 +121,9 @@ void Shots::finish(Flight& flight) {
     const int64_t bytes =
         self ? exchange.own_bytes : exchange.recv_bytes[static_cast<size_t>(owner)];
     float* out = job.in_place ? static_cast<float*>(job.result_at(chunk.begin))
-                              : scratch_.reserve(chunk.numel());
-    back_.decode(job, self ? exchange.send.data() : in, bytes, out, chunk.numel(),
-                 /*accumulate=*/false, owner, self ? nullptr : &job.damage);
+                              : result_.reserve(chunk.numel());
+    tail_.decode(job, self ? exchange.send.data() : in, bytes, out, chunk.numel(),
+                 /*accumulate=*/false, owner, self ? nullptr : &job.result_damage);
     if (!job.in_place) from_float(job.dtype, out, job.result_at(chunk.begin), chunk.numel());
     if (!self) in += bytes;
   }

@@ -7,7 +7,7 @@ namespace gct {
 WireThread::WireThread()
     : thread_([this] {
         name_thread("gct wire");
-        while (auto task = tasks_.pop(/*block=*/true)) (*task)();
+        while (auto task = tasks_.pop()) (*task)();
       }) {}
 
 WireThread::~WireThread() { close(); }
