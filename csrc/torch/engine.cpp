@@ -10,8 +10,8 @@ namespace gct {
 
 namespace {
 
-// Slices in flight: in the first shot one is encoded while one is on the wire and one is decoded; in
-// the second one is on the wire while one is decoded.
+// Slices in flight: in the first shot one is encoded while one is on the wire and one is decoded;
+// in the second one is on the wire while one is decoded.
 constexpr size_t kFirstExchanges = 3;
 constexpr size_t kSecondExchanges = 2;
 

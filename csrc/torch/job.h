@@ -103,8 +103,8 @@ struct Job {
   // Not empty: a checksum was wrong, and whose.
   std::string sent_damage;    // of what the ranks sent; back thread
   std::string result_damage;  // of a result; tail thread
-  RunAverages sent;     // of this rank's own values; front thread
-  RunAverages reduced;  // of the chunks that it owns; back thread
+  RunAverages sent;           // of this rank's own values; front thread
+  RunAverages reduced;        // of the chunks that it owns; back thread
 
   std::promise<void> ended;
 
