@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+from torch.nn.parallel import DistributedDataParallel
 
 from multihost.bucket import Bucket
 from multihost.errors import UserError
@@ -35,6 +36,9 @@ class Reducer(Protocol):
 
     def reduce(self, bucket: Bucket) -> tuple[float, Stages]:
         """Replace the bucket's values by the mean over ranks; seconds, and where they went."""
+
+    def register(self, model: DistributedDataParallel) -> None:
+        """As a training run does it, instead of reduce()."""
 
     def reported_bytes(self) -> int | None:
         """What the scheme itself says that it has sent so far; None where it does not say."""
@@ -88,6 +92,10 @@ class TorchHook:
         if result.data_ptr() != bucket.buffer().data_ptr():
             bucket.set_buffer(result)
         return ended - began, self._clock.stages(began, ended)
+
+    def register(self, model: DistributedDataParallel) -> None:
+        # DDP refuses torch's bf16 hook by its name where there is no NCCL; with Gloo it works.
+        model.register_comm_hook(self._state, lambda state, bucket: self._hook(state, bucket))
 
     def reported_bytes(self) -> int | None:
         return None
@@ -160,6 +168,9 @@ class Gct:
             for stage in ("encode", "wait", "decode")
         }
         return ended - began, Stages(spent["encode"], spent["wait"], spent["decode"])
+
+    def register(self, model: DistributedDataParallel) -> None:
+        model.register_comm_hook(self._state, self._hook)
 
     def reported_bytes(self) -> int | None:
         return int(self._state.stats()["wire_bytes"])
