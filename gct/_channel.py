@@ -259,7 +259,7 @@ def num_threads() -> int:
         if not re.fullmatch("0*[1-9][0-9]{0,3}", text) or int(text) > _MAX_THREADS:
             raise ValueError(
                 f"GCT_NUM_THREADS must be a whole number from 1 to {_MAX_THREADS}, got "
-                f"{text[:40]!r}"
+                f"{text[:40]!r}: unset it for this process' share of the cores"
             )
         return int(text)
     cores = len(os.sched_getaffinity(0))

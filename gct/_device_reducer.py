@@ -16,7 +16,7 @@ from gct._agreement import debug_setting
 from gct._channel import Run
 from gct._device_channel import DeviceChannel
 from gct._device_plan import Plan
-from gct._plain import PlainKind, reduce_plain
+from gct._plain import PlainKind, PlainReductions
 from gct.codec import Codec
 
 _logger = logging.getLogger("gct")
@@ -41,14 +41,13 @@ class DeviceReducer:
         device: torch.device,
     ) -> None:
         _check_settings(settings)
-        self._group = group
         self._settings = f"{dict(settings)}"
         self._channel = DeviceChannel(group, device)
         if debug_setting() == "hash":
             _logger.warning("gct: GCT_DEBUG=hash does not compare gradients on %s", device)
         self.rank, self.size = self._channel.rank, self._channel.size
         self.hosts = 1
-        self.plain_bytes = 0
+        self.plain = PlainReductions(group)
         self.seconds: dict[str, float] = {}
         self.plain_kind: PlainKind | None = None
         self.choice: str | None = None
@@ -61,12 +60,6 @@ class DeviceReducer:
 
     def agree(self, name: str, layout: str) -> None:
         """Nothing: the channel compares every layout when it first comes."""
-
-    def plain(self, buffer: Tensor, name: str, kind: PlainKind) -> Future[Tensor]:
-        """See :func:`reduce_plain`."""
-        future, nbytes = reduce_plain(buffer, self._group, kind, name)
-        self.plain_bytes += nbytes
-        return future
 
     def coded(
         self,

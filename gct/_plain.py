@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -14,6 +15,31 @@ PlainKind = Literal["fp32", "bf16"]
 _HALF_DTYPES = (torch.bfloat16, torch.float16)
 # Values of other dtypes would lose range or more than bfloat16 says.
 _TO_BFLOAT16 = (torch.float32, torch.float64, torch.bfloat16)
+
+
+class PlainReductions:
+    """All-reduces of ``group`` without the codec, and what they have sent."""
+
+    def __init__(self, group: dist.ProcessGroup) -> None:
+        self._group = group
+        self.bytes = 0  # from this rank, as in a ring
+        self._kind: PlainKind = "fp32"
+        self._numel = self._message_bytes = 0  # of the latest kind
+
+    def start(self, buffer: Tensor, name: str, kind: PlainKind) -> Future[Tensor]:
+        """See :func:`reduce_plain`."""
+        future, nbytes = reduce_plain(buffer, self._group, kind, name)
+        size = self._group.size()
+        self.bytes += 2 * nbytes * (size - 1) // size
+        if kind != self._kind:  # codec="auto" is bf16, and the first steps were not
+            self._kind, self._numel, self._message_bytes = kind, 0, 0
+        self._numel += buffer.numel()
+        self._message_bytes += nbytes
+        return future
+
+    def bits_per_element(self) -> float:
+        """With the latest kind; NaN where nothing was sent."""
+        return 8 * self._message_bytes / self._numel if self.bytes and self._numel else math.nan
 
 
 def reduce_plain(
@@ -31,7 +57,7 @@ def reduce_plain(
 
     Returns:
         A future of ``buffer``, a RuntimeError if a peer died or the group's timeout passed; and the
-        bytes that a ring sends from each rank.
+        bytes that are added up.
     """
     # Numbers, not the group: Gloo's thread may be the last to drop what waits for it, and a group
     # that ends on its own thread ends the process.
@@ -60,5 +86,4 @@ def reduce_plain(
             buffer.copy_(values)
         return buffer.div_(size) if late else buffer
 
-    nbytes = values.numel() * values.element_size()
-    return work.get_future().then(result), 2 * nbytes * (size - 1) // size
+    return work.get_future().then(result), values.numel() * values.element_size()

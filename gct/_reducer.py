@@ -17,7 +17,7 @@ from gct._channel import Algorithm, Channel, Run, result_or_raise
 from gct._choice import choose, measure
 from gct._confirmation import Confirmation
 from gct._hierarchy import open_hierarchy
-from gct._plain import PlainKind, reduce_plain
+from gct._plain import PlainKind, PlainReductions, reduce_plain
 from gct._roll_call import call_the_roll
 from gct.codec import Codec
 
@@ -74,7 +74,7 @@ class Reducer:
         self._confirmation: Confirmation | None = None
         if self._checksum and self.size > 1:
             self._confirmation = Confirmation(group, self._channel.roll_call)
-        self.plain_bytes = 0
+        self.plain = PlainReductions(group)
         self.seconds: dict[str, float] = {}  # with codec="auto": by way
         self.plain_kind: PlainKind | None = None  # what was measured to be better than the codec
         if self.rank == 0:
@@ -137,12 +137,6 @@ class Reducer:
                 f"gct: comparing {name} failed on rank {self.rank} of {self.size}: {error}"
                 f"{call_the_roll(self._channel.roll_call)}"
             ) from error
-
-    def plain(self, buffer: Tensor, name: str, kind: PlainKind) -> Future[Tensor]:
-        """See :func:`reduce_plain`."""
-        future, nbytes = reduce_plain(buffer, self._group, kind, name)
-        self.plain_bytes += nbytes
-        return future
 
     def coded(self, buffer: Tensor, codec: Codec, **options: Any) -> Future[Tensor]:
         """Start to replace ``buffer`` by its mean, compressed on the wire by ``codec``.

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from gct.codec import Reconstruction, unit_gain_obstacle
 
+_logger = logging.getLogger("gct")
+
 _KINDS = ("gg", "eg", "fixed", "raw", "auto")
+
+# Values that say no more than the default does, of settings that some codecs can't follow.
+_AS_BY_DEFAULT: dict[str, tuple[Any, ...]] = {
+    "allocation": ("auto", "relative", 1),
+    "rounding": ("deterministic",),
+    "error_feedback": (False, "auto"),
+    "element_scales": (False,),
+    "seed": (0,),
+}
+_ONLY_WARNED = ("element_scales", "seed")  # programs set them whatever their codec is
 
 
 def check_kind(codec: object) -> None:
@@ -66,3 +80,49 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         raise ValueError(
             f"algorithm must be auto, one_shot or two_shot, got {settings['algorithm']!r}"
         )
+
+
+def check_effects(settings: Mapping[str, Any]) -> None:
+    """Raise ValueError, or warn, where something was asked for that the others leave no room for.
+
+    Other combinations that say so are errors of :class:`gct.Codec`.
+    """
+    for name, as_by_default in _AS_BY_DEFAULT.items():
+        reason = _why_idle(name, settings)
+        if not reason or settings[name] in as_by_default:
+            continue
+        message = f"{name}={settings[name]!r} has no effect with {reason}"
+        if name not in _ONLY_WARNED:
+            raise ValueError(message)
+        warnings.warn(message, UserWarning, stacklevel=3)
+
+
+def _why_idle(name: str, settings: Mapping[str, Any]) -> str:
+    """What keeps a setting from changing anything, and what to do; empty where nothing does."""
+    if settings["codec"] == "raw":
+        return 'codec="raw", which sends values as they are: leave it out, or take another codec'
+    if settings["codec"] == "fixed" and name == "allocation":
+        return (
+            'codec="fixed", whose steps always follow the scales of blocks: leave it out, or take '
+            'codec="gg" or "eg"'
+        )
+    if settings["rounding"] == "deterministic" and name == "seed":
+        return (
+            'rounding="deterministic", which draws no random numbers: leave it out, or take '
+            'rounding="stochastic"'
+        )
+    return ""
+
+
+def warn_of_changes(settings: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    """Where a resumed run is set otherwise, in the log: meant or not, its bits are others."""
+    if "reconstruction" not in saved:  # written when there was one
+        settings = {**settings, "reconstruction": resolve_reconstruction(settings)}
+        saved = {**saved, "reconstruction": "centroid"}
+    changes = [
+        f"{name} is {value!r} and was {saved[name]!r}"
+        for name, value in settings.items()
+        if name in saved and saved[name] != value
+    ]
+    if changes:
+        _logger.warning("gct: other settings than the checkpoint's: %s", ", ".join(changes))

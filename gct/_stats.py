@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, TypedDict
 
 from gct._device_reducer import DeviceReducer
@@ -31,9 +32,9 @@ class Stats(TypedDict):
     """Totals of this rank since the state was made, except where said otherwise.
 
     With a hierarchy raw_bytes, wire_bytes and bits_per_element are about what crosses between
-    hosts, and a rank's parameters are those in its share of a bucket. raw_bytes, wire_bytes, ratio
-    and bits_per_element are of what is compressed alone: 0, 0, 1.0 and 0.0 before anything was, as
-    with codec="auto" that has become "fp32" or "bf16".
+    hosts, and a rank's parameters are those in its share of a bucket. raw_bytes, wire_bytes and
+    ratio are of what is compressed alone: 0, 0 and 1.0 before anything was, as with codec="auto"
+    that has become "fp32" or "bf16".
 
     Keys:
         steps: backward passes that were synchronized.
@@ -44,9 +45,12 @@ class Stats(TypedDict):
         local_bytes: with a hierarchy, uncompressed, for ranks of this host; not in wire_bytes.
         ratio: raw_bytes / wire_bytes.
         bits_per_element: mean size of what was encoded, exempt parameters and headers included.
+            Before anything was, that of ordinary all-reduces: 32.0 of float32, and 16.0 since
+            codec="auto" has become "bf16". NaN before the first step, and with one rank, which
+            sends nothing.
         plain_bytes: sent by ordinary all-reduces (first steps, small buckets), as in a ring.
         encode_seconds: of the threads that encode.
-        wait_seconds: for the process group, in the engine's two threads.
+        wait_seconds: for the process group, in the engine's threads.
         decode_seconds: decoding and adding.
         nonfinite_runs: runs that held NaN or Inf and were sent as NaN.
         scratch_bytes: memory held now, without residuals.
@@ -78,6 +82,7 @@ def make_stats(
 ) -> Stats:
     traffic = reducer.traffic() if reducer is not None else NO_TRAFFIC
     raw, wire, numel = (traffic[n] for n in ("raw_bytes", "wire_bytes", "encoded_numel"))
+    plain_bits = reducer.plain.bits_per_element() if reducer is not None else math.nan
     return {
         "steps": steps,
         "codec": codec,
@@ -86,8 +91,8 @@ def make_stats(
         "wire_bytes": wire,
         "local_bytes": reducer.local_bytes() if reducer is not None else 0,
         "ratio": raw / wire if wire else 1.0,
-        "bits_per_element": 8 * traffic["encoded_bytes"] / numel if numel else 0.0,
-        "plain_bytes": reducer.plain_bytes if reducer is not None else 0,
+        "bits_per_element": 8 * traffic["encoded_bytes"] / numel if numel else plain_bits,
+        "plain_bytes": reducer.plain.bytes if reducer is not None else 0,
         "encode_seconds": traffic["encode_seconds"],
         "wait_seconds": traffic["wait_seconds"],
         "decode_seconds": traffic["decode_seconds"],

@@ -77,7 +77,8 @@ class Codec:
             error), ``"relative"`` a step proportional to the scale of each block of 256 elements,
             a number from 0 to 1 (a multiple of 1/8) the exponent in between. ``"auto"`` is
             ``"relative"`` for now. Below 1, matrices take fewer bits for the same error, because
-            the scales of their columns are sent where that pays.
+            the scales of their columns are sent where that pays. Of no effect with ``"fixed"``,
+            whose steps are always relative, and ``"raw"``.
         rounding: ``"deterministic"`` (to the nearest) or ``"stochastic"`` (unbiased).
         low_rank: largest rank of the low-rank part of a matrix, 0 to 16. Gradients of weights are
             close to matrices of low rank; the strongest directions are sent as two narrow factors

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.futures import Future
 
 from gct._bits import Bits, as_setting, schedule
-from gct._channel import Algorithm, check_backend, resolve_group
+from gct._channel import Algorithm, check_backend, num_threads, resolve_group
 from gct._checks import plain_number
 from gct._device_channel import DEVICE_DTYPES
 from gct._device_reducer import DeviceReducer
@@ -24,7 +24,13 @@ from gct._rate_term import RateSettings, RateTerm
 from gct._reducer import Reducer
 from gct._regroup import Buckets, Regroup
 from gct._residuals import Residuals
-from gct._settings import check_kind, check_settings, resolve_reconstruction
+from gct._settings import (
+    check_effects,
+    check_kind,
+    check_settings,
+    resolve_reconstruction,
+    warn_of_changes,
+)
 from gct._state_dict import Place, flatten, is_flat, unflatten
 from gct._stats import ParameterStats, RunStats, Stats, make_stats
 from gct.codec import Codec, Effort, Kind, Reconstruction, Rounding
@@ -131,7 +137,12 @@ class GCTState:
 
     Raises:
         TypeError: an argument of another type.
-        ValueError: settings out of range, or a group of another backend.
+        ValueError: settings out of range, or without effect beside the others; a value of
+            ``GCT_NUM_THREADS`` that is no number of threads; a group of another backend.
+
+    Warns:
+        UserWarning: ``element_scales`` with ``codec="raw"``, or a ``seed`` without stochastic
+            rounding: they have no effect.
     """
 
     def __init__(
@@ -199,6 +210,8 @@ class GCTState:
             for begin, bits_from_then_on in schedule(self._settings["bits"])
         ]
         check_settings(self._settings)
+        check_effects(self._settings)
+        num_threads()  # GCT_NUM_THREADS is refused here, not in the first backward pass
         rate_settings = RateSettings(rate_weight)
         if process_group is not None:
             if not isinstance(process_group, dist.ProcessGroup):
@@ -341,7 +354,7 @@ class GCTState:
         """The engine's totals, for a monitor."""
         if self._reducer is None:
             return {"plain_bytes": 0, "steps": self.step}
-        own = {"plain_bytes": self._reducer.plain_bytes, "steps": self.step}
+        own = {"plain_bytes": self._reducer.plain.bytes, "steps": self.step}
         return {**own, **self._reducer.traffic()}
 
     def parameter_order(self) -> list[str]:
@@ -399,7 +412,7 @@ class GCTState:
             raise ValueError(
                 f"expected a GCTState's state_dict of version {_STATE_VERSION}, got {version!r}"
             )
-        self._warn_of_settings(state_dict["settings"])
+        warn_of_changes(self._settings, state_dict["settings"])
         self._restore(state_dict)
         self._drop_residuals_of_others()
 
@@ -445,20 +458,6 @@ class GCTState:
                 _logger.warning(
                     "gct: the checkpoint has no memory of the rate term: its first step is without"
                 )
-
-    def _warn_of_settings(self, saved: Mapping[str, Any]) -> None:
-        """Where a resumed run is set otherwise: meant or not, its bits are others."""
-        settings = dict(self._settings)
-        if "reconstruction" not in saved:  # written when there was one
-            settings["reconstruction"] = resolve_reconstruction(settings)
-            saved = {**saved, "reconstruction": "centroid"}
-        changes = [
-            f"{name} is {value!r} and was {saved[name]!r}"
-            for name, value in settings.items()
-            if name in saved and saved[name] != value
-        ]
-        if changes:
-            _logger.warning("gct: other settings than the checkpoint's: %s", ", ".join(changes))
 
     def _warn_of_unclaimed(self) -> None:
         """At the end of a resumed run's first step, when all parameters have been there."""
@@ -597,7 +596,7 @@ class GCTState:
         """The mean over all ranks without the codec."""
         reducer = self._open_reducer()
         kind = reducer.plain_kind if self.step >= self.start_step else None
-        return reducer.plain(buffer, f"{what} of step {self.step}", kind or "fp32")
+        return reducer.plain.start(buffer, f"{what} of step {self.step}", kind or "fp32")
 
     def _reduce(
         self,

@@ -359,9 +359,10 @@ def test_other_settings_are_said() -> None:
     )
     plain = gct.GCTState(bits=2.0, hierarchy=[[0, 1], [2, 3]], reconstruction="centroid")
     assert logged(lambda: plain.load_state_dict(old)) == ""
-    other = gct.GCTState(bits=3.0, seed=1, hierarchy=[[0, 1], [2, 3]])
+    other = gct.GCTState(bits=3.0, min_numel=1, hierarchy=[[0, 1], [2, 3]])
     assert logged(lambda: other.load_state_dict(saved.state_dict())) == (
-        "gct: other settings than the checkpoint's: bits is 3.0 and was 2.0, seed is 1 and was 0\n"
+        "gct: other settings than the checkpoint's: "
+        "bits is 3.0 and was 2.0, min_numel is 1 and was 1024\n"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from gct._choice import BUCKET_NUMEL, choose, extrapolate, measure
 
 WAYS = ("fp32", "bf16", "gg")
 NAMES = {"fp32": "fp32", "bf16": "bf16", "coded": "gg"}  # of the functions that are measured
+BITS = {"fp32": 32, "bf16": 16, "gg": 4}
 NUMEL = 4096
 
 
@@ -110,6 +112,7 @@ def chosen(rank: int, world: int, wanted: str, hierarchy: Any) -> dict[str, Any]
         bits=4.0, codec="auto", start_step=1, hierarchy=hierarchy, checksum=checksum
     )
     assert state.stats()["codec"] == "auto"
+    assert math.isnan(state.stats()["bits_per_element"]), "nothing was sent"
     parameter = nn.Parameter(torch.zeros(NUMEL // 64, 64))
     inputs = [laplace(NUMEL, r) for r in range(world)]
     exact = torch.stack(inputs).double().mean(0)
@@ -121,6 +124,7 @@ def chosen(rank: int, world: int, wanted: str, hierarchy: Any) -> dict[str, Any]
             assert_same_on_all_ranks(result, world)
             error = (result.double() - exact).abs()
             kind = wanted if step >= 1 else "fp32"
+            assert state.stats()["bits_per_element"] == BITS[kind]
             if kind == "gg":
                 assert 1e-3 < error.norm() / exact.norm() < 0.2, "4 bits"
             else:
@@ -200,9 +204,12 @@ def test_plain_bfloat16_of_all_dtypes() -> None:
 
 
 def alone(rank: int, world: int) -> str:
-    state = gct.GCTState(codec="auto", start_step=0)
-    gct.hook(state, (torch.ones(64, 64), nn.Parameter(torch.zeros(64, 64))))
-    assert not state.stats()["codec_seconds"]
+    state = gct.GCTState(codec="auto", start_step=1)
+    parameter = nn.Parameter(torch.zeros(64, 64))
+    for _ in range(2):
+        gct.hook(state, (torch.ones(64, 64), parameter))
+        assert not state.stats()["codec_seconds"]
+        assert math.isnan(state.stats()["bits_per_element"]), "nothing was sent"
     return state.stats()["codec"]
 
 

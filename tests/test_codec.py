@@ -188,6 +188,18 @@ def test_fixed_is_a_lloyd_max_quantizer(shape: float) -> None:
     check_snr(x, y, LLOYD_MAX_16[shape] - 0.15, LLOYD_MAX_16[shape] + 0.15)
 
 
+@pytest.mark.parametrize("kind", ["fixed", "raw", "gg"])
+def test_which_kinds_have_an_allocation(kind: gct.codec.Kind) -> None:
+    """GCTState refuses it for the others."""
+    x = torch.randn(64, 512, generator=torch.Generator().manual_seed(1))
+    x *= torch.arange(1, 65).unsqueeze(1)  # blocks of many scales
+    relative, mse = (
+        gct.decode(gct.encode(x, gct.Codec(kind, allocation=allocation)))
+        for allocation in ("relative", "mse")
+    )
+    assert torch.equal(relative, mse) == (kind != "gg")
+
+
 def test_fixed_gains_about_six_db_a_bit() -> None:
     x = tensor(generalized_gaussian(1.0, 100_000))
     before = snr_db(x, round_trip(x, gct.Codec("fixed", bits=1))[0])

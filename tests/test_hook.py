@@ -546,6 +546,57 @@ def test_settings_are_checked(settings: dict[str, Any], text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("codec", "name", "value"),
+    [
+        ("fixed", "allocation", "mse"),
+        ("fixed", "allocation", 0.5),
+        ("raw", "allocation", "mse"),
+        ("raw", "rounding", "stochastic"),
+        ("raw", "error_feedback", True),
+    ],
+)
+def test_settings_without_effect_are_refused(codec: Any, name: str, value: Any) -> None:
+    message = f'{name}={value!r} has no effect with codec="{codec}", .*: leave it out, or take'
+    with pytest.raises(ValueError, match=message):
+        gct.GCTState(codec=codec, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"codec": "raw", "element_scales": True},
+            'element_scales=True has no effect with .*"raw"',
+        ),
+        ({"codec": "raw", "seed": 1}, 'seed=1 has no effect with codec="raw"'),
+        ({"seed": 1}, 'seed=1 has no effect with rounding="deterministic"'),
+    ],
+    ids=str,
+)
+def test_settings_without_effect_are_warned_about(settings: dict[str, Any], message: str) -> None:
+    with pytest.warns(UserWarning, match=f"{message}, .*: leave it out, or take") as warnings:
+        gct.GCTState(**settings)
+    assert [warning.filename for warning in warnings] == [__file__]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"codec": "fixed", "bits": {0: 3, 9: 2}, "allocation": "relative"},
+        {"codec": "fixed", "allocation": np.float32(1), "element_scales": True},
+        {"codec": "fixed", "error_feedback": True, "reconstruction": "centroid"},
+        {"codec": "raw", "allocation": 1.0, "error_feedback": False, "reconstruction": "centroid"},
+        {"codec": "raw", "rounding": "deterministic", "element_scales": False, "seed": 0},
+        {"codec": "eg", "allocation": "mse", "rounding": "stochastic", "seed": 1},
+        {"codec": "auto", "allocation": "mse", "element_scales": True},
+    ],
+    ids=str,
+)
+def test_settings_that_mean_something_or_no_more_than_the_default(settings: dict[str, Any]) -> None:
+    gct.GCTState(**settings)  # a warning is an error here, too
+
+
+@pytest.mark.parametrize(
     ("settings", "reconstruction"),
     [
         ({}, "unit_gain"),
@@ -581,6 +632,7 @@ def test_numpy_scalars_are_settings() -> None:
         start_step=np.int64(3),
         min_numel=np.int32(10),
         rate_weight=np.float32(0.5),
+        rounding="stochastic",
         seed=np.uint8(7),
         hierarchy=np.int64(2),
     )
@@ -686,19 +738,19 @@ def test_residuals_follow_parameters_into_other_buckets() -> None:
         wrong.for_bucket(0, [a])
 
 
-def only_large_buckets(rank: int, world: int) -> tuple[int, int]:
+def only_large_buckets(rank: int, world: int) -> gct.state.Stats:
     state = gct.GCTState(start_step=0, min_numel=10**6)
     ddp = wrap(make_model(), state)
     for x, y in batches(rank, world, 2):
         (ddp(x) - y).square().mean().backward()
-    stats = state.stats()
-    return stats["wire_bytes"], stats["plain_bytes"]
+    return state.stats()
 
 
 def test_min_numel_leaves_small_buckets_uncompressed() -> None:
-    for wire_bytes, plain_bytes in run_ranks(2, only_large_buckets):
-        assert wire_bytes == 0
-        assert plain_bytes > 0
+    for stats in run_ranks(2, only_large_buckets):
+        assert stats["wire_bytes"] == 0
+        assert stats["plain_bytes"] > 0
+        assert stats["bits_per_element"] == 32
 
 
 def end_groups_in_a_row(rank: int, world: int) -> None:

@@ -143,6 +143,19 @@ def test_forks_while_a_bucket_is_on_its_way() -> None:
     run_ranks(2, fork_in_flight)
 
 
+# ---- their number
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two"])
+def test_a_bad_number_of_threads_is_refused_before_training(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GCT_NUM_THREADS", text)
+    message = f"GCT_NUM_THREADS must be a whole number from 1 to 1024, got '{text}': unset it"
+    with pytest.raises(ValueError, match=message):
+        gct.GCTState()
+
+
 # ---- the end
 
 
