@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import resume  # makes the examples importable
 from demo import DEMO_SETTINGS, Scheme
@@ -35,6 +35,9 @@ from multihost.errors import UserError, exit_on_signals, exits_with_sentence
 from multihost.fleet import run_everywhere
 from multihost.lab import Lab
 from runlog import read_log
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
 _TRAIN = ROOT / "examples" / "train_gpt.py"
@@ -320,6 +323,14 @@ def _row(result: Result, group: Sequence[Result]) -> list[str]:
 
 
 def plot(groups: dict[tuple[int, str], list[Result]], path: Path) -> None:
+    from multihost.plot import pyplot
+
+    figure = draw(groups)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def draw(groups: dict[tuple[int, str], list[Result]]) -> Figure:
     """A panel for each link, loss against seconds; at the right, against bytes."""
     from multihost.plot import pyplot, style
 
@@ -353,8 +364,7 @@ def plot(groups: dict[tuple[int, str], list[Result]], path: Path) -> None:
         for axes in row:
             axes.grid(True, alpha=0.3)
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=6, frameon=False)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    return figure
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -26,7 +27,9 @@ from typing import Any, cast
 import pytest
 import torch
 from laboratory import BENCHMARKS, NAME, labs, needs_hosts, netlab
+from multihost.measure import Row
 from multihost.rendezvous import find_place, first_host
+from open_mpi import mpirun, mpirun_on, needs_mpirun, two_hosts
 
 pytest.importorskip("numpy", reason="torch's PowerSGD hook needs numpy")
 
@@ -171,6 +174,11 @@ def program(
 def rows_of(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"]
     return rows
+
+
+def measured(row: dict[str, Any]) -> Row:
+    """What a row of the JSON was made from."""
+    return Row(**{field.name: row[field.name] for field in dataclasses.fields(Row)})
 
 
 def launcher_of(path: Path) -> str:
@@ -467,6 +475,8 @@ def printed_cells(row: dict[str, Any]) -> list[str]:
 
 def test_local_writes_all_its_files(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
+    from multihost import report
+
     files = [tmp_path / "sub" / name for name in ("rows.json", "rows.csv", "plot.png")]
     outputs = [
         f"--{kind}={path}" for kind, path in zip(("json", "csv", "plot"), files, strict=True)
@@ -481,12 +491,60 @@ def test_local_writes_all_its_files(tmp_path: Path) -> None:
         table = list(csv.DictReader(file))
     for line, row in zip(table, rows, strict=True):
         assert line == {name: "" if v is None else str(v) for name, v in row.items()}
-    assert files[2].read_bytes().startswith(b"\x89PNG")
+    # test_the_plot_shows_times_and_errors says what that is.
+    again = tmp_path / "again.png"
+    report.write_plot(
+        again, "All-reduce of 2 ranks, gloo, input gg", [measured(row) for row in rows]
+    )
+    assert files[2].read_bytes() == again.read_bytes()
     printed = [line for line in result.stdout.splitlines() if not line.startswith("#")]
     for line, row in zip(printed, rows, strict=True):
         assert line.split() == printed_cells(row)
     assert "--local=2" in result.stdout, "the command in the head can be repeated"
     assert "4/4 65536 bytes, gct-2" in result.stderr
+
+
+def plotted_row(
+    scheme: str, size: int, seconds: float, wire_bytes: float | None, nmse: float
+) -> Row:
+    least, most = 0.5 * seconds, 2 * seconds
+    counted = (seconds, least, most, wire_bytes, 7.0, nmse)
+    return Row(scheme, size, size // 4, 2, 3, *counted, 0, 0.1, 0.2, 0.3)
+
+
+def test_the_plot_shows_times_and_errors() -> None:
+    """All numbers differ, so that none can stand for another."""
+    pytest.importorskip("matplotlib")
+    from multihost import report
+    from multihost.plot import pyplot
+    from plotted import named_curves
+
+    rows = [
+        plotted_row("fp32", 4096, 2e-3, 4100.0, 1e-15),
+        plotted_row("gct-2", 4096, 3e-3, 300.0, 0.07),
+        plotted_row("gct-raw", 4096, 4e-3, None, 1e-13),
+        plotted_row("fp32", 65536, 5e-3, 65_000.0, 1e-14),
+        plotted_row("gct-2", 65536, 6e-3, 4200.0, 0.08),
+        plotted_row("gct-raw", 65536, 7e-3, None, 1e-12),
+    ]
+    figure = report.draw("a title", rows)
+    times, errors = figure.axes
+    legend = times.get_legend()
+    assert named_curves(times, legend) == {
+        "fp32": [(4096, 2e-3), (65536, 5e-3)],
+        "gct-2": [(4096, 3e-3), (65536, 6e-3)],
+        "gct-raw": [(4096, 4e-3), (65536, 7e-3)],
+    }
+    # Those of the largest size; where bytes can't be counted there is no dot.
+    assert named_curves(errors, legend) == {"fp32": [(65_000.0, 1e-14)], "gct-2": [(4200.0, 0.08)]}
+    for axes in (times, errors):
+        assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert times.get_xlabel() == "bytes of float32 on each rank"
+    assert times.get_ylabel().startswith("seconds, median")
+    assert errors.get_xlabel() == "bytes sent by each rank, at 65,536"
+    assert errors.get_ylabel() == "NMSE of the mean"
+    assert figure.get_suptitle() == "a title"
+    pyplot.close(figure)
 
 
 def test_torchrun(tmp_path: Path) -> None:
@@ -498,31 +556,36 @@ def test_torchrun(tmp_path: Path) -> None:
     assert launcher_of(path) == "torchrun"
 
 
-def _mpirun() -> str | None:
-    beside = Path(sys.executable).with_name("mpirun")
-    return str(beside) if beside.exists() else shutil.which("mpirun")
-
-
-@pytest.mark.skipif(_mpirun() is None, reason="mpirun is not installed (extra 'mpi')")
+@needs_mpirun
 def test_mpirun(tmp_path: Path) -> None:
     pytest.importorskip("mpi4py", reason="mpi4py is not installed (extra 'mpi')")
     path = tmp_path / "rows.json"
-    words = [str(_mpirun()), "--oversubscribe", "-n", "2", sys.executable, SCRIPT, *ONE_SIZE]
-    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    result = program(*words, "--schemes", "fp32", "gct-2", f"--json={path}", environment=root)
+    result = mpirun(2, SCRIPT, *ONE_SIZE, "--schemes", "fp32", "gct-2", f"--json={path}")
     assert result.returncode == 0, result.stderr
     assert [row["wrong"] for row in rows_of(path)] == [0, 0]
     assert launcher_of(path) == "mpirun, mpi4py"
 
 
-@pytest.mark.skipif(_mpirun() is None, reason="mpirun is not installed (extra 'mpi')")
+@needs_mpirun
+def test_mpirun_without_mpi4py(tmp_path: Path) -> None:
+    """Rank, size and local rank are those of Open MPI's own variables."""
+    (tmp_path / "mpi4py.py").write_text("raise ImportError('hidden by a test')\n")
+    path = tmp_path / "rows.json"
+    result = mpirun(
+        2, SCRIPT, *ONE_SIZE, "--schemes", "fp32", "gct-2", f"--json={path}",
+        environment={"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert [(row["world"], row["wrong"]) for row in rows_of(path)] == [(2, 0), (2, 0)]
+    assert launcher_of(path) == "mpirun, variables only"
+
+
+@needs_mpirun
 def test_hierarchy_under_mpirun(tmp_path: Path) -> None:
     """Two hosts of two ranks, as given: halves go to one rank, not all of it to three."""
     path = tmp_path / "rows.json"
-    words = [str(_mpirun()), "--oversubscribe", "-n", "4", sys.executable, SCRIPT, *ONE_SIZE]
-    root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     schemes = ["--schemes", "gct-2:hierarchy=off", "gct-2:hierarchy=2"]
-    result = program(*words, *schemes, f"--json={path}", environment=root)
+    result = mpirun(4, SCRIPT, *ONE_SIZE, *schemes, f"--json={path}")
     assert result.returncode == 0, result.stderr
     flat, hosts = rows_of(path)
     assert flat["wrong"] == hosts["wrong"] == 0
@@ -583,6 +646,57 @@ def test_torchrun_on_hosts(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     # Twice as many ranks as processes that netlab has started.
     assert [(row["world"], row["wrong"]) for row in rows_of(path)] == [(4, 0), (4, 0)]
+
+
+PLACES = """
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+from multihost.rendezvous import find_place
+by_mpi = find_place()
+sys.modules["mpi4py"] = None
+meet = {"MASTER_ADDR": by_mpi.address, "MASTER_PORT": str(by_mpi.port)}
+print(json.dumps([vars(by_mpi), vars(find_place({**os.environ, **meet}))]))
+"""
+
+
+@needs_hosts
+@needs_mpirun
+def test_open_mpis_variables_say_what_mpi_says(tmp_path: Path) -> None:
+    pytest.importorskip("mpi4py", reason="mpi4py is not installed (extra 'mpi')")
+    with two_hosts() as lab:
+        result = mpirun_on(lab, tmp_path, "-c", PLACES, str(BENCHMARKS), map_by="node")
+    assert result.returncode == 0, result.stderr
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    for by_mpi, by_variables in found:
+        assert by_mpi.pop("launcher") == "mpirun, mpi4py"
+        assert by_variables.pop("launcher") == "mpirun, variables only"
+        assert by_mpi == by_variables
+        assert (by_mpi["address"], by_mpi["port"]) == ("h0", found[0][0]["port"])
+    names = ("rank", "world", "local_rank", "local_world")
+    assert sorted(tuple(place[name] for name in names) for place, _ in found) == [
+        (0, 4, 0, 2), (1, 4, 0, 2), (2, 4, 1, 2), (3, 4, 1, 2),
+    ]  # fmt: skip
+
+
+@needs_hosts
+@needs_mpirun
+@pytest.mark.long
+def test_mpirun_on_hosts(tmp_path: Path) -> None:
+    """MPI spreads rank 0's address; hosts are found to be two, with two ranks on each."""
+    pytest.importorskip("mpi4py", reason="mpi4py is not installed (extra 'mpi')")
+    path = tmp_path / "rows.json"
+    schemes = ["fp32", *(f"gct-2:hierarchy={how}" for how in ("off", "2", "auto"))]
+    with two_hosts() as lab:
+        words = [SCRIPT, *ONE_SIZE, "--schemes", *schemes, f"--json={path}"]
+        result = mpirun_on(lab, tmp_path, *words)
+    assert result.returncode == 0, result.stderr
+    assert launcher_of(path) == "mpirun, mpi4py"
+    rows = rows_of(path)
+    assert [(row["world"], row["wrong"]) for row in rows] == 4 * [(4, 0)]
+    _, flat, given, found = rows
+    # Halves go to one rank, not all of it to three.
+    assert found["reported_bytes"] == given["reported_bytes"] == flat["reported_bytes"] / 6 > 0
+    assert found["nmse"] == given["nmse"] != flat["nmse"]
 
 
 @needs_hosts

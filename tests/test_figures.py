@@ -14,6 +14,7 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra 're
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from plotted import curve
 
 from gct._cli import figures
 from gct._cli.fit import Row
@@ -57,11 +58,6 @@ def recording(*samples: Sample, **parts: Any) -> Recording:
 def drawn(result: tuple[Figure, str] | None) -> Figure:
     assert result is not None
     return result[0]
-
-
-def curve(axes: Axes, label: str = "") -> list[tuple[float, float]]:
-    [line] = [line for line in axes.get_lines() if line.get_label() == label or not label]
-    return list(zip(line.get_xdata(), line.get_ydata(), strict=True))
 
 
 def row_places(axes: Axes) -> dict[str, float]:

