@@ -85,11 +85,10 @@ void Engine::close() {
     if (closed_) return;
     closed_ = true;
     if (failure_.empty()) failure_ = Closed().what();
+    close_rings();
   }
   first_.close();
   second_.close();
-  first_ring_.close();
-  second_ring_.close();
   jobs_.close();
   front_thread_.join();
   sent_.close();
@@ -109,13 +108,11 @@ void Engine::submit(JobSpec spec) {
     throw std::runtime_error("gct: collectives can't be used in a forked child process");
   }
   auto job = std::make_shared<Job>(std::move(spec), size());
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (closed_) throw std::runtime_error(failure_);
-  }
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (closed_) throw std::runtime_error(failure_);
   counters_.jobs.fetch_add(1);
   counters_.raw_bytes.fetch_add(ring_bytes(*job, size()));
-  jobs_.push(std::move(job));
+  jobs_.push(std::move(job));  // before close() closes the queue
 }
 
 std::string Engine::failure() const {
@@ -132,8 +129,14 @@ void Engine::fail(const Job& job, const char* doing, const std::exception& error
                  " failed on rank ", rank(), " of ", size(), " while ", doing, ": ", error.what(),
                  "\nThis group's compressed collectives can't go on: end all ranks and "
                  "start again from a checkpoint.");
+    close_rings();
   }
   first_.hang_up();  // of both links' groups
+}
+
+// With failure_, before another thread can see that: whoever does releases its exchange without
+// waiting for its messages, and nobody may fill it again while they are on their way.
+void Engine::close_rings() {
   first_ring_.close();
   second_ring_.close();
 }

@@ -3,9 +3,9 @@
 //
 // The front thread encodes slice after slice and starts shot 1; the back thread waits for it,
 // decodes, adds and starts shot 2; the tail thread waits for that, puts results in place and ends
-// jobs. So one slice is encoded while others are on the wire or being decoded, and nobody's shot 2
-// keeps the next job's values waiting. A fourth one hands their messages over. The Python GIL is
-// taken by nobody here except through a job's on_done.
+// jobs. So one slice is encoded while others are on the wire or being decoded, and the end of a job
+// doesn't keep the next one's values waiting. A fourth one hands their messages over. The Python
+// GIL is taken by nobody here except through a job's on_done.
 #pragma once
 
 #include <cstdint>
@@ -69,6 +69,7 @@ class Engine {
   void finish(Flight& flight);
   void end_job(Job& job);
   void fail(const Job& job, const char* doing, const std::exception& error);
+  void close_rings();  // mutex_ is held
   std::string failure() const;
 
   const int64_t owner_pid_;  // threads don't survive a fork

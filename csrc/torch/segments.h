@@ -15,7 +15,7 @@ namespace gct {
 // One per pipeline thread: owns that thread's scratch.
 class SegmentCoder {
  public:
-  // `pool` may be shared with the other thread; `counters` outlives this.
+  // `pool` may be shared with the other threads; `counters` outlives this.
   SegmentCoder(ThreadPool* pool, Counters* counters);
 
   // Bytes to reserve for the segment of `range` and its checksum; exactly what it takes where
