@@ -1,14 +1,17 @@
 """What of the gradients' exchange is left after backward, in real steps of DistributedDataParallel.
 
-    torchrun --nproc-per-node 2 benchmarks/exposed.py
-    mpirun -n 4 --host a,b,c,d python benchmarks/exposed.py --backward-ms 300 --buckets 24
+    python benchmarks/exposed.py --local 2
+    torchrun --nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
+        benchmarks/exposed.py --backward-ms 300 --buckets 12 --bucket-mb 25
+    mpirun -n 4 --host a,b,c,d python benchmarks/exposed.py
     python benchmarks/netlab.py run --hosts 2 --rate 1gbit -- python benchmarks/exposed.py
 
 Backward takes --backward-ms and leaves the processor alone, as where an accelerator computes it:
-its gradients, a bucket each, become ready evenly over that time. A step's seconds are those of its
-slowest rank, and the median over the steps counts; `exposed` is what it takes more than a step in
-which nothing is exchanged. Schemes as in allreduce_bw.py but for PowerSGD: with several buckets the
-steps of torch's hook wait for each other on Gloo's two threads for ever. Table on stdout.
+its gradients, random float32 in a bucket each, become ready evenly over that time. A step's seconds
+are those of its slowest rank, and the median over the steps counts; `exposed` is what it takes more
+than a step in which nothing is exchanged. Schemes as in allreduce_bw.py but for PowerSGD: with
+several buckets the steps of torch's hook wait for each other on Gloo's two threads for ever. Table
+on stdout.
 """
 
 from __future__ import annotations
@@ -32,12 +35,13 @@ from multihost.inputs import MATRIX, Source, make_source
 from multihost.join import process_group
 from multihost.rendezvous import find_place
 from multihost.schemes import check_schemes, make_reducer
+from multihost.spawn import is_local_rank, run_locally
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook
 from torch.nn.parallel import DistributedDataParallel
 
 _SCHEMES = ("fp32", "bf16", "gct-2", "gct-3", "gct-fixed-3")
-_BUCKET_NUMEL = MATRIX[0] * MATRIX[1]
+_ROWS_OF_MEBIBYTE = 256  # of 1024 float32
 _WARMUP = 3  # DDP puts its buckets in order after the first step
 _LEAST_STEPS = 5
 
@@ -58,6 +62,18 @@ class Row:
     @property
     def exposed(self) -> float:
         return self.step - self.base
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a step's gradients."""
+
+    buckets: int
+    mebibytes: int  # of a bucket
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        return _ROWS_OF_MEBIBYTE * self.mebibytes, MATRIX[1]
 
 
 class Clock:
@@ -96,9 +112,9 @@ class _Ready(torch.autograd.Function):
 class Layers(nn.Module):
     """Weights whose gradients are given values, ready when the clock says so."""
 
-    def __init__(self, source: Source, clock: Clock, count: int) -> None:
+    def __init__(self, source: Source, clock: Clock, size: Size) -> None:
         super().__init__()
-        self.weights = nn.ParameterList(torch.zeros(MATRIX) for _ in range(count))
+        self.weights = nn.ParameterList(torch.zeros(size.matrix) for _ in range(size.buckets))
         self._source = source
         self._clock = clock
         self._call = 0
@@ -117,11 +133,12 @@ class Layers(nn.Module):
         return x
 
 
-def wrapped(source: Source, clock: Clock, count: int) -> DistributedDataParallel:
+def wrapped(source: Source, clock: Clock, size: Size) -> DistributedDataParallel:
     """A bucket for each weight."""
-    megabytes = 4 * _BUCKET_NUMEL / (1 << 20)
-    layers = Layers(source, clock, count)
-    return DistributedDataParallel(layers, bucket_cap_mb=megabytes, gradient_as_bucket_view=True)
+    layers = Layers(source, clock, size)
+    return DistributedDataParallel(
+        layers, bucket_cap_mb=size.mebibytes, gradient_as_bucket_view=True
+    )
 
 
 def step_seconds(model: DistributedDataParallel, clock: Clock) -> float:
@@ -150,13 +167,14 @@ def slowest(seconds: list[float]) -> list[float]:
 def measure(args: argparse.Namespace, rank: int) -> list[Row]:
     source = make_source("gg", rank, seed=1)
     clock = Clock(args.backward_ms / 1e3, args.buckets)
-    idle = wrapped(source, clock, args.buckets)
+    size = Size(args.buckets, args.bucket_mb)
+    idle = wrapped(source, clock, size)
     idle.register_comm_hook(None, noop_hook)
     base = statistics.median(timed_steps(idle, clock, args.seconds))
     rows = []
     for scheme in args.schemes:
         reducer = make_reducer(scheme)
-        model = wrapped(source, clock, args.buckets)
+        model = wrapped(source, clock, size)
         reducer.register(model)
         steps = timed_steps(model, clock, args.seconds)
         reducer.close()
@@ -164,7 +182,7 @@ def measure(args: argparse.Namespace, rank: int) -> list[Row]:
             Row(
                 scheme=scheme,
                 buckets=args.buckets,
-                bucket_numel=_BUCKET_NUMEL,
+                bucket_numel=size.matrix[0] * size.matrix[1],
                 steps=len(steps),
                 base=base,
                 step=statistics.median(steps),
@@ -178,9 +196,8 @@ def measure(args: argparse.Namespace, rank: int) -> list[Row]:
 
 
 def head(args: argparse.Namespace, world: int) -> str:
-    megabytes = 4 * _BUCKET_NUMEL / (1 << 20)
     return (
-        f"{world} ranks, {args.buckets} buckets of {megabytes:g} MiB ready over "
+        f"{world} ranks, {args.buckets} buckets of {args.bucket_mb} MiB ready over "
         f"{args.backward_ms:g} ms of backward\n"
         f"{'scheme':>24} {'steps':>6} {'step ms':>9} {'least':>9} {'most':>9} {'exposed ms':>11}"
     )
@@ -193,14 +210,31 @@ def line(row: Row) -> str:
 
 def parse_arguments() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("--schemes", nargs="+", default=list(_SCHEMES), metavar="SCHEME")
+    parser.add_argument(
+        "--local", type=whole_number(1), metavar="N", help="start N ranks on this machine"
+    )
+    parser.add_argument(
+        "--schemes",
+        nargs="+",
+        default=list(_SCHEMES),
+        metavar="SCHEME",
+        help=f"(default: {' '.join(_SCHEMES)})",
+    )
     parser.add_argument("--buckets", type=whole_number(1), default=8, help="(default: 8)")
+    parser.add_argument(
+        "--bucket-mb",
+        type=whole_number(1, 1024),
+        default=4,
+        help="MiB of float32 (default: 4; DDP's own default is 25)",
+    )
     parser.add_argument("--backward-ms", type=positive, default=100.0, help="(default: 100)")
     parser.add_argument(
         "--seconds", type=positive, default=5.0, help="for each scheme (default: 5)"
     )
-    parser.add_argument("--timeout", type=positive, default=120.0, help="for other ranks, seconds")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--timeout", type=positive, default=120.0, help="seconds to wait for others (default: 120)"
+    )
+    parser.add_argument("--json", type=Path, help="also write the results here")
     args = parser.parse_args()
     if any(scheme.startswith("powersgd") for scheme in args.schemes):
         parser.error("torch's PowerSGD hook never ends with several buckets over Gloo")
@@ -210,10 +244,12 @@ def parse_arguments() -> argparse.Namespace:
 def run() -> int:
     args = parse_arguments()
     check_schemes(args.schemes)
+    if args.local and not is_local_rank():
+        return run_locally(args.local, sys.argv[1:])
     place = find_place()
     if place.rank == 0:
         check_writable(args.json)
-    own = ("json", "timeout")
+    own = ("json", "timeout", "local")
     facts = {f"--{k.replace('_', '-')}": v for k, v in vars(args).items() if k not in own}
     facts["the version of torch"] = torch.__version__
     with process_group(place, "gloo", args.timeout, facts):

@@ -1,6 +1,6 @@
 """Is gct.plan right? Its predictions against what is measured over netlab's links (root).
 
-    python benchmarks/plan_check.py                                 # about 10 minutes
+    python benchmarks/plan_check.py                    # 20 minutes; --seconds 2: 12
     python benchmarks/plan_check.py --layouts 2 --rates 1gbit --seconds 1
 
 For each layout (4: hosts with a rank each; 2x2: hosts x ranks on each) and rate it makes the hosts,

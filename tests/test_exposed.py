@@ -39,10 +39,24 @@ def test_what_a_link_lets_through_is_left(tmp_path: Path) -> None:
     assert all(f"{row['scheme']} " in ended.stdout for row in (fp32, gct))
 
 
+def test_two_ranks_of_this_machine(tmp_path: Path) -> None:
+    out = tmp_path / "rows.json"
+    words = ["--local", "2", "--buckets", "3", "--bucket-mb", "1", "--backward-ms", "90"]
+    words += ["--schemes", "gct-2", "--seconds", "0.1", "--json", str(out)]
+    command = [sys.executable, TOOL, *words]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "3 buckets of 1 MiB ready over 90 ms" in ended.stdout
+    [row] = json.loads(out.read_text())["rows"]
+    assert (row["buckets"], row["bucket_numel"]) == (3, 1 << 18)
+    assert min(row["base"], row["step_min"]) >= 0.09
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--schemes", "powersgd-4"], "never ends with several buckets over Gloo"),
+        (["--bucket-mb", "0"], "expected a whole number from 1 to 1024"),
         (["--buckets", "0"], "expected a whole number from 1 on"),
         (["--backward-ms", "-1"], "expected a number above 0"),
     ],
