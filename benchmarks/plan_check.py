@@ -56,6 +56,7 @@ _SCHEMES_OF_GROUPS = {
     f"gct-{BITS:g}:hierarchy=off": "gct",
     f"gct-{BITS:g}:hierarchy=auto": "gct-hierarchical",
 }
+_LEAST_SECONDS = 1e-3  # a difference of two medians that the scheduler alone can make
 _COLUMNS = 1024  # of the benchmarks' random gradients, in 1024 rows or as many as there are
 
 
@@ -99,7 +100,9 @@ class StepCheck:
 
     @property
     def error(self) -> float:
-        return self.predicted_exposed / self.measured_exposed - 1
+        """Of the measured time; of a millisecond where next to nothing, or less, was measured."""
+        difference = self.predicted_exposed - self.measured_exposed
+        return difference / max(self.measured_exposed, _LEAST_SECONDS)
 
 
 def schemes_of(place: Layout) -> dict[str, str]:

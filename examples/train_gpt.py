@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -183,8 +184,10 @@ class Run:
         }
         if self.comm_state is not None:
             stats = self.comm_state.stats()
-            names = ("raw_bytes", "wire_bytes", "ratio", "bits_per_element", "plain_bytes")
-            summary["gct_stats"] = {name: stats[name] for name in names if name in stats}
+            names = ["raw_bytes", "wire_bytes", "ratio", "plain_bytes"]
+            if math.isfinite(stats["bits_per_element"]):  # one rank sends nothing
+                names.append("bits_per_element")
+            summary["gct_stats"] = {name: stats[name] for name in names}
         self.log.write("summary", **summary)
         return summary
 

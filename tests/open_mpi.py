@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -22,7 +23,20 @@ def _mpirun() -> str | None:
     return str(beside) if beside.exists() else shutil.which("mpirun")
 
 
+def _is_open_mpi_5() -> bool:
+    words = [str(_mpirun()), "--version"]
+    said = subprocess.run(words, capture_output=True, text=True, check=False).stdout
+    found = re.search(r"\(Open MPI\) (\d+)", said)
+    return found is not None and int(found[1]) >= 5
+
+
 needs_mpirun = pytest.mark.skipif(_mpirun() is None, reason="mpirun is not installed (extra 'mpi')")
+
+
+# Its agent in the place of ssh has another name in earlier ones.
+needs_open_mpi_5 = pytest.mark.skipif(
+    _mpirun() is None or not _is_open_mpi_5(), reason="mpirun is not that of Open MPI 5 or later"
+)
 
 
 def mpirun(

@@ -29,7 +29,7 @@ import torch
 from laboratory import BENCHMARKS, NAME, labs, needs_hosts, netlab
 from multihost.measure import Row
 from multihost.rendezvous import find_place, first_host
-from open_mpi import mpirun, mpirun_on, needs_mpirun, two_hosts
+from open_mpi import mpirun, mpirun_on, needs_mpirun, needs_open_mpi_5, two_hosts
 
 pytest.importorskip("numpy", reason="torch's PowerSGD hook needs numpy")
 
@@ -573,7 +573,7 @@ def test_mpirun_without_mpi4py(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     result = mpirun(
         2, SCRIPT, *ONE_SIZE, "--schemes", "fp32", "gct-2", f"--json={path}",
-        environment={"PYTHONPATH": str(tmp_path)},
+        environment={"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert [(row["world"], row["wrong"]) for row in rows_of(path)] == [(2, 0), (2, 0)]
@@ -660,7 +660,7 @@ print(json.dumps([vars(by_mpi), vars(find_place({**os.environ, **meet}))]))
 
 
 @needs_hosts
-@needs_mpirun
+@needs_open_mpi_5
 def test_open_mpis_variables_say_what_mpi_says(tmp_path: Path) -> None:
     pytest.importorskip("mpi4py", reason="mpi4py is not installed (extra 'mpi')")
     with two_hosts() as lab:
@@ -679,7 +679,7 @@ def test_open_mpis_variables_say_what_mpi_says(tmp_path: Path) -> None:
 
 
 @needs_hosts
-@needs_mpirun
+@needs_open_mpi_5
 @pytest.mark.long
 def test_mpirun_on_hosts(tmp_path: Path) -> None:
     """MPI spreads rank 0's address; hosts are found to be two, with two ranks on each."""

@@ -14,6 +14,7 @@ TOOL = str(BENCHMARKS / "exposed.py")
 
 
 @needs_hosts
+@pytest.mark.alone
 def test_what_a_link_lets_through_is_left(tmp_path: Path) -> None:
     out = tmp_path / "rows.json"
     words = ["--schemes", "fp32", "gct-2", "--buckets", "2", "--backward-ms", "60"]
@@ -32,10 +33,11 @@ def test_what_a_link_lets_through_is_left(tmp_path: Path) -> None:
     # A ring among two ranks sends each byte once; the link's frames are larger than their payload.
     payload = 4 * fp32["buckets"] * fp32["bucket_numel"]
     wire = 8 * payload / 100e6
-    # The first bucket is ready after half of backward: the rest of backward can hide some of it.
-    assert fp32["exposed"] >= wire - 0.03 - 0.01  # 10 ms: what tbf lets through at once
-    # 1/16 of the bytes; 20 ms for the codec and a machine that others use.
-    assert gct["exposed"] <= wire / 16 + 0.02
+    # The first bucket is ready after half of backward, the rest of which can hide 30 ms of it;
+    # tbf lets 16 KiB through at once, and the median of the base may be 20 ms late.
+    assert fp32["exposed"] >= wire - 0.05
+    # 1/16 of the bytes; 60 ms for the codec and a machine that others use.
+    assert gct["exposed"] <= wire / 16 + 0.06
     assert all(f"{row['scheme']} " in ended.stdout for row in (fp32, gct))
 
 

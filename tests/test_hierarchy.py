@@ -21,7 +21,7 @@ import torch.distributed as dist
 from laboratory import needs_hosts, netlab
 from log_capture import captured_log
 from netlab_ranks import CALLS, NUMEL
-from open_mpi import mpirun_on, needs_mpirun, two_hosts
+from open_mpi import mpirun_on, needs_open_mpi_5, two_hosts
 from ranks import assert_same_on_all_ranks, run_ranks
 from test_collectives import DTYPES, MODELS, SLICE, laplace
 from test_hook import batches, gradients, make_model, train, wrap
@@ -465,7 +465,7 @@ def test_half_the_bytes_leave_each_of_two_hosts(tmp_path: Path) -> None:
 
 
 @needs_hosts
-@needs_mpirun
+@needs_open_mpi_5
 def test_hosts_under_mpirun(tmp_path: Path) -> None:
     """Ranks dealt to the hosts in turn: who shares one isn't told by their numbers."""
     meet = {"MASTER_ADDR": "h0", "MASTER_PORT": "29513"}
