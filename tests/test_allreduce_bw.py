@@ -203,13 +203,13 @@ SCHEMES = ("fp32", "bf16", "fp16", "powersgd-1", "gct-2", "gct-eg-2", "gct-fixed
 # of their squares, one power iteration somewhat less; a result of zeros has 1. The others are
 # deterministic and were measured: up to 4 ranks 0.077 (gct-2), 0.088 (gct-eg-2), 0.032
 # (gct-fixed-4); beyond that, in two shots, where lanes are a quarter of a rank's share of 64 KiB,
-# at most 0.22, 0.19 and 0.027 with 8 ranks and 0.18, 0.10 and 0.027 with 16. The margin is for
+# at most 0.28, 0.23 and 0.027 with 8 ranks and 0.22, 0.11 and 0.027 with 16. The margin is for
 # other processors. One gradient of W lost would add about 1/W.
 NMSE = {
     "fp32": 1e-12, "gct-raw": 1e-12, "fp16": 1e-5, "bf16": 1e-3, "gct-fixed-4": 0.04, "gct-2": 0.1,
     "gct-eg-2": 0.11, "powersgd-1": 0.97,
 }  # fmt: skip
-NMSE_OF_MANY = {8: {"gct-2": 0.25, "gct-eg-2": 0.22}, 16: {"gct-2": 0.21, "gct-eg-2": 0.12}}
+NMSE_OF_MANY = {8: {"gct-2": 0.32, "gct-eg-2": 0.26}, 16: {"gct-2": 0.25, "gct-eg-2": 0.13}}
 # Barriers and Gloo's message headers, counted with each call, in bytes for each other rank.
 OVERHEAD = 1200
 
