@@ -29,13 +29,14 @@ from multihost import report
 from multihost.arguments import Parser, positive, whole_number
 from multihost.errors import UserError, exits_with_sentence
 from multihost.inputs import make_source
-from multihost.join import BACKENDS, is_memory_error, process_group
+from multihost.join import BACKENDS, is_memory_error, process_group, shared_facts
 from multihost.measure import Bench, Effort, Row
 from multihost.rendezvous import Place, find_place
 from multihost.schemes import DEFAULT_SCHEMES, Reducer, check_schemes, make_reducer
 from multihost.schemes import __doc__ as schemes_help
 from multihost.spawn import is_local_rank, run_locally
 
+_OWN = ("json", "csv", "plot", "local", "threads")  # options that may differ between ranks
 _SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -126,18 +127,6 @@ def sizes(args: argparse.Namespace) -> Iterator[int]:
         size, last = size * args.stepfactor, whole
 
 
-def shared_facts(args: argparse.Namespace) -> dict[str, Any]:
-    """What must be the same on all ranks, or their messages would not fit together."""
-    own = ("json", "csv", "plot", "local", "threads")
-    facts = {f"--{k.replace('_', '-')}": v for k, v in vars(args).items() if k not in own}
-    facts["the version of torch"] = torch.__version__
-    if any(scheme.startswith("gct") for scheme in args.schemes):
-        import gct
-
-        facts["the version of gct"] = gct.__version__
-    return facts
-
-
 def run_facts(args: argparse.Namespace, place: Place) -> dict[str, Any]:
     """For the head of the table and the JSON."""
     facts = {
@@ -150,7 +139,7 @@ def run_facts(args: argparse.Namespace, place: Place) -> dict[str, Any]:
         "machine": f"{platform.platform()}, {os.cpu_count()} cores",
         "torch": f"{torch.__version__}, {torch.get_num_threads()} thread(s)",
     }
-    version = shared_facts(args).get("the version of gct")
+    version = shared_facts(args, _OWN).get("the version of gct")
     if version:
         facts["gct"] = f"{version}, GCT_NUM_THREADS={os.environ.get('GCT_NUM_THREADS', 'unset')}"
     return facts
@@ -255,7 +244,7 @@ def run(argv: list[str]) -> int:
     place = find_place()
     if place.rank == 0:  # before hours of measuring
         report.check_outputs(args.json, args.csv, args.plot)
-    with process_group(place, args.backend, args.timeout, shared_facts(args)):
+    with process_group(place, args.backend, args.timeout, shared_facts(args, _OWN)):
         rows = measure(args, place)
         if place.rank == 0:
             write(args, place, rows)

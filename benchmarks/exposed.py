@@ -32,7 +32,7 @@ import torch.distributed as dist
 from multihost.arguments import Parser, check_writable, positive, whole_number
 from multihost.errors import exits_with_sentence
 from multihost.inputs import MATRIX, Source, make_source
-from multihost.join import process_group
+from multihost.join import process_group, shared_facts
 from multihost.rendezvous import find_place
 from multihost.schemes import check_schemes, make_reducer
 from multihost.spawn import is_local_rank, run_locally
@@ -83,8 +83,9 @@ class Clock:
         self._seconds = seconds / count
         self._began = 0.0
 
-    def start(self) -> None:
+    def start(self) -> float:
         self._began = time.perf_counter()
+        return self._began
 
     def wait_for(self, number: int) -> None:
         """Until the gradient of that number is ready; 1 for the first."""
@@ -145,8 +146,7 @@ def step_seconds(model: DistributedDataParallel, clock: Clock) -> float:
     model.module.fill()
     loss = model(torch.zeros(1, requires_grad=True)).sum()
     dist.barrier()
-    clock.start()
-    began = time.perf_counter()
+    began = clock.start()
     loss.backward()
     return time.perf_counter() - began
 
@@ -250,9 +250,7 @@ def run() -> int:
     place = find_place()
     if place.rank == 0:
         check_writable(args.json)
-    own = ("json", "timeout", "local")
-    facts = {f"--{k.replace('_', '-')}": v for k, v in vars(args).items() if k not in own}
-    facts["the version of torch"] = torch.__version__
+    facts = shared_facts(args, own=("json", "timeout", "local"))
     with process_group(place, "gloo", args.timeout, facts):
         if place.rank == 0:
             print(head(args, place.world), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
@@ -9,7 +10,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +23,20 @@ from multihost.rendezvous import Place
 BACKENDS = ("gloo", "nccl", "mpi")
 # Rank 0 holds the store: it gives up after the others, so that they can say who is missing, too.
 _GRACE_SECONDS = 2.0
+
+
+def shared_facts(args: argparse.Namespace, own: Sequence[str]) -> dict[str, Any]:
+    """What must be the same on all ranks, or their messages would not fit together.
+
+    ``own``: options that may differ. ``args`` has the schemes, too.
+    """
+    facts = {f"--{k.replace('_', '-')}": v for k, v in vars(args).items() if k not in own}
+    facts["the version of torch"] = torch.__version__
+    if any(scheme.startswith("gct") for scheme in args.schemes):
+        import gct
+
+        facts["the version of gct"] = gct.__version__
+    return facts
 
 
 @contextmanager

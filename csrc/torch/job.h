@@ -46,12 +46,11 @@ struct Counters {
   std::atomic<int64_t> wait_ns{0};    // all threads' waits for the process group
 };
 
-// Called once, from the engine's tail thread. `error` is empty if the result
-// is in place; `fatal`: every later job fails too. If it isn't fatal, either nothing was sent, or a
-// checksum was wrong, which the other ranks may not know: the result is worthless then.
-// `run_stats`: float32 [runs, 4], scale and shape of each run as this rank's encoder saw it, 0
-// where it saw none; where the job is probed also bits an element and squared error over squared
-// values, else NaN.
+// Called once, from the engine's tail thread. `error` is empty if the result is in place; `fatal`:
+// every later job fails too. If it isn't fatal, either nothing was sent, or a checksum was wrong,
+// which the other ranks may not know: the result is worthless then. `run_stats`: float32 [runs, 4],
+// scale and shape of each run as this rank's encoder saw it, 0 where it saw none; where the job is
+// probed also bits an element and squared error over squared values, else NaN.
 using OnDone =
     std::function<void(const std::string& error, bool fatal, const at::Tensor& run_stats)>;
 
