@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch.distributed as dist
 from torch import Tensor
@@ -14,12 +14,12 @@ from torch.futures import Future
 from gct import _C
 from gct._agreement import agree_on_layout, agree_on_settings
 from gct._channel import Algorithm, Channel, Run, result_or_raise
-from gct._choice import choose, measure
+from gct._choice import Way, choose, measure
 from gct._confirmation import Confirmation
 from gct._hierarchy import open_hierarchy
 from gct._plain import PlainKind, PlainReductions, reduce_plain
 from gct._roll_call import call_the_roll
-from gct.codec import Codec
+from gct.codec import Codec, Kind
 
 _logger = logging.getLogger("gct")
 
@@ -45,7 +45,7 @@ class Reducer:
     Args:
         group: of Gloo.
         settings: GCTState's; compared on all ranks.
-        codec: what ``codec="auto"`` compares with all-reduces without compression.
+        codecs: the codec; with ``codec="auto"`` one of each kind that it may become.
         choice: what ``codec="auto"`` stands for, from a checkpoint; None: to be measured.
 
     Raises:
@@ -58,12 +58,12 @@ class Reducer:
         self,
         group: dist.ProcessGroup,
         settings: Mapping[str, Any],
-        codec: Codec,
+        codecs: Sequence[Codec],
         choice: str | None = None,
     ) -> None:
         self._group = group
         self._checksum = settings["checksum"] is True
-        self._codec = codec
+        self._codecs = {codec.kind: codec for codec in codecs}
         self._channel = Channel(group)
         auto = settings["codec"] == "auto"
         agreed = {**settings, "the checkpoint's choice of a codec": choice} if auto else settings
@@ -97,30 +97,42 @@ class Reducer:
         def bf16(bucket: Tensor) -> Future[Tensor]:
             return reduce_plain(bucket, self._group, "bf16", _PROBE)[0]
 
-        def coded(bucket: Tensor) -> Future[Tensor]:
+        def coded(codec: Codec, bucket: Tensor) -> Future[Tensor]:
             part = self.shard(bucket.numel())
             runs = [Run(part.stop - part.start, raw=False)]
-            return self.coded(bucket, self._codec, name=_PROBE, runs=runs, algorithm=algorithm)
+            return self.coded(bucket, codec, name=_PROBE, runs=runs, algorithm=algorithm)
 
-        ways = {"fp32": fp32, "bf16": bf16, self._codec.kind: coded}
+        ways: dict[str, Way] = {"fp32": fp32, "bf16": bf16}
+        ways |= {kind: partial(coded, codec) for kind, codec in self._codecs.items()}
         self.seconds = measure(ways, self._channel)
         way = choose(self.seconds)
         if self.rank == 0:
-            took = ", ".join(f"{name} {1e3 * s:.1f} ms" for name, s in self.seconds.items())
+            took = ", ".join(
+                f"{self._in_words(w)} {1e3 * s:.1f} ms" for w, s in self.seconds.items()
+            )
             # No warning, but the one line that is printed where nobody has set up logging.
-            _logger.warning('gct: codec="auto" is %s: a bucket of 25 MB takes %s', way, took)
+            words = self._in_words(way)
+            _logger.warning('gct: codec="auto" is %s: a bucket of 25 MB takes %s', words, took)
         return way
 
     def _use(self, way: str) -> None:
-        if way not in (self._codec.kind, "fp32", "bf16"):
-            raise ValueError(f'the checkpoint says that codec="auto" was {way!r}: it is damaged')
-        if way != self._codec.kind:
+        ways = [*get_args(PlainKind), *self._codecs]
+        if way not in ways:
+            raise ValueError(
+                f'the checkpoint says that codec="auto" was {way!r}; with these settings it is one '
+                f'of {ways}: load_state_dict({{**saved, "choice": None}}) measures again'
+            )
+        if way not in self._codecs:
             if self._checksum and self.rank == 0:
                 _logger.warning('gct: codec="auto" is %s, which has no checksums', way)
             self.plain_kind = cast(PlainKind, way)
             if self._hierarchy is not None:
                 self._hierarchy.close()
                 self._hierarchy = None
+
+    def _in_words(self, way: str) -> str:
+        codec = self._codecs.get(cast(Kind, way))
+        return f"{way} at {codec.bits:g} bits" if codec and codec.bits else way
 
     def shard(self, numel: int) -> slice:
         """The part of a bucket that this rank encodes."""

@@ -12,9 +12,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.futures import Future
 
-from gct._bits import Bits, as_setting, schedule
+from gct._bits import Bits, as_setting
 from gct._channel import Algorithm, check_backend, num_threads, resolve_group
 from gct._checks import plain_number
+from gct._codecs import codec_at, codecs_by_kind
 from gct._device_channel import DEVICE_DTYPES
 from gct._device_reducer import DeviceReducer
 from gct._element_scales import ElementScales, Part, finish_after
@@ -28,7 +29,6 @@ from gct._settings import (
     check_effects,
     check_kind,
     check_settings,
-    resolve_reconstruction,
     warn_of_changes,
 )
 from gct._state_dict import Place, flatten, is_flat, unflatten
@@ -62,9 +62,12 @@ class GCTState:
             bytes in all, fine-tuning gained by more of them in the beginning; training from scratch
             lost by it (docs/decisions.md).
         codec: the codec's kind, ``"gg"``, ``"eg"``, ``"fixed"`` or ``"raw"``; or ``"auto"``: at its
-            first use, in under a second, the state measures all-reduces in float32, in bfloat16
-            and with ``"gg"``, and takes the first of them that is not over 10 % slower than the
-            best, the same on all ranks. The log and :meth:`stats` tell which.
+            first use, in under a second, the state measures all-reduces in float32, in bfloat16,
+            with ``"gg"``, and with ``"fixed"`` of the next whole number of bits above and one more,
+            which has about the same error for more bytes and less coding; it takes the first of
+            them that is not over 10 % slower than the best, the same on all ranks. The log and
+            :meth:`stats` tell which. ``"fixed"`` is left out where it can't follow the other
+            settings (all but bits, to 7, error feedback and what isn't the codec's).
         rounding: ``"deterministic"`` or ``"stochastic"``.
         error_feedback: add what one step's encoding left out to the next step's gradient. Costs 4
             bytes per element and an addition. ``"auto"`` is False: measured, it hurts AdamW.
@@ -192,23 +195,8 @@ class GCTState:
             "seed": seed,
         }
         self._settings = {name: plain_number(value) for name, value in self._settings.items()}
-        self._codecs = [
-            (
-                begin,
-                Codec(
-                    "gg" if codec == "auto" else codec,
-                    bits=bits_from_then_on,
-                    snr_db=snr_db,
-                    step=step,
-                    allocation=allocation,
-                    low_rank=low_rank,
-                    rounding=rounding,
-                    effort=effort,
-                    reconstruction=resolve_reconstruction(self._settings),
-                ),
-            )
-            for begin, bits_from_then_on in schedule(self._settings["bits"])
-        ]
+        self._by_kind = codecs_by_kind(self._settings)
+        self._codecs = next(iter(self._by_kind.values()))
         check_settings(self._settings)
         check_effects(self._settings)
         num_threads()  # GCT_NUM_THREADS is refused here, not in the first backward pass
@@ -251,7 +239,7 @@ class GCTState:
     @property
     def codec(self) -> Codec:
         """What this step's buckets are compressed with."""
-        return next(codec for begin, codec in reversed(self._codecs) if begin <= self.step)
+        return codec_at(self._codecs, self.step)
 
     # What the hook calls.
 
@@ -553,7 +541,7 @@ class GCTState:
                 if self._device.type == "cuda":
                     self._reducer = DeviceReducer(self._group, self._settings, self._device)
                 else:
-                    self._reducer = Reducer(self._group, self._settings, self.codec, self._choice)
+                    self._reducer = self._make_reducer(self._group)
             except RuntimeError as error:
                 rank, size = self._group.rank(), self._group.size()
                 raise RuntimeError(
@@ -562,6 +550,13 @@ class GCTState:
                 ) from error
             self._drop_residuals_of_others()
         return self._reducer
+
+    def _make_reducer(self, group: dist.ProcessGroup) -> Reducer:
+        codecs = [codec_at(codecs, self.step) for codecs in self._by_kind.values()]
+        reducer = Reducer(group, self._settings, codecs, self._choice)
+        if reducer.choice in self._by_kind:
+            self._codecs = self._by_kind[reducer.choice]
+        return reducer
 
     def _divide(self, parameters: Sequence[Tensor], buffer: Tensor) -> list[Part]:
         """By scales of elements, what is compressed of a bucket, or of a single gradient."""

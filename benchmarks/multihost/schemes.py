@@ -3,7 +3,7 @@
 fp32, bf16, fp16            torch's allreduce_hook, bf16_compress_hook, fp16_compress_hook
 powersgd-R                  torch's powerSGD_hook of rank R, else its defaults
 gct, gct-BITS, gct-KIND, gct-KIND-BITS
-                            gct.hook, KIND gg, eg, fixed or raw
+                            gct.hook, KIND gg, eg, fixed, raw or auto
 ...:NAME=VALUE,NAME=VALUE   further arguments of PowerSGDState or gct.GCTState, such as
                             gct-1.2:element_scales=true,algorithm=two_shot
 """
@@ -183,7 +183,8 @@ class Gct:
             return None
         stats = self._state.stats()
         took = ", ".join(f"{way} {1e3 * s:.1f} ms" for way, s in stats["codec_seconds"].items())
-        return f"{stats['codec']} (a bucket of 25 MB takes {took})"
+        width = f" at {self._state.codec.bits:g} bits" if stats["codec"] == "fixed" else ""
+        return f"{stats['codec']}{width} (a bucket of 25 MB takes {took})"
 
     def close(self) -> None:
         self._state.close()
