@@ -38,7 +38,7 @@ class Stats(TypedDict):
 
     Keys:
         steps: backward passes that were synchronized.
-        codec: the codec's kind; codec="auto" may have become another, "fp32" or "bf16", after start_step.
+        codec: the codec's kind; codec="auto" may have become "fixed", "fp32" or "bf16".
         codec_seconds: what codec="auto" has measured, seconds of a bucket of 25 MB each way.
         raw_bytes: what a ring all-reduce of the same buckets, uncompressed, would have sent.
         wire_bytes: handed to the process group for other ranks, all headers counted.

@@ -127,6 +127,8 @@ class Bench:
         sent, reported = self._sent(), reducer.reported_bytes()
         measured = []
         for call in range(calls):
+            # Between barriers: where ranks share cores, filling isn't part of anybody's call.
+            dist.barrier()
             self._source.fill(bucket.buffer(), self._effort.warmup + call)
             dist.barrier()
             measured.append(reducer.reduce(bucket))
