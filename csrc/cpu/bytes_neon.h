@@ -5,6 +5,9 @@
 
 #include <cstdint>
 
+#include "cpu/code_places.h"
+#include "cpu/codes.h"
+
 namespace gct {
 namespace {
 
@@ -53,6 +56,20 @@ struct Bytes {
   }
   static uint32_t bits(Row mask) { return bits(mask.half[0]) | bits(mask.half[1]) << 16; }
 
+  // Codes of kBits bits, least significant first, of each half of the row: 16 bytes at p and 16 at
+  // p + 2 * kBits, behind the codes zeros.
+  template <int kBits>
+  static void store_packed(uint8_t* p, Row codes) {
+    for (int h = 0; h < 2; ++h) {
+      uint64x2_t words = vreinterpretq_u64_u8(codes.half[h]);
+      words = join<8 - kBits>(words, kBytes);
+      words = join<16 - 2 * kBits>(words, kWords);
+      words = join<32 - 4 * kBits>(words, kHalf);
+      const uint8x16_t used = vld1q_u8(kUsedBytes<kBits>.place);
+      vst1q_u8(p + h * 2 * kBits, vqtbl1q_u8(vreinterpretq_u8_u64(words), used));
+    }
+  }
+
   // A table of kSize bytes that is looked up by an index below kSize.
   template <int kSize>
   class Table {
@@ -73,6 +90,15 @@ struct Bytes {
 
     uint8x16_t parts_[kSize / 16];
   };
+
+  // As join() of words.
+  template <int kUnused>
+  static uint64x2_t join(uint64x2_t x, uint64_t low) {
+    const uint64x2_t mask = vdupq_n_u64(low);
+    const uint64x2_t high = vbicq_u64(x, mask);
+    if constexpr (kUnused == 0) return vorrq_u64(vandq_u64(x, mask), high);
+    return vorrq_u64(vandq_u64(x, mask), vshlq_u64(high, vdupq_n_s64(-kUnused)));
+  }
 
   class Sum {
    public:

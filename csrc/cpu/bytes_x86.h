@@ -6,6 +6,9 @@
 
 #include <cstdint>
 
+#include "cpu/code_places.h"
+#include "cpu/codes.h"
+
 namespace gct {
 namespace {
 
@@ -29,6 +32,18 @@ struct Bytes {
   static Row without(Row x, Row mask) { return _mm256_andnot_si256(mask, x); }
   static Row select(Row mask, Row a, Row b) { return _mm256_blendv_epi8(b, a, mask); }
   static uint32_t bits(Row mask) { return static_cast<uint32_t>(_mm256_movemask_epi8(mask)); }
+
+  // Codes of kBits bits, least significant first, of each half of the row: 16 bytes at p and 16 at
+  // p + 2 * kBits, behind the codes zeros.
+  template <int kBits>
+  static void store_packed(uint8_t* p, Row codes) {
+    codes = join<8 - kBits>(codes, kBytes);
+    codes = join<16 - 2 * kBits>(codes, kWords);
+    codes = join<32 - 4 * kBits>(codes, kHalf);
+    codes = _mm256_shuffle_epi8(codes, load(kUsedBytes<kBits>.place));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(codes));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 2 * kBits), _mm256_extracti128_si256(codes, 1));
+  }
 
   // A table of kSize bytes that is looked up by an index below kSize.
   template <int kSize>
@@ -57,6 +72,13 @@ struct Bytes {
 
     Row parts_[kSize / 16];
   };
+
+  // As join() of words.
+  template <int kUnused>
+  static Row join(Row x, uint64_t low) {
+    const Row mask = _mm256_set1_epi64x(static_cast<long long>(low));
+    return _mm256_or_si256(both(x, mask), _mm256_srli_epi64(without(x, mask), kUnused));
+  }
 
   class Sum {
    public:

@@ -81,13 +81,6 @@ void unpack_bits(const uint8_t* data, int n, uint8_t* codes) {
   write_bytes(part_eight<bits>(read_bytes(data + bits * groups, bytes)), rest, codes + 8 * groups);
 }
 
-void pack(const uint8_t* codes, int n, int bits, uint8_t* out) {
-  static constexpr void (*widths[])(const uint8_t*, int, uint8_t*) = {
-      pack_bits<1>, pack_bits<2>, pack_bits<3>, pack_bits<4>,
-      pack_bits<5>, pack_bits<6>, pack_bits<7>, pack_bits<8>};
-  widths[bits - 1](codes, n, out);
-}
-
 void unpack(const uint8_t* data, int n, int bits, uint8_t* codes) {
   static constexpr void (*widths[])(const uint8_t*, int, uint8_t*) = {
       unpack_bits<1>, unpack_bits<2>, unpack_bits<3>, unpack_bits<4>,

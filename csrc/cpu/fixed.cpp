@@ -53,14 +53,13 @@ void decode_fixed_run(const RunHeader& header, int bits, const uint8_t* data, bo
                       float factor, float* out) {
   const Codebook book(header.code.shape, bits);
   const int64_t blocks = num_blocks(header.numel);
-  const uint8_t* codes_in = data + 2 * blocks;
-  uint8_t codes[kBlock];
+  const uint8_t* codes = data + 2 * blocks;
+  const uint8_t* end = data + fixed_run_bytes(header.numel, bits);
   for (int64_t b = 0; b < blocks; ++b) {
     const int n = static_cast<int>(std::min<int64_t>(kBlock, header.numel - b * kBlock));
     const float scale = factor * bfloat16_to_float(load_le<uint16_t>(data + 2 * b));
-    kernels().unpack(codes_in, n, bits, codes);
-    codes_in += block_bytes(n, bits);
-    kernels().fixed_values(codes, n, scale, book, accumulate, out);
+    kernels().fixed_values(codes, end, n, scale, book, accumulate, out);
+    codes += block_bytes(n, bits);
     out += n;
   }
 }

@@ -116,9 +116,10 @@ struct Kernels {
 
   // Codes of kind fixed, a byte each: sign and the number of thresholds that |x| * inverse reaches.
   void (*fixed_codes)(const float* x, int n, float inverse, const Codebook& book, uint8_t* codes);
-  // out[i] = or += scale * signed_levels[code]
-  void (*fixed_values)(const uint8_t* codes, int n, float scale, const Codebook& book,
-                       bool accumulate, float* out);
+  // out[i] = or += scale * signed_levels[code], of a block's codes as pack() writes them. What lies
+  // between them and `end` is readable.
+  void (*fixed_values)(const uint8_t* packed, const uint8_t* end, int n, float scale,
+                       const Codebook& book, bool accumulate, float* out);
   // Codes to and from `bits` each, least significant first; whole bytes are written.
   void (*pack)(const uint8_t* codes, int n, int bits, uint8_t* out);
   void (*unpack)(const uint8_t* data, int n, int bits, uint8_t* codes);

@@ -161,8 +161,17 @@ void fixed_codes(const float* x, int n, float inverse, const Codebook& book, uin
   }
 }
 
-void fixed_values(const uint8_t* codes, int n, float scale, const Codebook& book, bool accumulate,
-                  float* out) {
+void pack(const uint8_t* codes, int n, int bits, uint8_t* out) {
+  static constexpr void (*widths[])(const uint8_t*, int, uint8_t*) = {
+      pack_bits<1>, pack_bits<2>, pack_bits<3>, pack_bits<4>,
+      pack_bits<5>, pack_bits<6>, pack_bits<7>, pack_bits<8>};
+  widths[bits - 1](codes, n, out);
+}
+
+void fixed_values(const uint8_t* packed, const uint8_t*, int n, float scale, const Codebook& book,
+                  bool accumulate, float* out) {
+  uint8_t codes[kBlock];
+  unpack(packed, n, book.bits, codes);
   for (int i = 0; i < n; ++i) {
     const float value = scale * book.signed_levels[codes[i]];
     out[i] = accumulate ? out[i] + value : value;

@@ -7,6 +7,7 @@
 
 #include "core/rans.h"
 #include "cpu/bytes_x86.h"
+#include "cpu/code_places.h"
 #include "cpu/shuffles.h"
 
 namespace gct {
@@ -44,6 +45,18 @@ struct Simd {
   static void store_bytes(uint8_t* p, Int x) {
     const __m128i words = low_words(x);
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
+  }
+  // Of a row of packed codes those of vector v. kCodeBytes of them are loaded at once.
+  static constexpr int kCodeBytes = 8;
+  template <int kBits>
+  static Int load_codes(const uint8_t* row, int v) {
+    const void* p = row + kBits * v;
+    const Int bytes = _mm256_broadcastq_epi64(_mm_loadl_epi64(static_cast<const __m128i*>(p)));
+    const CodePlaces<kBits>& places = kCodePlaces<kBits>;
+    const void* order = places.bytes;
+    const Int both_bytes =
+        _mm256_shuffle_epi8(bytes, _mm256_load_si256(static_cast<const __m256i*>(order)));
+    return both(shift_right(both_bytes, load(places.shift)), set(places.kMask));
   }
   // Of a row: the low bytes of integers under 128, and all bits of a byte where a float is
   // negative. Packing saturates, so that signs stay.

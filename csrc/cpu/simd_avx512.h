@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "cpu/bytes_x86.h"
+#include "cpu/code_places.h"
 #include "cpu/levels_by_symbol.h"
 
 namespace gct {
@@ -45,6 +46,16 @@ struct Simd {
   }
   static void store_bytes(uint8_t* p, Int x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x));
+  }
+  // Of a row of packed codes those of vector v. kCodeBytes of them are loaded at once.
+  static constexpr int kCodeBytes = 16;
+  template <int kBits>
+  static Int load_codes(const uint8_t* row, int v) {
+    const void* p = row + 2 * kBits * v;
+    const Int bytes = _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+    const CodePlaces<kBits>& places = kCodePlaces<kBits>;
+    const Int both_bytes = _mm512_shuffle_epi8(bytes, _mm512_load_si512(places.bytes));
+    return both(shift_right(both_bytes, load(places.shift)), set(places.kMask));
   }
   // Of a row: the low bytes of integers under 128, and all bits of a byte where a float is
   // negative.

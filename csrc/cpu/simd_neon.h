@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "cpu/bytes_neon.h"
+#include "cpu/code_places.h"
 #include "cpu/levels_by_symbol.h"
 #include "cpu/shuffles.h"
 
@@ -44,6 +45,16 @@ struct Simd {
     const uint16x4_t words = vmovn_u32(x);
     const uint8x8_t bytes = vmovn_u16(vcombine_u16(words, words));
     vst1_lane_u32(reinterpret_cast<uint32_t*>(p), vreinterpret_u32_u8(bytes), 0);
+  }
+  // Of a row of packed codes those of vector v. kCodeBytes of them are loaded at once.
+  static constexpr int kCodeBytes = 16;
+  template <int kBits>
+  static Int load_codes(const uint8_t* row, int v) {
+    const uint8x16_t bytes = vld1q_u8(row + v / 4 * 2 * kBits);
+    const CodePlaces<kBits>& places = kCodePlaces<kBits>;
+    const uint8x16_t order = vld1q_u8(places.bytes[v % 4 * kWidth]);
+    const Int both_bytes = vreinterpretq_u32_u8(vqtbl1q_u8(bytes, order));
+    return both(shift_right(both_bytes, load(places.shift + v % 4 * kWidth)), set(places.kMask));
   }
   // Of a row: the low bytes of integers under 128, and all bits of a byte where a float is
   // negative.

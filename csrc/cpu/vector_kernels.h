@@ -644,35 +644,69 @@ void fixed_codes(const float* x, int n, float inverse, const Codebook& book, uin
   if (full < n) scalar_kernels()->fixed_codes(x + full, n - full, inverse, book, codes + full);
 }
 
-template <int kSize>
-void fixed_value_vectors(const uint8_t* codes, int n, float scale, const Codebook& book,
-                         bool accumulate, float* out) {
+// Whole rows while a row's two stores end within the block's bytes; the rest by words.
+template <int kBits>
+void pack_rows(const uint8_t* codes, int n, uint8_t* out) {
+  constexpr int kRowBytes = kLanes * kBits / 8, kReach = kRowBytes / 2 + 16;
+  const int bytes = (n * kBits + 7) / 8;
+  const int last = bytes - kReach;  // where a row may begin
+  const int by_bytes = last < 0 ? 0 : last / kRowBytes + 1;
+  const int rows = by_bytes < n / kLanes ? by_bytes : n / kLanes;
+  for (int r = 0; r < rows; ++r)
+    Bytes::store_packed<kBits>(out + r * kRowBytes, Bytes::load(codes + r * kLanes));
+  pack_bits<kBits>(codes + rows * kLanes, n - rows * kLanes, out + rows * kRowBytes);
+}
+
+void pack_vectors(const uint8_t* codes, int n, int bits, uint8_t* out) {
+  // Words of 1, 2, 4 and 8 bytes have whole moves, which compilers make vectors of.
+  static constexpr void (*widths[])(const uint8_t*, int, uint8_t*) = {
+      pack_bits<1>, pack_bits<2>, pack_rows<3>, pack_bits<4>,
+      pack_rows<5>, pack_rows<6>, pack_rows<7>, pack_bits<8>};
+  widths[bits - 1](codes, n, out);
+}
+
+template <int kBits>
+void fixed_value_rows(const uint8_t* packed, const uint8_t* end, int n, float scale,
+                      const Codebook& book, bool accumulate, float* out) {
+  constexpr int kRowBytes = kLanes * kBits / 8, kSize = kBits <= 3 ? 8 : 1 << kBits;
+  // What a row's last vector is loaded with ends up to that far behind the row's begin.
+  constexpr int kReach = (kLanes - Simd::kCodeBytes) * kBits / 8 + Simd::kCodeBytes;
+  uint8_t copy[kLanes + Simd::kCodeBytes] = {};  // of rows at the end
   const Float factor = Simd::set(scale);
-  for (int i = 0; i < n; i += kWidth) {
-    if (accumulate && i % kLanes == 0) ask_for(out + i, kBytesAhead);
-    const Float level = Simd::look_up<kSize>(book.signed_levels, Simd::load_bytes(codes + i));
-    Float value = Simd::multiply(factor, level);
-    if (accumulate) value = Simd::add(Simd::load(out + i), value);
-    Simd::store(out + i, value);
+  for (int i = 0; i < n; i += kLanes) {
+    if (accumulate) ask_for(out + i, kBytesAhead);
+    const uint8_t* row = packed + i / kLanes * kRowBytes;
+    if (end - row < kReach) {
+      memcpy(copy, row, kRowBytes);
+      row = copy;
+    }
+    for (int v = 0; v < kVectors; ++v) {
+      const Int codes = Simd::load_codes<kBits>(row, v);
+      float* to = out + i + v * kWidth;
+      Float value = Simd::multiply(factor, Simd::look_up<kSize>(book.signed_levels, codes));
+      if (accumulate) value = Simd::add(Simd::load(to), value);
+      Simd::store(to, value);
+    }
   }
 }
 
-void fixed_values(const uint8_t* codes, int n, float scale, const Codebook& book, bool accumulate,
-                  float* out) {
-  const int full = n / kWidth * kWidth;
-  const auto vectors = book.bits <= 4   ? fixed_value_vectors<16>
-                       : book.bits <= 5 ? fixed_value_vectors<32>
-                       : book.bits <= 6 ? fixed_value_vectors<64>
-                                        : fixed_value_vectors<256>;
-  vectors(codes, full, scale, book, accumulate, out);
+void fixed_values(const uint8_t* packed, const uint8_t* end, int n, float scale,
+                  const Codebook& book, bool accumulate, float* out) {
+  static constexpr void (*widths[])(const uint8_t*, const uint8_t*, int, float, const Codebook&,
+                                    bool, float*) = {
+      fixed_value_rows<1>, fixed_value_rows<2>, fixed_value_rows<3>, fixed_value_rows<4>,
+      fixed_value_rows<5>, fixed_value_rows<6>, fixed_value_rows<7>, fixed_value_rows<8>};
+  const int full = n / kLanes * kLanes;
+  widths[book.bits - 1](packed, end, full, scale, book, accumulate, out);
   if (full < n)
-    scalar_kernels()->fixed_values(codes + full, n - full, scale, book, accumulate, out + full);
+    scalar_kernels()->fixed_values(packed + full * book.bits / 8, end, n - full, scale, book,
+                                   accumulate, out + full);
 }
 
 constexpr Kernels vector_kernels(const char* name) {
   return {name,    widen,         narrow,    moments,     quantize,      cost,
           encode,  encode_values, decode,    dequantize,  decode_values, decode_pair,
-          restore, split_low,     join_low,  fixed_codes, fixed_values,  pack,
+          restore, split_low,     join_low,  fixed_codes, fixed_values,  pack_vectors,
           unpack,  project,       add_outer, row_product};
 }
 
