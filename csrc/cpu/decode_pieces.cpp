@@ -37,12 +37,16 @@ void list_blocks(const std::vector<RunPlace>& runs, const PieceInput& piece,
   auto run = std::upper_bound(runs.begin(), runs.end(), piece.begin,
                               [](int64_t b, const RunPlace& r) { return b < r.first_block; }) -
              1;
-  for (int64_t b = piece.begin; b < piece.end; ++b) {
+  blocks->resize(static_cast<size_t>(piece.end - piece.begin));
+  DecodedBlock* block = blocks->data();
+  for (int64_t b = piece.begin; b < piece.end; ++b, ++block) {
     while (b >= run->first_block + num_blocks(run->header->numel)) ++run;
     const int64_t start = (b - run->first_block) * kBlock;
-    const int n = static_cast<int>(std::min<int64_t>(kBlock, run->header->numel - start));
-    const int8_t* offsets = block_offsets(run->profile, run->header->columns, b - run->first_block);
-    blocks->push_back({run->header, run->out + start, n, true, {}, offsets});
+    // In place: a copy reads by halves what was just written by parts, and waits for it.
+    block->run = run->header;
+    block->out = run->out + start;
+    block->n = static_cast<int>(std::min<int64_t>(kBlock, run->header->numel - start));
+    block->offsets = block_offsets(run->profile, run->header->columns, b - run->first_block);
   }
 }
 
@@ -182,9 +186,7 @@ class PieceDecoder {
     if (block.code.shift > 0)
       return restore_shifted(block, ElementTables(block), done.escapes, accumulate_, high_,
                              &extra_);
-    uint32_t any = 0;
-    for (int row = 0; row * kLanes < block.n; ++row) any |= done.escapes[row];
-    if (any == 0) return Status::kOk;
+    if (done.any_escape == 0) return Status::kOk;
     return restore_escapes(block, ElementTables(block), done.escapes, levels_, accumulate_,
                            &extra_);
   }

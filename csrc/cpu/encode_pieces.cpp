@@ -16,13 +16,13 @@ void forward_classes(const EncodePlan& plan, int64_t begin, int64_t end, PieceOu
   ClassPredictor predictor(plan);
   for_each_block(plan, begin, end, [&](size_t r, int64_t local, int n, int64_t b) {
     predictor.next(r, plan.ws->classes[static_cast<size_t>(b)], [&](int symbol, int delta) {
-      CodedBlock block;
+      // Filled in place: a copy reads by halves what was just written by parts, and waits for it.
+      CodedBlock& block = out->blocks.emplace_back();
       block.run = r;
       block.local = local;
       block.n = n;
       block.class_symbol = static_cast<uint8_t>(symbol);
       block.model = plan.runs[r].header.model;
-      out->blocks.push_back(block);
       if (symbol == kClassEscape) put_golomb(extra, zigzag(delta), 3);
     });
   });

@@ -54,6 +54,7 @@ struct BlockDecode {
   int n = 0;
   float* out = nullptr;
   uint32_t* escapes = nullptr;  // as in encode_values
+  uint32_t any_escape = 0;      // bits of all of them together are added
 };
 
 struct Kernels {

@@ -109,6 +109,7 @@ void decode_values(BlockDecode* block, bool accumulate) {
     const uint32_t bit = 1u << (i % kLanes);
     uint32_t& escapes = block->escapes[i / kLanes];
     escapes = (i % kLanes == 0 ? 0 : escapes) | (symbol == kEscapeSymbol ? bit : 0);
+    block->any_escape |= escapes;
   }
 }
 

@@ -471,11 +471,16 @@ void decode_rows(BlockDecode* blocks, int n) {
         Simd::store(out, value);
       }
     }
-    for (int b = 0; b < kBlocks; ++b) local[b].escapes[i / kLanes] = Simd::row_signs(entries[b]);
+    for (int b = 0; b < kBlocks; ++b) {
+      const uint32_t escapes = Simd::row_signs(entries[b]);
+      local[b].escapes[i / kLanes] = escapes;
+      local[b].any_escape |= escapes;
+    }
   }
   for (int b = 0; b < kBlocks; ++b) {
     store_lanes(lanes[b], blocks[b].states);
     blocks[b].words = local[b].words;
+    blocks[b].any_escape = local[b].any_escape;
   }
 }
 
@@ -501,6 +506,7 @@ void decode_values(BlockDecode* block, bool accumulate) {
   rest.escapes += full / kLanes;
   scalar_kernels()->decode_values(&rest, accumulate);
   block->words = rest.words;
+  block->any_escape |= rest.any_escape;
 }
 
 void decode_pair(BlockDecode* blocks, bool accumulate) {

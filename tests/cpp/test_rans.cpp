@@ -315,10 +315,14 @@ BlockDecode start_decode(int table, const ValueBlock& block, Decoded* d) {
 }
 
 void check_values(int table, const ValueBlock& block, bool accumulate, const Decoded& d,
-                  const uint8_t* words) {
+                  const BlockDecode& done) {
+  const uint8_t* words = done.words;
   CHECK(words == d.wire.data() + 2 * block.encoded.words.size(), table);
   CHECK(d.lanes == std::vector<uint32_t>(kLanes, kRansLow), table);
   CHECK(d.out.back() == 5.0f, table);
+  uint32_t any_escape = 0;
+  for (size_t row = 0; row * kLanes < block.x.size(); ++row) any_escape |= d.escapes[row];
+  CHECK(done.any_escape == any_escape, table);
   for (size_t i = 0; i < block.x.size(); ++i) {
     const bool escape = block.symbols[i] == kEscapeSymbol;
     const int k = escape ? 0 : symbol_magnitude(block.symbols[i]);
@@ -409,11 +413,11 @@ void test_values() {
           Decoded d, e;
           BlockDecode one = start_decode(table, block, &d);
           all[i]->decode_values(&one, accumulate);
-          check_values(table, block, accumulate, d, one.words);
+          check_values(table, block, accumulate, d, one);
           BlockDecode two[2] = {start_decode(table, pair[0], &d), start_decode(other, pair[1], &e)};
           all[i]->decode_pair(two, accumulate);
-          check_values(table, pair[0], accumulate, d, two[0].words);
-          check_values(other, pair[1], accumulate, e, two[1].words);
+          check_values(table, pair[0], accumulate, d, two[0]);
+          check_values(other, pair[1], accumulate, e, two[1]);
         }
       }
     }
