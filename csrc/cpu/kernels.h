@@ -18,7 +18,9 @@ constexpr int kLowRankWidth = 16;
 struct MagnitudeTable {
   static constexpr int kSize = 64;
   uint32_t freq[kSize];
-  uint32_t bias[kSize];
+  uint32_t bias[kSize];  // of positive values
+  static constexpr int kShort = 16;
+  uint32_t signed_bias[2 * kShort];  // of the first kShort, then the same for negative values
   uint32_t reciprocal[kSize];
   uint32_t shift[kSize];
   uint32_t packed[kSize];                     // freq, bias and shift as in EncodeEntry

@@ -20,6 +20,8 @@ struct Simd {
   static constexpr int kLeastTable = 8;
   static constexpr bool kShortRows =
       true;  // a look-up in more than kLeastTable takes twice as long
+  static constexpr bool kPushesRows = false;     // no instruction packs so many words
+  static constexpr bool kSignedLookUps = false;  // a table for both signs takes longer
   using Float = __m256;
   using Int = __m256i;
   using Mask = __m256i;  // all bits of a chosen lane
@@ -76,6 +78,7 @@ struct Simd {
   static Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
   static Float multiply(Float a, Float b) { return _mm256_mul_ps(a, b); }
   static Float min(Float a, Float b) { return _mm256_min_ps(a, b); }
+  static Float min_magnitude(Float x, Float limit) { return min(abs(x), limit); }
   static Int truncate(Float x) { return _mm256_cvttps_epi32(x); }
   static Float to_float(Int x) { return _mm256_cvtepi32_ps(x); }
   static Float as_float(Int bits) { return _mm256_castsi256_ps(bits); }
@@ -98,6 +101,10 @@ struct Simd {
     const Int even = _mm256_srli_epi64(_mm256_mul_epu32(a, b), 32);
     const Int odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), _mm256_srli_epi64(b, 32));
     return _mm256_blend_epi32(even, odd, 0xaa);
+  }
+  // The state after a symbol; see rans_push().
+  static Int advance(Int x, Int quotient, Int freq, Int bias) {
+    return add(add(x, bias), multiply(quotient, subtract(set(kProbTotal), freq)));
   }
   template <int bits>
   static Int shift_left(Int x) {

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "core/rans.h"
 #include "cpu/bytes_x86.h"
 #include "cpu/code_places.h"
 #include "cpu/levels_by_symbol.h"
@@ -18,12 +19,23 @@
 namespace gct {
 namespace {
 
+// Numbers of two vectors' even words.
+struct EvenWords {
+  alignas(64) uint32_t place[16];
+  constexpr EvenWords() : place() {
+    for (uint32_t i = 0; i < 16; ++i) place[i] = 4 * i | (4 * i + 2) << 16;
+  }
+};
+constexpr EvenWords kEvenWords;
+
 struct Simd {
   static constexpr int kWidth = 16, kVectors = 2;
   static constexpr bool kPairs = true;  // two pieces at once hide the latency of table look-ups
   static constexpr bool kPackedEntries = false;  // a look-up is an instruction
   static constexpr int kLeastTable = 16;
   static constexpr bool kShortRows = false;
+  static constexpr bool kPushesRows = true;     // one instruction packs the words of a row
+  static constexpr bool kSignedLookUps = true;  // among 32 numbers, a table for each sign
   using Float = __m512;
   using Int = __m512i;
   using Mask = __mmask16;
@@ -70,6 +82,8 @@ struct Simd {
   static Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
   static Float multiply(Float a, Float b) { return _mm512_mul_ps(a, b); }
   static Float min(Float a, Float b) { return _mm512_min_ps(a, b); }
+  // The one nearer to zero, without its sign.
+  static Float min_magnitude(Float x, Float limit) { return _mm512_range_ps(x, limit, 0b1010); }
   static Int truncate(Float x) { return _mm512_cvttps_epi32(x); }
   static Float to_float(Int x) { return _mm512_cvtepi32_ps(x); }
   static Float as_float(Int bits) { return _mm512_castsi512_ps(bits); }
@@ -90,9 +104,15 @@ struct Simd {
   static Int multiply(Int a, Int b) { return _mm512_mullo_epi32(a, b); }
   // High halves of the products.
   static Int multiply_high(Int a, Int b) {
-    const Int even = _mm512_srli_epi64(_mm512_mul_epu32(a, b), 32);
+    const Int even = _mm512_mul_epu32(a, b);
     const Int odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), _mm512_srli_epi64(b, 32));
-    return _mm512_mask_mov_epi32(even, 0xaaaa, odd);
+    return _mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_CDAB);
+  }
+  // The state after a symbol; see rans_push(). As quotient * kProbTotal + remainder, which fits in
+  // 16 bits, whose products are quicker.
+  static Int advance(Int x, Int quotient, Int freq, Int bias) {
+    const Int rest = _mm512_maskz_sub_epi16(0x55555555, x, _mm512_mullo_epi16(quotient, freq));
+    return add(add(shift_left<kProbBits>(quotient), bias), rest);
   }
   template <int bits>
   static Int shift_left(Int x) {
@@ -179,6 +199,21 @@ struct Simd {
     end -= count;
     _mm256_mask_storeu_epi16(end, static_cast<__mmask16>((1u << count) - 1), low);
     *state = _mm512_mask_srli_epi32(*state, full, *state, 16);
+    return end;
+  }
+  // The same of a row's lanes.
+  static uint16_t* push_row(Int* states, const Int* limits, uint16_t* end) {
+    const Mask low = _mm512_cmpge_epi32_mask(states[0], limits[0]);
+    const Mask high = _mm512_cmpge_epi32_mask(states[1], limits[1]);
+    const __mmask32 full = _mm512_kunpackw(high, low);
+    const Int even = load(kEvenWords.place);
+    const Int words = _mm512_permutex2var_epi16(states[0], even, states[1]);
+    const int count = __builtin_popcount(full);
+    end -= count;
+    _mm512_mask_storeu_epi16(end, _bzhi_u32(~0u, static_cast<uint32_t>(count)),
+                             _mm512_maskz_compress_epi16(full, words));
+    states[0] = _mm512_mask_srli_epi32(states[0], low, states[0], 16);
+    states[1] = _mm512_mask_srli_epi32(states[1], high, states[1], 16);
     return end;
   }
   // State and a word for the chosen lanes, in lane order. kWidth words are readable at *words.

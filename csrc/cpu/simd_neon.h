@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "core/rans.h"
 #include "cpu/bytes_neon.h"
 #include "cpu/code_places.h"
 #include "cpu/levels_by_symbol.h"
@@ -20,6 +21,8 @@ struct Simd {
   static constexpr bool kPackedEntries = false;
   static constexpr int kLeastTable = 16;
   static constexpr bool kShortRows = false;
+  static constexpr bool kPushesRows = false;     // no instruction packs so many words
+  static constexpr bool kSignedLookUps = false;  // a table for both signs takes longer
   using Float = float32x4_t;
   // Not uint32x4_t itself: masks are of that type too.
   using Int = uint32x4_t;
@@ -77,6 +80,7 @@ struct Simd {
   static Float add(Float a, Float b) { return vaddq_f32(a, b); }
   static Float multiply(Float a, Float b) { return vmulq_f32(a, b); }
   static Float min(Float a, Float b) { return vminq_f32(a, b); }
+  static Float min_magnitude(Float x, Float limit) { return min(abs(x), limit); }
   static Int truncate(Float x) { return vreinterpretq_u32_s32(vcvtq_s32_f32(x)); }
   static Float to_float(Int x) { return vcvtq_f32_s32(vreinterpretq_s32_u32(x)); }
   static Float as_float(Int bits) { return vreinterpretq_f32_u32(bits); }
@@ -98,6 +102,10 @@ struct Simd {
     const uint32x4_t low = vreinterpretq_u32_u64(vmull_u32(vget_low_u32(a), vget_low_u32(b)));
     const uint32x4_t high = vreinterpretq_u32_u64(vmull_u32(vget_high_u32(a), vget_high_u32(b)));
     return vuzp2q_u32(low, high);
+  }
+  // The state after a symbol; see rans_push().
+  static Int advance(Int x, Int quotient, Int freq, Int bias) {
+    return add(add(x, bias), multiply(quotient, subtract(set(kProbTotal), freq)));
   }
   template <int bits>
   static Int shift_left(Int x) {

@@ -75,6 +75,13 @@ void fill_magnitudes(int table, MagnitudeTable* result) {
     const EncodeEntry& e = by_symbol.entry[symbol];
     result->freq[k] = e.packed & 0xfffu;
     result->bias[k] = (e.packed >> 12) & 0x1fffu;
+    if (k < MagnitudeTable::kShort) {
+      // Zero and the escape have one symbol each; the others a second one behind it.
+      const bool two = k > 0 && k <= magnitudes;
+      result->signed_bias[k] = result->bias[k];
+      result->signed_bias[MagnitudeTable::kShort + k] =
+          result->bias[k] + (two ? result->freq[k] : 0);
+    }
     result->reciprocal[k] = e.reciprocal;
     result->shift[k] = e.packed >> 25;
     result->packed[k] = e.packed;

@@ -150,6 +150,13 @@ Int quantize_vector(Float x, Float inverse_step, Float bias, Float past) {
   return Simd::truncate(Simd::min(scaled, past));
 }
 
+// The same where past is small enough for past + bias to be a float below past + 1; 0 <= bias < 1,
+// which all tables have.
+Int quantize_short(Float x, Float inverse_step, Float bias, Float past) {
+  const Float scaled = Simd::min_magnitude(Simd::multiply(x, inverse_step), past);
+  return Simd::truncate(Simd::add(scaled, bias));
+}
+
 struct RowQuantizer {
   explicit RowQuantizer(const Quantizer& q)
       : inverse(Simd::set(q.inverse_step)),
@@ -162,7 +169,7 @@ struct RowQuantizer {
   bool magnitudes(const float* x, Int* k) const {
     Int any = Simd::set(0u);
     for (int v = 0; v < kVectors; ++v) {
-      k[v] = quantize_vector(Simd::load(x + v * kWidth), inverse, bias, past_float);
+      k[v] = quantize_short(Simd::load(x + v * kWidth), inverse, bias, past_float);
       any = Simd::either(any, k[v]);
     }
     return Simd::kShortRows && Simd::no_bits(any, ~(Simd::kLeastTable - 1u));
@@ -263,12 +270,19 @@ struct Symbol {
   Int freq, bias, reciprocal, shift;
 };
 
+// A state from which it has to give words away; see rans_full().
+Int full_from(const Symbol& s) { return Simd::shift_left<19>(s.freq); }
+
+// See rans_push().
+Int push_symbol(Int state, const Symbol& s) {
+  const Int quotient = Simd::shift_right(Simd::multiply_high(state, s.reciprocal), s.shift);
+  return Simd::advance(state, quotient, s.freq, s.bias);
+}
+
 // One symbol on each lane of a vector; see rans_put().
 Int put(Int state, const Symbol& s, uint16_t** words) {
-  *words = Simd::push(&state, Simd::shift_left<19>(s.freq), *words);
-  const Int quotient = Simd::shift_right(Simd::multiply_high(state, s.reciprocal), s.shift);
-  const Int factor = Simd::subtract(Simd::set(kProbTotal), s.freq);
-  return Simd::add(Simd::add(state, s.bias), Simd::multiply(quotient, factor));
+  *words = Simd::push(&state, full_from(s), *words);
+  return push_symbol(state, s);
 }
 
 Symbol unpack_entry(Int packed, Int reciprocal) {
@@ -326,35 +340,66 @@ class Magnitudes {
  public:
   explicit Magnitudes(const MagnitudeTable& t)
       : freq_(Simd::kPackedEntries ? t.packed : t.freq),
-        bias_(t.bias),
+        bias_(kSigned ? t.signed_bias : t.bias),
         reciprocal_(t.reciprocal),
         shift_(t.shift) {}
-  Symbol operator[](Int k) const {
+
+  // Of values x and their magnitudes; `past`: the magnitude of escapes, of which there are none
+  // unless kEscapes. Sets where they are.
+  template <bool kEscapes>
+  Symbol of(Float x, Int k, Int past, Mask* over) const {
+    if constexpr (kSigned) {
+      *over = Simd::equal(k, past);
+      const Int sign = Simd::both(Simd::shift_right<27>(Simd::as_int(x)), Simd::set(kSize + 0u));
+      return {freq_[k], bias_[Simd::either(k, sign)], reciprocal_[k], shift_[k]};
+    } else {
+      // Zero and the escape have one symbol each; the others a second one for negative values.
+      Mask minus = Simd::negative_nonzero(x, k);
+      if constexpr (kEscapes) {
+        *over = Simd::equal(k, past);
+        minus = Simd::without(minus, *over);
+      }
+      Symbol symbol = entry(k);
+      symbol.bias = Simd::add_where(minus, symbol.bias, symbol.freq);
+      return symbol;
+    }
+  }
+
+ private:
+  static constexpr bool kSigned = Simd::kSignedLookUps && kSize == MagnitudeTable::kShort;
+
+  Symbol entry(Int k) const {
     if constexpr (Simd::kPackedEntries) return unpack_entry(freq_[k], reciprocal_[k]);
     return {freq_[k], bias_[k], reciprocal_[k], shift_[k]};
   }
 
- private:
-  const Simd::Table<kSize> freq_, bias_, reciprocal_, shift_;
+  const Simd::Table<kSize> freq_;
+  const Simd::Table<kSigned ? 2 * kSize : kSize> bias_;
+  const Simd::Table<kSize> reciprocal_, shift_;
 };
 
-// One row. `past`: the magnitude of escapes, of which there are none unless kEscapes.
-template <bool kEscapes, int kSize>
+// One row. Its words are moved vector by vector, or at once where an instruction does it.
+template <typename S, bool kEscapes, int kSize>
 uint16_t* encode_row(const float* x, const Int* magnitudes, Int past,
                      const Magnitudes<kSize>& symbols, Int* lanes, uint16_t* end,
                      uint32_t* escapes) {
   Mask over[kVectors];
-  for (int v = kVectors - 1; v >= 0; --v) {
-    const Int k = magnitudes[v];
-    // Zero and the escape have one symbol each; the others a second one for negative values.
-    Mask minus = Simd::negative_nonzero(Simd::load(x + v * kWidth), k);
-    if constexpr (kEscapes) {
-      over[v] = Simd::equal(k, past);
-      minus = Simd::without(minus, over[v]);
+  if constexpr (S::kPushesRows) {
+    Symbol row[kVectors];
+    Int limits[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      const Float value = Simd::load(x + v * kWidth);
+      row[v] = symbols.template of<kEscapes>(value, magnitudes[v], past, &over[v]);
+      limits[v] = full_from(row[v]);
     }
-    Symbol symbol = symbols[k];
-    symbol.bias = Simd::add_where(minus, symbol.bias, symbol.freq);
-    lanes[v] = put(lanes[v], symbol, &end);
+    end = S::push_row(lanes, limits, end);
+    for (int v = 0; v < kVectors; ++v) lanes[v] = push_symbol(lanes[v], row[v]);
+  } else {
+    for (int v = kVectors - 1; v >= 0; --v) {
+      const Float value = Simd::load(x + v * kWidth);
+      const Symbol symbol = symbols.template of<kEscapes>(value, magnitudes[v], past, &over[v]);
+      lanes[v] = put(lanes[v], symbol, &end);
+    }
   }
   *escapes = kEscapes ? Simd::row_bits(over) : 0;
   return end;
@@ -374,9 +419,10 @@ uint16_t* encode_rows(uint32_t* states, const float* x, int n, const Quantizer& 
     const bool short_row = quantizer.magnitudes(x + i, k);
     uint32_t* row_escapes = &escapes[i / kLanes];
     if (kSize > Simd::kLeastTable && short_row) {
-      end = encode_row<false>(x + i, k, quantizer.past, short_symbols, lanes, end, row_escapes);
+      end =
+          encode_row<Simd, false>(x + i, k, quantizer.past, short_symbols, lanes, end, row_escapes);
     } else {
-      end = encode_row<true>(x + i, k, quantizer.past, symbols, lanes, end, row_escapes);
+      end = encode_row<Simd, true>(x + i, k, quantizer.past, symbols, lanes, end, row_escapes);
     }
   }
   store_lanes(lanes, states);
