@@ -57,7 +57,7 @@ import codec_gpu
 import codec_scaling
 import numpy as np
 import torch
-from machine import processor
+from machine import run_facts
 from multihost.arguments import Parser, check_writable, number, whole_number
 from multihost.errors import WRONG_ARGUMENT, UserError, exits_with_sentence
 from torch import Tensor
@@ -320,19 +320,6 @@ def constriction_peer(x: Tensor, data: np.ndarray[Any, Any], options: argparse.N
 # ---- the report
 
 
-def machine() -> dict[str, str]:
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        "processor": processor(),
-        "torch": torch.__version__,
-        "gct": gct.__version__,
-        "commit": commit or "unknown",
-        "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(["python", *sys.argv]),
-    }
-
-
 def with_read_share(rows: list[Row]) -> list[Row]:
     """Input bytes a second of encode over those of plain reading in the same process."""
     read = next(row for row in rows if row.name == "read")
@@ -439,7 +426,7 @@ def main() -> None:
     with exits_with_sentence("codec.py", WRONG_ARGUMENT):
         options = parse_options()
     torch.set_num_threads(1)
-    environment = machine()
+    environment = run_facts()
     for name, value in environment.items():
         print(f"{name}: {value}")
     if options.device == "cuda":

@@ -28,6 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from machine import run_facts
 from multihost.arguments import Parser, check_writable
 from multihost.errors import WRONG_ARGUMENT, UserError, exits_with_sentence
 from torch import Tensor
@@ -293,7 +294,7 @@ def main() -> None:
         check_writable(args.json)
     results = {path.stem: measure(path) for path in paths}
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1))
+        args.json.write_text(json.dumps({**run_facts(), "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

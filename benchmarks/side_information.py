@@ -28,6 +28,7 @@ from pathlib import Path
 
 import torch
 from gradient_rate import entropy_bits, in_blocks, load_tensors
+from machine import run_facts
 from multihost.arguments import Parser, check_writable
 from multihost.errors import WRONG_ARGUMENT, UserError, exits_with_sentence
 from torch import Tensor
@@ -179,7 +180,7 @@ def main() -> None:
     for name in next(iter(results.values())):
         print(f"{name:{width}}", *(f"{found[name]:9.4f}" for found in results.values()))
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+        args.json.write_text(json.dumps({**run_facts(), "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

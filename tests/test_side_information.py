@@ -82,7 +82,7 @@ def test_it_compares_two_files(
     words = [*paths, "--snr", "9", "--json", str(tmp_path / "out.json")]
     monkeypatch.setattr(sys, "argv", ["side_information.py", *words])
     side.main()
-    found = json.loads((tmp_path / "out.json").read_text())["9 dB"]
+    found = json.loads((tmp_path / "out.json").read_text())["results"]["9 dB"]
     assert "class: step before" in capsys.readouterr().out
     # Rows keep their scales, which their neighbours don't know.
     assert found["class: step before"] < found["class: block before"] / 3
