@@ -29,7 +29,7 @@ def measure(ways: Mapping[str, Way], channel: Channel) -> dict[str, float]:
     A collective call while nothing else is on its way. Of each call the slowest rank's time counts,
     so that all ranks get the same numbers. Each way is tried with growing buckets as long as its
     time lasts; the rest is extrapolated. Together they take under a second, but more where already
-    the smallest bucket, 64 KB, takes a quarter of it.
+    the smallest bucket, 64 KB, takes an eighth of it.
 
     Args:
         ways: start an all-reduce of a tensor in place.

@@ -45,8 +45,9 @@ def codec_at(codecs: Codecs, step: int) -> Codec:
 def quick_codec(codec: Codec) -> Codec | None:
     """Kind "fixed" with about the error of a codec of kind "gg", in less time and more bytes.
 
-    That takes a bit more: codebooks have a width where an entropy coder has a mean (measured by
-    shape and bits in docs/decisions.md). None where the codec's settings are none of "fixed".
+    That takes one bit more, rounded up, since codes have a width where an entropy coder has a mean
+    (measured by shape and bits in docs/decisions.md); below a bit less error, too. None where the
+    codec's settings are none of "fixed".
     """
     simple = Codec(bits=codec.bits, reconstruction=codec.reconstruction)
     if codec.bits is None or codec != simple:

@@ -82,11 +82,23 @@ class Reducer:
             _logger.info("gct: %d ranks%s, %s", self.size, hosts, dict(settings))
         self.choice: str | None = None  # with codec="auto"
         if auto and self.size > 1:
-            if choice is not None and self.rank == 0:
-                _logger.info('gct: codec="auto" is %s, by the checkpoint', choice)
-            self.choice = choice or self._measure(settings["algorithm"])
+            self.choice = self._saved(choice) or self._measure(settings["algorithm"])
             self._use(self.choice)
         self._before, self._local_before = self._totals(), self._local_bytes()
+
+    def _saved(self, choice: str | None) -> str | None:
+        """A checkpoint's choice, unless these settings leave it no codec."""
+        ways = [*get_args(PlainKind), *self._codecs]
+        if choice is not None and self.rank == 0:
+            if choice in ways:
+                _logger.info('gct: codec="auto" is %s, by the checkpoint', choice)
+            else:
+                _logger.warning(
+                    'gct: codec="auto" was %s in the checkpoint and with these settings can\'t be: '
+                    "it is measured again",
+                    choice,
+                )
+        return choice if choice in ways else None
 
     def _measure(self, algorithm: Algorithm) -> str:
         """Which way is best, the first time that all ranks are here."""
@@ -116,12 +128,6 @@ class Reducer:
         return way
 
     def _use(self, way: str) -> None:
-        ways = [*get_args(PlainKind), *self._codecs]
-        if way not in ways:
-            raise ValueError(
-                f'the checkpoint says that codec="auto" was {way!r}; with these settings it is one '
-                f'of {ways}: load_state_dict({{**saved, "choice": None}}) measures again'
-            )
         if way not in self._codecs:
             if self._checksum and self.rank == 0:
                 _logger.warning('gct: codec="auto" is %s, which has no checksums', way)

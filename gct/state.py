@@ -63,7 +63,7 @@ class GCTState:
             lost by it (docs/decisions.md).
         codec: the codec's kind, ``"gg"``, ``"eg"``, ``"fixed"`` or ``"raw"``; or ``"auto"``: at its
             first use, in under a second, the state measures all-reduces in float32, in bfloat16,
-            with ``"gg"``, and with ``"fixed"`` of the next whole number of bits above and one more,
+            with ``"gg"``, and with ``"fixed"`` of one bit more, rounded up (3 for 2.0 and for 1.5),
             which has about the same error for more bytes and less coding; it takes the first of
             them that is not over 10 % slower than the best, the same on all ranks. The log and
             :meth:`stats` tell which. ``"fixed"`` is left out where it can't follow the other

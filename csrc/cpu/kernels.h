@@ -56,7 +56,7 @@ struct BlockDecode {
   int n = 0;
   float* out = nullptr;
   uint32_t* escapes = nullptr;  // as in encode_values
-  uint32_t any_escape = 0;      // bits of all of them together are added
+  uint32_t any_escape = 0;      // kernels set bits that are set in any of them
 };
 
 struct Kernels {

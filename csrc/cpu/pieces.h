@@ -73,12 +73,12 @@ struct RunPlace {
 
 // A block of a piece being decoded.
 struct DecodedBlock {
-  const RunHeader* run;
-  float* out;
-  int n;
-  bool zero;
+  const RunHeader* run = nullptr;
+  float* out = nullptr;
+  int n = 0;
+  bool zero = true;
   BlockCode code;
-  const int8_t* offsets;  // of its columns, or nullptr
+  const int8_t* offsets = nullptr;  // of its columns, where it has a profile
 };
 
 // A thread's memory for the blocks of two pieces: room for all there are, so that none is taken.

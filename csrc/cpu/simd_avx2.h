@@ -48,7 +48,7 @@ struct Simd {
     const __m128i words = low_words(x);
     _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
   }
-  // Of a row of packed codes those of vector v. kCodeBytes of them are loaded at once.
+  // Of a row of packed codes those of vector v. kCodeBytes bytes are loaded for as many codes.
   static constexpr int kCodeBytes = 8;
   template <int kBits>
   static Int load_codes(const uint8_t* row, int v) {

@@ -59,7 +59,7 @@ struct Simd {
   static void store_bytes(uint8_t* p, Int x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x));
   }
-  // Of a row of packed codes those of vector v. kCodeBytes of them are loaded at once.
+  // Of a row of packed codes those of vector v. kCodeBytes bytes are loaded for as many codes.
   static constexpr int kCodeBytes = 16;
   template <int kBits>
   static Int load_codes(const uint8_t* row, int v) {

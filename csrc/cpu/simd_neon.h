@@ -49,7 +49,7 @@ struct Simd {
     const uint8x8_t bytes = vmovn_u16(vcombine_u16(words, words));
     vst1_lane_u32(reinterpret_cast<uint32_t*>(p), vreinterpret_u32_u8(bytes), 0);
   }
-  // Of a row of packed codes those of vector v. kCodeBytes of them are loaded at once.
+  // Of a row of packed codes those of vector v. kCodeBytes bytes are loaded for as many codes.
   static constexpr int kCodeBytes = 16;
   template <int kBits>
   static Int load_codes(const uint8_t* row, int v) {

@@ -150,8 +150,8 @@ Int quantize_vector(Float x, Float inverse_step, Float bias, Float past) {
   return Simd::truncate(Simd::min(scaled, past));
 }
 
-// The same where past is small enough for past + bias to be a float below past + 1; 0 <= bias < 1,
-// which all tables have.
+// The same where past is small enough for past + bias to be a float below past + 1; 0 <= bias < 1:
+// a half less the deadzone, which is below a half.
 Int quantize_short(Float x, Float inverse_step, Float bias, Float past) {
   const Float scaled = Simd::min_magnitude(Simd::multiply(x, inverse_step), past);
   return Simd::truncate(Simd::add(scaled, bias));
@@ -367,6 +367,7 @@ class Magnitudes {
 
  private:
   static constexpr bool kSigned = Simd::kSignedLookUps && kSize == MagnitudeTable::kShort;
+  static_assert(MagnitudeTable::kShort == 1 << (31 - 27), "where of() shifts a sign to");
 
   Symbol entry(Int k) const {
     if constexpr (Simd::kPackedEntries) return unpack_entry(freq_[k], reciprocal_[k]);
@@ -721,7 +722,7 @@ template <int kBits>
 void fixed_value_rows(const uint8_t* packed, const uint8_t* end, int n, float scale,
                       const Codebook& book, bool accumulate, float* out) {
   constexpr int kRowBytes = kLanes * kBits / 8, kSize = kBits <= 3 ? 8 : 1 << kBits;
-  // What a row's last vector is loaded with ends up to that far behind the row's begin.
+  // Where what is loaded for a row's last kCodeBytes codes ends.
   constexpr int kReach = (kLanes - Simd::kCodeBytes) * kBits / 8 + Simd::kCodeBytes;
   uint8_t copy[kLanes + Simd::kCodeBytes] = {};  // of rows at the end
   const Float factor = Simd::set(scale);
