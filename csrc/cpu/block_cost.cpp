@@ -20,16 +20,22 @@ int32_t BlockCost::magnitude(int i) const {
   return symbols_[i] == kEscapeSymbol ? large_[i] : symbol_magnitude(symbols_[i]);
 }
 
-double BlockCost::bits(int table, uint32_t low_bits) const {
-  const int magnitudes = table_magnitudes(table), order = escape_order(table);
-  uint32_t escapes[kBlock / kLanes];
-  const uint32_t sum = kernels().cost(symbols_, n_, magnitude_table(table), magnitudes, escapes);
-  uint32_t extra = low_bits;
+uint32_t BlockCost::escape_bits(const uint32_t* escapes, int magnitudes, int order) const {
+  uint32_t bits = 0;
   for (const int i : Escapes(escapes, n_)) {
     const auto excess = static_cast<uint32_t>(magnitude(i) - magnitudes - 1);
-    extra += static_cast<uint32_t>(1 + golomb_bits(excess, order));
+    bits += static_cast<uint32_t>(1 + golomb_bits(excess, order));
   }
-  return static_cast<double>(sum) / 4096 + 8.0 * (extra / 8);
+  return bits;
+}
+
+double BlockCost::bits(int table, uint32_t low_bits) const {
+  const int magnitudes = table_magnitudes(table);
+  uint32_t escapes[kBlock / kLanes];
+  const SymbolCost cost = kernels().cost(symbols_, n_, magnitude_table(table), magnitudes, escapes);
+  uint32_t extra = low_bits;
+  if (cost.any_escape != 0) extra += escape_bits(escapes, magnitudes, escape_order(table));
+  return static_cast<double>(cost.sum) / 4096 + 8.0 * (extra / 8);
 }
 
 double gg_bits(const float* x, int n, const BlockSetup& setup, std::vector<uint8_t>* extra_bytes) {

@@ -20,6 +20,8 @@ class BlockCost {
 
  private:
   int32_t magnitude(int i) const;
+  // Extra bits of those whose bits are set, past an alphabet of so many magnitudes.
+  uint32_t escape_bits(const uint32_t* escapes, int magnitudes, int order) const;
 
   int n_ = 0;
   uint8_t symbols_[kBlock];  // of the widest alphabet

@@ -59,6 +59,11 @@ struct BlockDecode {
   uint32_t any_escape = 0;      // kernels set bits that are set in any of them
 };
 
+struct SymbolCost {
+  uint32_t sum = 0;         // in 1/4096 bit, without extra bits
+  uint32_t any_escape = 0;  // bits that are set in any of `escapes`
+};
+
 struct Kernels {
   const char* name;
 
@@ -71,10 +76,10 @@ struct Kernels {
   // Symbols of a block; true if one of them is an escape.
   bool (*quantize)(const float* x, int n, const Quantizer& q, uint8_t* symbols);
 
-  // What these symbols, of the widest alphabet, cost under a table of `magnitudes`; in 1/4096 bit,
-  // without extra bits. escapes: as below, of what is none of this alphabet's symbols.
-  uint32_t (*cost)(const uint8_t* symbols, int n, const MagnitudeTable& table, int magnitudes,
-                   uint32_t* escapes);
+  // What these symbols, of the widest alphabet, cost under a table of `magnitudes`. escapes: as
+  // below, of what is none of this alphabet's symbols.
+  SymbolCost (*cost)(const uint8_t* symbols, int n, const MagnitudeTable& table, int magnitudes,
+                     uint32_t* escapes);
 
   // Several kernels take the block's one table and `choice` = nullptr, or all tables of a shape and
   // in `choice` the index of each element's.

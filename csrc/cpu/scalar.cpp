@@ -45,17 +45,18 @@ bool quantize(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
   return escaped;
 }
 
-uint32_t cost(const uint8_t* symbols, int n, const MagnitudeTable& table, int magnitudes,
-              uint32_t* escapes) {
-  uint32_t sum = 0;
+SymbolCost cost(const uint8_t* symbols, int n, const MagnitudeTable& table, int magnitudes,
+                uint32_t* escapes) {
+  SymbolCost result;
   for (int i = 0; i < n; ++i) {
     const bool escape = symbols[i] > 2 * magnitudes;
     const int k = escape ? magnitudes + 1 : symbol_magnitude(symbols[i]);
-    sum += table.cost_low[k] + (uint32_t{table.cost_high[k]} << 8);
+    result.sum += table.cost_low[k] + (uint32_t{table.cost_high[k]} << 8);
     uint32_t& row = escapes[i / kLanes];
     row = (i % kLanes == 0 ? 0 : row) | uint32_t{escape} << (i % kLanes);
+    result.any_escape |= row;
   }
-  return sum;
+  return result;
 }
 
 uint16_t* encode(uint32_t* states, const uint8_t* symbols, int n, const EncodeTable* table,

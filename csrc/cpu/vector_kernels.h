@@ -239,30 +239,34 @@ bool quantize(const float* x, int n, const Quantizer& q, uint8_t* symbols) {
 
 // kSize: numbers of the table that are in use, rounded up.
 template <int kSize>
-uint32_t cost_of_rows(const uint8_t* symbols, int n, const MagnitudeTable& table, int magnitudes,
-                      uint32_t* escapes) {
+SymbolCost cost_of_rows(const uint8_t* symbols, int n, const MagnitudeTable& table, int magnitudes,
+                        uint32_t* escapes) {
   const Bytes::Table<kSize> low(table.cost_low), high(table.cost_high);
   const Bytes::Row past = Bytes::set(magnitudes + 1);
   Bytes::Sum low_sum, high_sum;
+  uint32_t any_escape = 0;
   for (int i = 0; i < n; i += kLanes) {
     const Bytes::Row k = Bytes::min(Bytes::half_up(Bytes::load(symbols + i)), past);
-    escapes[i / kLanes] = Bytes::bits(Bytes::equal(k, past));
+    const uint32_t over = Bytes::bits(Bytes::equal(k, past));
+    escapes[i / kLanes] = over;
+    any_escape |= over;
     low_sum.add(low[k]);
     high_sum.add(high[k]);
   }
-  return low_sum.total() + (high_sum.total() << 8);
+  return {low_sum.total() + (high_sum.total() << 8), any_escape};
 }
 
-uint32_t cost(const uint8_t* symbols, int n, const MagnitudeTable& table, int magnitudes,
-              uint32_t* escapes) {
+SymbolCost cost(const uint8_t* symbols, int n, const MagnitudeTable& table, int magnitudes,
+                uint32_t* escapes) {
   const int full = n / kLanes * kLanes, used = magnitudes + 2;
   const auto rows = used <= 16   ? cost_of_rows<16>
                     : used <= 32 ? cost_of_rows<32>
                                  : cost_of_rows<64>;
-  const uint32_t sum = rows(symbols, full, table, magnitudes, escapes);
-  if (full == n) return sum;
-  return sum + scalar_kernels()->cost(symbols + full, n - full, table, magnitudes,
-                                      escapes + full / kLanes);
+  const SymbolCost found = rows(symbols, full, table, magnitudes, escapes);
+  if (full == n) return found;
+  const SymbolCost rest =
+      scalar_kernels()->cost(symbols + full, n - full, table, magnitudes, escapes + full / kLanes);
+  return {found.sum + rest.sum, found.any_escape | rest.any_escape};
 }
 
 // What a lane has to know of its symbol; see EncodeEntry.

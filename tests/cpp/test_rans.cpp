@@ -273,15 +273,17 @@ void check_cost(const Kernels& k, int table, const Quantizer& q, const ValueBloc
   widest.magnitudes = tables::kMaxMagnitude;
   std::vector<uint8_t> symbols(block.x.size());  // so that sanitizers see what is read behind it
   scalar_kernels()->quantize(block.x.data(), n, widest, symbols.data());
-  uint32_t escapes[kBlock / kLanes + 1], expected = 0;
+  uint32_t escapes[kBlock / kLanes + 1], expected = 0, any_escape = 0;
   std::fill(std::begin(escapes), std::end(escapes), 0xeeeeeeeeu);
-  const uint32_t cost =
+  const SymbolCost cost =
       k.cost(symbols.data(), n, magnitude_table(table), table_magnitudes(table), escapes);
   for (size_t i = 0; i < block.x.size(); ++i) {
     expected += encode_table(table).cost[block.symbols[i]];
     CHECK(escape_bit(escapes, i) == (block.symbols[i] == kEscapeSymbol), table, n, i);
   }
-  CHECK(cost == expected, table, n, cost, expected);
+  for (int row = 0; row * kLanes < n; ++row) any_escape |= escapes[row];
+  CHECK(cost.sum == expected, table, n, cost.sum, expected);
+  CHECK(cost.any_escape == any_escape, table, n);
   CHECK(escapes[div_up(n, kLanes)] == 0xeeeeeeeeu, n);
 }
 
