@@ -19,8 +19,9 @@ import math
 from pathlib import Path
 
 import torch
-from codec import gradient, machine, measure
+from codec import gradient, measure
 from gradient_rate import achieved, load_tensors
+from machine import run_facts
 from multihost.arguments import Parser, check_writable, whole_number
 from multihost.errors import WRONG_ARGUMENT, UserError, exits_with_sentence
 
@@ -117,7 +118,7 @@ def main() -> None:
     with exits_with_sentence("effort.py", WRONG_ARGUMENT):
         args = parse_arguments()
     torch.set_num_threads(1)
-    about = machine()
+    about = run_facts()
     print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
     results: dict[str, dict[str, dict[str, float]]] = {}
     for path in args.files:
