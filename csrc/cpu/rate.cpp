@@ -192,15 +192,9 @@ void RateControl::add_block_bits(const BlockPlace& s, double log2_step, const Ru
   double golomb_sum = 0;
   for (size_t i = 0; i < count; ++i) {
     // With one table for all elements another code moves nothing but the table and low bits.
-    if (quantized >= 0) {
-      if (!block_code(codes[i], s.scale_class, &setup.code)) continue;
-      if (setup.code.shift == quantized) {
-        bits[i] +=
-            meter->cost.bits(setup.code.table, static_cast<uint32_t>(s.n * setup.code.shift));
-        continue;
-      }
-    }
-    if (!setup.prepare(plan_, s, codes[i], log2_step)) continue;
+    const bool prepared = quantized >= 0 && block_code(codes[i], s.scale_class, &setup.code) &&
+                          setup.code.shift == quantized;
+    if (!prepared && !setup.prepare(plan_, s, codes[i], log2_step)) continue;
     const bool one_table = setup.choice == nullptr;
     const int shift = setup.code.shift;
     if (golomb) {
